@@ -1,0 +1,3 @@
+module github.com/keelson-io/keelson
+
+go 1.26
