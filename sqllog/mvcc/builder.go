@@ -1,0 +1,225 @@
+package mvcc
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// Builder makes the next index out of one, by entries that come from the log
+// or are about to go there: both take the same way (invariant I9), so what a writer
+// publishes after its append is what a reader of the log would build.
+//
+// A Builder belongs to one goroutine. If what it built does not come about, it
+// is dropped and leaves no trace in the index it began with.
+type Builder struct {
+	ix      Index
+	own     *owner
+	entries []drivers.Entry
+	events  []*Event
+	collect bool // events too
+}
+
+// Edit begins a builder on top of the index. With collect it keeps the events it makes.
+func (ix *Index) Edit(collect bool) *Builder {
+	b := &Builder{ix: *ix, own: new(owner), collect: collect}
+	// Appending must not reach into memory that another builder may share.
+	b.ix.garbage, b.ix.marks = slices.Clip(ix.garbage), slices.Clip(ix.marks)
+	return b
+}
+
+// Index gives the index as built so far; the builder may go on.
+func (b *Builder) Index(end drivers.End) *Index {
+	ix := b.ix
+	ix.End = end
+	b.ix.End = end
+	b.own = new(owner)
+	return &ix
+}
+
+// Events gives the changes made so far, in order.
+func (b *Builder) Events() []*Event { return b.events }
+
+// Entries gives the entries made so far, to be appended right after the
+// index's end.
+func (b *Builder) Entries() []drivers.Entry { return b.entries }
+
+// next is the position that the next new entry will have.
+func (b *Builder) next() int64 { return b.ix.End.Position + int64(len(b.entries)) + 1 }
+
+func (b *Builder) emit(kind uint8, meta, value []byte) int64 {
+	pos := b.next()
+	b.entries = append(b.entries, drivers.Entry{Position: pos, Kind: kind, Meta: meta, Value: value})
+	return pos
+}
+
+// Load takes in entries as the log gives them, without their values being needed.
+func (b *Builder) Load(entries []drivers.Entry) error {
+	for i := range entries {
+		if err := b.load(&entries[i]); err != nil {
+			return fmt.Errorf("entry at position %d: %w", entries[i].Position, err)
+		}
+	}
+	return nil
+}
+
+func (b *Builder) load(e *drivers.Entry) error {
+	switch e.Kind {
+	case KindPut:
+		key, v, err := decodePut(e.Meta)
+		if err != nil {
+			return err
+		}
+		v.Position = e.Position
+		b.applyPut(key, v, e.Value)
+	case KindDelete:
+		main, sub, keys, err := decodeDelete(e.Meta)
+		if err != nil {
+			return err
+		}
+		for i, k := range keys {
+			b.applyDelete(k, Version{Main: main, Sub: sub + int32(i), Position: e.Position})
+		}
+	case KindLease:
+		l := Lease{position: e.Position}
+		if err := decodeInts(e.Meta, &l.ID, &l.TTL, &l.Remaining); err != nil {
+			return err
+		}
+		b.applyLease(l)
+	case KindLeaseRevoked:
+		var id int64
+		if err := decodeInts(e.Meta, &id); err != nil {
+			return err
+		}
+		b.applyRevoked(id, e.Position)
+	case KindCompaction:
+		var rev int64
+		if err := decodeInts(e.Meta, &rev); err != nil {
+			return err
+		}
+		b.applyCompaction(rev, e.Position)
+	case KindAlarm:
+		var member, alarm, on int64
+		if err := decodeInts(e.Meta, &member, &alarm, &on); err != nil {
+			return err
+		}
+		b.applyAlarm(Alarm{uint64(member), int32(alarm), e.Position}, on == 1)
+	default:
+		return fmt.Errorf("%w: unknown kind %d", ErrBadEntry, e.Kind)
+	}
+	return nil
+}
+
+// Settle ends the loading of a whole log.
+func (b *Builder) Settle() {
+	var gone []int64
+	for l := range b.ix.Leases() {
+		if l.position == 0 {
+			gone = append(gone, l.ID)
+		}
+	}
+	for _, id := range gone {
+		b.ix.leases = b.ix.leases.del(b.own, leaseKey(id))
+	}
+}
+
+func (b *Builder) applyPut(key string, v Version, value []byte) {
+	old, known := b.ix.keys.get(key)
+	if known && old.Lease != v.Lease && old.Lease != 0 && !old.Tombstone() {
+		b.detach(old.Lease, key)
+	}
+	if v.Lease != 0 && (!known || old.Tombstone() || old.Lease != v.Lease) {
+		b.attach(v.Lease, key)
+	}
+	b.change(key, old, v, value)
+}
+
+func (b *Builder) applyDelete(key string, v Version) {
+	old, known := b.ix.keys.get(key)
+	if !known || old.Tombstone() {
+		// The put was scrubbed already and its tombstone not yet.
+		b.reach(v.Main, v.Position)
+		return
+	}
+	if old.Lease != 0 {
+		b.detach(old.Lease, key)
+	}
+	b.change(key, old, v, nil)
+}
+
+// change makes v the newest version of key.
+func (b *Builder) change(key string, old *record, v Version, value []byte) {
+	rec := &record{Version: v}
+	if old != nil {
+		rec.older = push(old.Version, old.older)
+	}
+	b.ix.keys = b.ix.keys.set(b.own, key, rec)
+	b.reach(v.Main, v.Position)
+	if b.collect {
+		ev := &Event{Key: key, Value: value, Version: v}
+		if old != nil && !old.Tombstone() {
+			ev.Prev = old.Version
+		}
+		b.events = append(b.events, ev)
+	}
+}
+
+// reach moves the current revision and remembers now and then where one begins.
+func (b *Builder) reach(main, pos int64) {
+	if main <= b.ix.Rev {
+		return
+	}
+	b.ix.Rev = main
+	if n := len(b.ix.marks); n == 0 || main-b.ix.marks[n-1].rev >= markEvery {
+		b.ix.marks = append(b.ix.marks, mark{main, pos})
+	}
+}
+
+func (b *Builder) applyLease(l Lease) {
+	if old := b.ix.Lease(l.ID); old != nil {
+		l.keys = old.keys
+		if old.position != 0 {
+			b.discard(old.position)
+		}
+	}
+	b.setLease(&l)
+}
+
+func (b *Builder) applyRevoked(id, pos int64) {
+	if l := b.ix.Lease(id); l != nil {
+		if l.position != 0 {
+			b.discard(l.position)
+		}
+		b.ix.leases = b.ix.leases.del(b.own, leaseKey(id))
+	}
+	b.discard(pos)
+}
+
+func (b *Builder) applyCompaction(rev, pos int64) {
+	if b.ix.compactPos != 0 {
+		b.discard(b.ix.compactPos)
+	}
+	b.ix.Compact, b.ix.compactPos = rev, pos
+	// The last changes before a compaction may be tombstones that are gone by now.
+	b.ix.Rev = max(b.ix.Rev, rev)
+}
+
+func (b *Builder) applyAlarm(a Alarm, on bool) {
+	alarms := slices.Clone(b.ix.alarms)
+	for i, old := range alarms {
+		if old.Member == a.Member && old.Type == a.Type {
+			b.discard(old.position)
+			alarms = slices.Delete(alarms, i, i+1)
+			break
+		}
+	}
+	if on {
+		alarms = append(alarms, a)
+	} else {
+		b.discard(a.position)
+	}
+	b.ix.alarms = alarms
+}
+
+func (b *Builder) discard(pos int64) { b.ix.garbage = append(b.ix.garbage, pos) }

@@ -1,0 +1,130 @@
+package mvcc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// The kinds of entries in the log. Numbers are on disk: never reuse one.
+const (
+	// KindPut is one put: a version of a key, and its value.
+	KindPut uint8 = 1
+	// KindDelete holds tombstones of one revision, keys ascending, subs
+	// counting up from the first: deleting a million keys is a few hundred entries.
+	KindDelete uint8 = 2
+	// KindLease is the whole state of a lease: granted, or checkpointed since.
+	KindLease uint8 = 3
+	// KindLeaseRevoked ends a lease.
+	KindLeaseRevoked uint8 = 4
+	// KindCompaction moves the compact revision.
+	KindCompaction uint8 = 5
+	// KindAlarm raises or disarms an alarm of a member.
+	KindAlarm uint8 = 6
+)
+
+// maxDeleteMeta bounds a KindDelete entry, so that no driver meets one too large to carry.
+const maxDeleteMeta = 64 << 10
+
+// ErrBadEntry: an entry of the log cannot be read.
+var ErrBadEntry = errors.New("mvcc: malformed log entry")
+
+func appendPut(buf []byte, key string, v *Version) []byte {
+	for _, u := range [...]int64{v.Main, int64(v.Sub), v.Main - v.Create, v.Count, v.Lease, int64(v.Size)} {
+		buf = binary.AppendUvarint(buf, uint64(u))
+	}
+	return append(buf, key...)
+}
+
+func decodePut(meta []byte) (key string, v Version, err error) {
+	d := decoder{buf: meta}
+	v.Main = d.int()
+	v.Sub = int32(d.int())
+	v.Create = v.Main - d.int()
+	v.Count = d.int()
+	v.Lease = d.int()
+	v.Size = int32(d.int())
+	key = string(d.buf)
+	if d.bad || v.Count <= 0 || key == "" {
+		return "", v, fmt.Errorf("%w: put", ErrBadEntry)
+	}
+	return key, v, nil
+}
+
+// appendDelete encodes as many of the keys as fit into one entry and says how many those were.
+func appendDelete(buf []byte, main int64, sub int32, keys []string) ([]byte, int) {
+	body, n, prev := make([]byte, 0, 256), 0, ""
+	for _, k := range keys {
+		if n > 0 && len(body)+len(k) > maxDeleteMeta {
+			break
+		}
+		shared := 0
+		for shared < len(prev) && shared < len(k) && prev[shared] == k[shared] {
+			shared++
+		}
+		body = binary.AppendUvarint(body, uint64(shared))
+		body = binary.AppendUvarint(body, uint64(len(k)-shared))
+		body = append(body, k[shared:]...)
+		prev = k
+		n++
+	}
+	buf = binary.AppendUvarint(buf, uint64(main))
+	buf = binary.AppendUvarint(buf, uint64(sub))
+	buf = binary.AppendUvarint(buf, uint64(n))
+	return append(buf, body...), n
+}
+
+func decodeDelete(meta []byte) (main int64, sub int32, keys []string, err error) {
+	d := decoder{buf: meta}
+	main, sub = d.int(), int32(d.int())
+	n := d.int()
+	if d.bad || n <= 0 || n > int64(len(d.buf)) {
+		return 0, 0, nil, fmt.Errorf("%w: delete", ErrBadEntry)
+	}
+	keys = make([]string, 0, n)
+	prev := ""
+	for range n {
+		shared, rest := d.int(), d.int()
+		if d.bad || shared > int64(len(prev)) || rest > int64(len(d.buf)) {
+			return 0, 0, nil, fmt.Errorf("%w: delete", ErrBadEntry)
+		}
+		prev = prev[:shared] + string(d.buf[:rest])
+		d.buf = d.buf[rest:]
+		keys = append(keys, prev)
+	}
+	return main, sub, keys, nil
+}
+
+func appendInts(buf []byte, ints ...int64) []byte {
+	for _, i := range ints {
+		buf = binary.AppendUvarint(buf, uint64(i))
+	}
+	return buf
+}
+
+func decodeInts(meta []byte, into ...*int64) error {
+	d := decoder{buf: meta}
+	for _, p := range into {
+		*p = d.int()
+	}
+	if d.bad || len(d.buf) != 0 {
+		return ErrBadEntry
+	}
+	return nil
+}
+
+// decoder reads varints off a buffer; bad stays set once something did not fit.
+type decoder struct {
+	buf []byte
+	bad bool
+}
+
+func (d *decoder) int() int64 {
+	u, n := binary.Uvarint(d.buf)
+	if n <= 0 {
+		d.bad, d.buf = true, nil
+		return 0
+	}
+	d.buf = d.buf[n:]
+	return int64(u)
+}
