@@ -105,6 +105,8 @@ func (b *Builder) load(e *drivers.Entry) error {
 			return err
 		}
 		b.applyAlarm(Alarm{uint64(member), int32(alarm), e.Position}, on == 1)
+	case KindBarrier:
+		b.discard(e.Position)
 	default:
 		return fmt.Errorf("%w: unknown kind %d", ErrBadEntry, e.Kind)
 	}

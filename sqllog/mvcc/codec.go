@@ -21,6 +21,8 @@ const (
 	KindCompaction uint8 = 5
 	// KindAlarm raises or disarms an alarm of a member.
 	KindAlarm uint8 = 6
+	// KindBarrier says nothing: whoever appends one has proven that appending works and what the end is.
+	KindBarrier uint8 = 7
 )
 
 // maxDeleteMeta bounds a KindDelete entry, so that no driver meets one too large to carry.

@@ -21,6 +21,10 @@ type Checkpoint struct {
 // Remaining is the time in seconds that a lease has left.
 type Remaining struct{ ID, Remaining int64 }
 
+// Barrier is a request of the server's own that changes nothing but the log's
+// end: its success proves that the log can be appended to.
+type Barrier struct{}
+
 // Env is what evaluation may know besides the index and the requests.
 type Env struct {
 	// Values reads values at positions up to the index's end.
@@ -41,7 +45,7 @@ type Result struct {
 // is in the builder. A request that is refused changes nothing and disturbs no other.
 //
 // Requests are etcdserverpb's: PutRequest, DeleteRangeRequest, TxnRequest, CompactionRequest,
-// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint. They
+// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint and *Barrier. They
 // must have passed the checks of the API (see package etcdv3) and must not be changed any more.
 func Evaluate(ix *Index, env Env, requests []any) (*Builder, []Result) {
 	results := make([]Result, len(requests))
@@ -89,7 +93,7 @@ type evaluator struct {
 func (ev *evaluator) evaluate(request any) (any, error) {
 	if ev.b.ix.Alarmed(int32(pb.AlarmType_CORRUPT)) {
 		switch request.(type) {
-		case *pb.AlarmRequest, *Checkpoint:
+		case *pb.AlarmRequest, *Checkpoint, *Barrier:
 		default:
 			return nil, ErrCorrupt
 		}
@@ -111,6 +115,9 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		return ev.alarm(r)
 	case *Checkpoint:
 		return ev.checkpoint(r)
+	case *Barrier:
+		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, nil))
+		return nil, nil
 	}
 	panic(fmt.Sprintf("mvcc: request of type %T", request))
 }

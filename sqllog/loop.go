@@ -1,0 +1,278 @@
+package sqllog
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// call is a request on its way through the loop.
+type call struct {
+	request any
+	size    int
+	fence   ticket
+	result  mvcc.Result
+	done    chan struct{}
+}
+
+var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+
+// edit is a change of the index that appends nothing: housekeeping.
+type edit struct {
+	fn   func(*mvcc.Builder)
+	done chan error
+}
+
+// Do commits a request (see mvcc.Evaluate for which there are) and returns its response with
+// all values, after it is durable. The request must not be changed after.
+//
+// If ctx ends first, the request may or may not take effect. Errors: those of mvcc; drivers.ErrUncertain, when the
+// request may or may not take effect; ErrStorage; ErrStopped; the context's.
+func (s *Store) Do(ctx context.Context, request any) (any, error) {
+	c := callPool.Get().(*call)
+	c.request, c.size = request, 0
+	if m, ok := request.(proto.Message); ok {
+		c.size = proto.Size(m)
+	}
+	select {
+	case s.calls <- c:
+	case <-ctx.Done():
+		callPool.Put(c)
+		return nil, ctx.Err()
+	case <-s.stopped:
+		return nil, ErrStopped
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		// The loop still owns the call: it is not put back.
+		go func() {
+			select {
+			case <-c.done:
+				s.fence.leave(c.fence)
+			case <-s.stopped:
+			}
+		}()
+		return nil, ctx.Err()
+	case <-s.stopped:
+		select {
+		case <-c.done:
+		default:
+			return nil, ErrStopped
+		}
+	}
+	r := c.result
+	ticket := c.fence
+	c.request, c.result = nil, mvcc.Result{}
+	callPool.Put(c)
+	defer s.fence.leave(ticket)
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	err := mvcc.Fetch(r.Fills, func(positions []int64) ([][]byte, error) { return s.fetch(ctx, positions) })
+	if err != nil {
+		// It is done and durable, but the answer cannot be given whole.
+		return nil, fmt.Errorf("%w: values of the response: %w", drivers.ErrUncertain, err)
+	}
+	return r.Response, nil
+}
+
+// Run is the commit loop. It returns when ctx ends, after the batch in hand is answered.
+func (s *Store) Run(ctx context.Context) error {
+	defer close(s.stopped)
+	batch := make([]*call, 0, s.opts.MaxBatchRequests)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-s.edits:
+			e.done <- s.runEdit(ctx, e.fn)
+		case first := <-s.calls:
+			batch = s.collect(append(batch[:0], first))
+			s.commit(ctx, batch)
+			clear(batch)
+		}
+	}
+}
+
+// collect takes what else is waiting.
+func (s *Store) collect(batch []*call) []*call {
+	size := batch[0].size
+	for len(batch) < s.opts.MaxBatchRequests && size < s.opts.MaxBatchBytes {
+		select {
+		case c := <-s.calls:
+			batch = append(batch, c)
+			size += c.size
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit evaluates, appends, publishes and answers one batch.
+func (s *Store) commit(ctx context.Context, batch []*call) {
+	requests := make([]any, len(batch))
+	for i, c := range batch {
+		requests[i] = c.request
+	}
+	results, err := s.decide(ctx, requests)
+	for i, c := range batch {
+		if err != nil {
+			c.result = mvcc.Result{Err: err}
+		} else {
+			c.result = results[i]
+		}
+		c.fence = s.fence.enter()
+		c.done <- struct{}{}
+	}
+}
+
+// decide evaluates requests until their outcome stands. Every answer speaks for the end of the log, also one
+// that appends nothing (I10).
+func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, error) {
+	// What has begun to be appended is seen through, also when the server is stopping.
+	ctx = context.WithoutCancel(ctx)
+	if errors.Is(s.Failure(), drivers.ErrUncertain) {
+		if err := s.catchUp(ctx); err != nil {
+			return nil, s.failed(err)
+		}
+	}
+	env := mvcc.Env{
+		MinLeaseTTL: s.opts.MinLeaseTTL,
+		Values:      func(positions []int64) ([][]byte, error) { return s.fetch(ctx, positions) },
+	}
+	for {
+		ix := s.index.Load()
+		b, results := mvcc.Evaluate(ix, env, requests)
+		var err error
+		if len(b.Entries()) == 0 {
+			err = s.proveCurrent(ctx, ix)
+		} else {
+			err = s.append(ctx, ix, b)
+		}
+		switch {
+		case err == nil:
+			return results, nil
+		case errors.Is(err, drivers.ErrConflict):
+			if err := s.catchUp(ctx); err != nil {
+				return nil, s.failed(err)
+			}
+		default:
+			return nil, s.failed(err)
+		}
+	}
+}
+
+// proveCurrent succeeds if ix is still the end of the log, and otherwise gives ErrConflict.
+func (s *Store) proveCurrent(ctx context.Context, ix *mvcc.Index) error {
+	bounds, err := s.log.ReadIndex(ctx)
+	if err == nil && bounds.End != ix.End {
+		err = drivers.ErrConflict
+	}
+	return err
+}
+
+// append makes the builder's entries durable and publishes what it built.
+func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder) error {
+	batch := drivers.Batch{Time: s.opts.Now(), Server: s.opts.Server, Entries: b.Entries()}
+	if _, err := rand.Read(batch.ID[:]); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := s.log.Append(ctx, ix.End, &batch); err != nil {
+		return err
+	}
+	s.stats.appended(len(batch.Entries), time.Since(start))
+	s.failure.Store(nil)
+	end := drivers.End{Position: ix.End.Position + int64(len(batch.Entries)), Batch: batch.ID}
+	s.publish(b, end)
+	return nil
+}
+
+// publish shows what a builder made to readers, and then to the hub.
+func (s *Store) publish(b *mvcc.Builder, end drivers.End) {
+	events := b.Events()
+	for _, ev := range events {
+		if len(ev.Value) > 0 {
+			s.cache.put(ev.Position, ev.Value)
+		}
+	}
+	ix := b.Index(end)
+	s.index.Store(ix)
+	if len(events) > 0 {
+		s.opts.Publish(Commit{Index: ix, Events: events})
+	}
+}
+
+// catchUp takes in what stands in the log after the index's end.
+func (s *Store) catchUp(ctx context.Context) error {
+	bounds, err := s.log.ReadIndex(ctx)
+	if err != nil {
+		return err
+	}
+	ix := s.index.Load()
+	if bounds.End == ix.End {
+		s.failure.Store(nil)
+		return nil
+	}
+	if bounds.Scrubbed > ix.End.Position {
+		return drivers.ErrScrubbed
+	}
+	b := ix.Edit(true)
+	opts := drivers.ScanOptions{After: ix.End.Position, UpTo: bounds.End.Position, Values: true}
+	if err := s.log.Scan(ctx, opts, b.Load); err != nil {
+		return err
+	}
+	s.failure.Store(nil)
+	s.publish(b, bounds.End)
+	return nil
+}
+
+// failed remembers a storage error for the health checks and makes it the requests' answer.
+func (s *Store) failed(err error) error {
+	if s.failure.Swap(&err) == nil {
+		s.opts.Logger.Error("the log cannot be written", "error", err)
+	}
+	if errors.Is(err, drivers.ErrUncertain) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrStorage, err)
+}
+
+// edit runs fn in the loop on a builder of the current end of the log, and publishes.
+func (s *Store) edit(ctx context.Context, fn func(*mvcc.Builder)) error {
+	e := edit{fn: fn, done: make(chan error, 1)}
+	select {
+	case s.edits <- e:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.stopped:
+		return ErrStopped
+	}
+	select {
+	case err := <-e.done:
+		return err
+	case <-s.stopped:
+		return ErrStopped
+	}
+}
+
+func (s *Store) runEdit(ctx context.Context, fn func(*mvcc.Builder)) error {
+	if err := s.catchUp(ctx); err != nil {
+		return s.failed(err)
+	}
+	ix := s.index.Load()
+	b := ix.Edit(false)
+	fn(b)
+	s.index.Store(b.Index(ix.End))
+	return nil
+}

@@ -1,0 +1,225 @@
+package sqllog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// Options configures a Store.
+type Options struct {
+	// Log is the log to serve. Required.
+	Log drivers.Log
+	// Logger gets what operators should know. Default: slog.Default.
+	Logger *slog.Logger
+	// Server is the member id written into batches.
+	Server uint64
+	// MinLeaseTTL is the shortest TTL in seconds that a lease is granted. Default 2.
+	MinLeaseTTL int64
+	// CacheBytes bounds the memory for cached values. Default 16 MiB.
+	CacheBytes int
+	// MaxBatchRequests and MaxBatchBytes bound what one append carries; a single
+	// request may exceed the bytes. Defaults 1,024 and 4 MiB.
+	MaxBatchRequests int
+	MaxBatchBytes    int
+	// MaxWaiting bounds the requests waiting for the commit loop; beyond it,
+	// callers of Do block. Default 4,096.
+	MaxWaiting int
+	// Publish gets every commit in order, after the index shows it and before
+	// its requests are answered. It must not block. Optional.
+	Publish func(Commit)
+	// Now is the clock for batch times. Default time.Now.
+	Now func() time.Time
+}
+
+// EnsureDefaults fills in what was left out.
+func (o *Options) EnsureDefaults() {
+	setDefault(&o.MinLeaseTTL, 2)
+	setDefault(&o.CacheBytes, 16<<20)
+	setDefault(&o.MaxBatchRequests, 1024)
+	setDefault(&o.MaxBatchBytes, 4<<20)
+	setDefault(&o.MaxWaiting, 4096)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Publish == nil {
+		o.Publish = func(Commit) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+func setDefault[T int | int64](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// Commit is what one batch did: its events in order of revision, and the index after it.
+type Commit struct {
+	Index  *mvcc.Index
+	Events []*mvcc.Event
+}
+
+// The errors of a Store beside those of mvcc and drivers.
+var (
+	// ErrStopped: the store has been shut down.
+	ErrStopped = errors.New("sqllog: the store has stopped")
+	// ErrStorage: the log could not be written or read; nothing was changed.
+	ErrStorage = errors.New("sqllog: storage failed")
+)
+
+// Store serves a log.
+type Store struct {
+	opts  Options
+	log   drivers.Log
+	index atomic.Pointer[mvcc.Index]
+	cache *cache
+	fence fence
+
+	calls   chan *call
+	edits   chan edit
+	stopped chan struct{}
+	failure atomic.Pointer[error]
+	stats   stats
+}
+
+// Open loads the log and builds the index. The store serves reads from then on,
+// and writes once Run is running.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	opts.EnsureDefaults()
+	s := &Store{
+		opts:    opts,
+		log:     opts.Log,
+		cache:   newCache(opts.CacheBytes),
+		calls:   make(chan *call, opts.MaxWaiting),
+		edits:   make(chan edit),
+		stopped: make(chan struct{}),
+	}
+	start := time.Now()
+	ix, err := load(ctx, s.log)
+	if err != nil {
+		return nil, fmt.Errorf("load the log: %w", err)
+	}
+	s.index.Store(ix)
+	s.opts.Logger.Info("loaded the log", "keys", ix.Keys(), "revision", ix.Rev,
+		"compact_revision", ix.Compact, "position", ix.End.Position, "took", time.Since(start))
+	return s, nil
+}
+
+// load reads the whole log, without values, on one goroutine and builds the index on another.
+func load(ctx context.Context, log drivers.Log) (*mvcc.Index, error) {
+	bounds, err := log.ReadIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b := mvcc.NewIndex().Edit(false)
+	if bounds.End.Position == 0 {
+		return b.Index(bounds.End), nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	slices := make(chan []drivers.Entry, 4)
+	scanned := make(chan error, 1)
+	go func() {
+		defer close(slices)
+		scanned <- log.Scan(ctx, drivers.ScanOptions{UpTo: bounds.End.Position}, func(entries []drivers.Entry) error {
+			select {
+			case slices <- append([]drivers.Entry(nil), entries...):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	for entries := range slices {
+		if err := b.Load(entries); err != nil {
+			return nil, err
+		}
+	}
+	if err := <-scanned; err != nil {
+		return nil, err
+	}
+	b.Settle()
+	return b.Index(bounds.End), nil
+}
+
+// Index gives the current index: every acknowledged write of this server is in it.
+func (s *Store) Index() *mvcc.Index { return s.index.Load() }
+
+// Linearizable gives an index that has every write acknowledged, by any server
+// on the log, before the call.
+func (s *Store) Linearizable(ctx context.Context) (*mvcc.Index, error) {
+	bounds, err := s.log.ReadIndex(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	ix := s.index.Load()
+	if ix.End.Position >= bounds.End.Position {
+		return ix, nil
+	}
+	// Only a barrier or another server's batch can be ahead of the index.
+	if err := s.edit(ctx, func(*mvcc.Builder) {}); err != nil {
+		return nil, err
+	}
+	return s.index.Load(), nil
+}
+
+// Failure tells what keeps the store from writing, or nil.
+func (s *Store) Failure() error {
+	if p := s.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Probe proves that the log can be written to, by appending an entry that says nothing.
+func (s *Store) Probe(ctx context.Context) error {
+	_, err := s.Do(ctx, &mvcc.Barrier{})
+	return err
+}
+
+// fetch fetches values by position, through the cache.
+func (s *Store) fetch(ctx context.Context, positions []int64) ([][]byte, error) {
+	out := make([][]byte, len(positions))
+	var missing []int64
+	var index []int
+	for i, pos := range positions {
+		v, ok := s.cache.get(pos)
+		if ok {
+			out[i] = v
+			continue
+		}
+		missing, index = append(missing, pos), append(index, i)
+	}
+	if len(missing) == 0 {
+		return out, nil
+	}
+	got := make([][]byte, len(missing))
+	if err := s.log.Values(ctx, missing, got); err != nil {
+		return nil, err
+	}
+	for i, v := range got {
+		out[index[i]] = v
+		if len(missing) <= maxCachedFetch {
+			s.cache.put(missing[i], v)
+		}
+	}
+	return out, nil
+}
+
+// maxCachedFetch is the most values that one read may bring into the cache.
+const maxCachedFetch = 1000
+
+// Values fetches values by position. The bytes are shared: they are not to be
+// changed. drivers.ErrScrubbed if one is gone.
+func (s *Store) Values(ctx context.Context, positions []int64) ([][]byte, error) {
+	return s.fetch(ctx, positions)
+}
