@@ -19,13 +19,13 @@ const (
 )
 
 type shard struct {
-	mu       sync.RWMutex
-	limit    int
-	used     int
-	values   map[int64]*cached
-	newest   *cached
-	oldest   *cached
-	hand     *cached
+	mu     sync.RWMutex
+	limit  int
+	used   int
+	values map[int64]*cached
+	newest *cached
+	oldest *cached
+	hand   *cached
 }
 
 type cached struct {

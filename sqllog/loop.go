@@ -157,7 +157,7 @@ func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, erro
 		if len(b.Entries()) == 0 {
 			err = s.proveCurrent(ctx, ix)
 		} else {
-			err = s.append(ctx, ix, b)
+			err = s.append(ctx, ix, b, len(requests))
 		}
 		switch {
 		case err == nil:
@@ -182,7 +182,7 @@ func (s *Store) proveCurrent(ctx context.Context, ix *mvcc.Index) error {
 }
 
 // append makes the builder's entries durable and publishes what it built.
-func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder) error {
+func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder, requests int) error {
 	batch := drivers.Batch{Time: s.opts.Now(), Server: s.opts.Server, Entries: b.Entries()}
 	if _, err := rand.Read(batch.ID[:]); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder) err
 	if err := s.log.Append(ctx, ix.End, &batch); err != nil {
 		return err
 	}
-	s.stats.appended(len(batch.Entries), time.Since(start))
+	s.opts.Appended(requests, len(batch.Entries), time.Since(start))
 	s.failure.Store(nil)
 	end := drivers.End{Position: ix.End.Position + int64(len(batch.Entries)), Batch: batch.ID}
 	s.publish(b, end)
@@ -209,7 +209,7 @@ func (s *Store) publish(b *mvcc.Builder, end drivers.End) {
 	ix := b.Index(end)
 	s.index.Store(ix)
 	if len(events) > 0 {
-		s.opts.Publish(Commit{Index: ix, Events: events})
+		s.opts.Publish(ix, events)
 	}
 }
 

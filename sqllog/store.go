@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +32,13 @@ type Options struct {
 	// MaxWaiting bounds the requests waiting for the commit loop; beyond it,
 	// callers of Do block. Default 4,096.
 	MaxWaiting int
-	// Publish gets every commit in order, after the index shows it and before
-	// its requests are answered. It must not block. Optional.
-	Publish func(Commit)
+	// Publish gets the events of every commit in order of revision, with the index after
+	// it, once readers see that index and before the commit's requests are
+	// answered. It must not block. Optional.
+	Publish func(*mvcc.Index, []*mvcc.Event)
+	// Appended is told of every append: how many requests and entries it
+	// carried and how long it took. For metrics. Optional.
+	Appended func(requests, entries int, took time.Duration)
 	// Now is the clock for batch times. Default time.Now.
 	Now func() time.Time
 }
@@ -49,7 +54,10 @@ func (o *Options) EnsureDefaults() {
 		o.Logger = slog.Default()
 	}
 	if o.Publish == nil {
-		o.Publish = func(Commit) {}
+		o.Publish = func(*mvcc.Index, []*mvcc.Event) {}
+	}
+	if o.Appended == nil {
+		o.Appended = func(int, int, time.Duration) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -60,12 +68,6 @@ func setDefault[T int | int64](v *T, def T) {
 	if *v == 0 {
 		*v = def
 	}
-}
-
-// Commit is what one batch did: its events in order of revision, and the index after it.
-type Commit struct {
-	Index  *mvcc.Index
-	Events []*mvcc.Event
 }
 
 // The errors of a Store beside those of mvcc and drivers.
@@ -88,7 +90,9 @@ type Store struct {
 	edits   chan edit
 	stopped chan struct{}
 	failure atomic.Pointer[error]
-	stats   stats
+
+	pruning sync.Mutex
+	freed   []int64 // positions to be scrubbed; guarded by pruning
 }
 
 // Open loads the log and builds the index. The store serves reads from then on,

@@ -211,3 +211,45 @@ func fetchItems(items []item, values Values) error {
 	}
 	return nil
 }
+
+// Chunks answers a RangeRequest in pieces of about chunkBytes, in order, as etcd's
+// RangeStream does: the last piece has the header, the count and whether there is more.
+func (ix *Index) Chunks(r *pb.RangeRequest, chunkBytes int, send func(*pb.RangeResponse, []Fill) error) error {
+	rev, err := ix.CheckRevision(r.Revision)
+	if err != nil {
+		return err
+	}
+	rng := NewRange(r.Key, r.RangeEnd)
+	last := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: ix.Rev}}
+	if r.CountOnly {
+		last.Count = ix.Count(rng, rev)
+		return send(last, nil)
+	}
+	var items []item
+	size := 0
+	for k, v := range ix.Scan(rng, rev) {
+		if r.Limit > 0 && last.Count == r.Limit {
+			last.More = true
+			last.Count = ix.Count(rng, rev)
+			break
+		}
+		if size >= chunkBytes {
+			chunk := new(pb.RangeResponse)
+			var fills []Fill
+			chunk.Kvs, fills = keyValues(items, r)
+			if err := send(chunk, fills); err != nil {
+				return err
+			}
+			items, size = items[:0], 0
+		}
+		items = append(items, item{k, v, nil})
+		last.Count++
+		size += len(k) + 32
+		if !r.KeysOnly {
+			size += int(v.Size)
+		}
+	}
+	var fills []Fill
+	last.Kvs, fills = keyValues(items, r)
+	return send(last, fills)
+}
