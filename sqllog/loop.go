@@ -211,6 +211,9 @@ func (s *Store) publish(b *mvcc.Builder, end drivers.End) {
 	if len(events) > 0 {
 		s.opts.Publish(ix, events)
 	}
+	if ids := b.Leases(); len(ids) > 0 {
+		s.opts.Leases(ix, ids)
+	}
 }
 
 // catchUp takes in what stands in the log after the index's end.

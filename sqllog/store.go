@@ -36,6 +36,9 @@ type Options struct {
 	// it, once readers see that index and before the commit's requests are
 	// answered. It must not block. Optional.
 	Publish func(*mvcc.Index, []*mvcc.Event)
+	// Leases gets the ids of the leases that a commit granted, checkpointed or
+	// revoked, with the index after it; otherwise like Publish. Optional.
+	Leases func(*mvcc.Index, []int64)
 	// Appended is told of every append: how many requests and entries it
 	// carried and how long it took. For metrics. Optional.
 	Appended func(requests, entries int, took time.Duration)
@@ -55,6 +58,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Publish == nil {
 		o.Publish = func(*mvcc.Index, []*mvcc.Event) {}
+	}
+	if o.Leases == nil {
+		o.Leases = func(*mvcc.Index, []int64) {}
 	}
 	if o.Appended == nil {
 		o.Appended = func(int, int, time.Duration) {}

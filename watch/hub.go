@@ -63,6 +63,7 @@ type Hub struct {
 	lagging map[*watcher]struct{}
 	recent  recent
 	touched []*watcher // scratch of Publish
+	waiting []*Stream  // to be told their progress after the next commit
 	stats   Stats
 }
 
@@ -162,6 +163,10 @@ func (h *Hub) Publish(ix *mvcc.Index, changes []*mvcc.Event) {
 	h.touched = h.touched[:0]
 	h.recent.add(events, h.opts.RecentBytes)
 	h.rev.Store(ix.Rev)
+	for _, s := range h.waiting {
+		s.signal()
+	}
+	h.waiting = h.waiting[:0]
 }
 
 // lag takes a watcher out of the synced ones: it has everything below next. Called with mu held.

@@ -86,7 +86,8 @@ type Stream struct {
 	watchers map[int64]*watcher
 	nextID   int64
 	queue    []queued
-	bytes    int  // of the events due
+	bytes    int   // of the events due
+	sent     int64 // the highest revision told of with events
 	starved  bool // a watcher was refused for lack of room
 	progress bool // asked for by the client and not answered yet
 	announce bool // a watcher is to be told its progress
@@ -295,6 +296,7 @@ func (s *Stream) takeDue() ([]Response, error) {
 			out = append(out, Response{ID: w.ID, Revision: w.pending[len(w.pending)-1].Main,
 				Events: w.pending, PrevKV: w.PrevKV, Fragment: w.Fragment})
 			w.pending, w.queued, w.active = nil, false, true
+			s.sent = max(s.sent, out[len(out)-1].Revision)
 		}
 	}
 	clear(s.queue)
@@ -315,6 +317,11 @@ func (s *Stream) tellProgress(out []Response, rev int64) []Response {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := s.progress
+	if rev < s.sent {
+		// The log told of a commit that is about to be published.
+		s.hub.waiting = append(s.hub.waiting, s)
+		return out
+	}
 	s.announce = false
 	watching := false
 	for _, w := range s.watchers {

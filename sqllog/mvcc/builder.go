@@ -18,7 +18,8 @@ type Builder struct {
 	own     *owner
 	entries []drivers.Entry
 	events  []*Event
-	collect bool // events too
+	leases  []int64 // granted, checkpointed or revoked
+	collect bool    // events too
 }
 
 // Edit begins a builder on top of the index. With collect it keeps the events it makes.
@@ -40,6 +41,9 @@ func (b *Builder) Index(end drivers.End) *Index {
 
 // Events gives the changes made so far, in order.
 func (b *Builder) Events() []*Event { return b.events }
+
+// Leases gives the ids of the leases that were granted, checkpointed or revoked.
+func (b *Builder) Leases() []int64 { return b.leases }
 
 // Entries gives the entries made so far, to be appended right after the
 // index's end.
@@ -179,6 +183,7 @@ func (b *Builder) reach(main, pos int64) {
 }
 
 func (b *Builder) applyLease(l Lease) {
+	b.leases = append(b.leases, l.ID)
 	if old := b.ix.Lease(l.ID); old != nil {
 		l.keys = old.keys
 		if old.position != 0 {
@@ -189,6 +194,7 @@ func (b *Builder) applyLease(l Lease) {
 }
 
 func (b *Builder) applyRevoked(id, pos int64) {
+	b.leases = append(b.leases, id)
 	if l := b.ix.Lease(id); l != nil {
 		if l.position != 0 {
 			b.discard(l.position)

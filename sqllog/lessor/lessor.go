@@ -1,0 +1,319 @@
+// Package lessor counts down leases. That leases exist, and which keys they
+// hold, is in the log and the index; when they end is known here, in memory, by the
+// monotonic clock. An expired lease is revoked by a request through the log like any other.
+//
+// What is left of a lease is checkpointed into the log from time to time, so
+// that its deadline survives a restart: the time during which nothing served
+// does not count. A renewal of a lease with a checkpoint takes that back, durably, before it is
+// acknowledged; one without a checkpoint writes nothing.
+package lessor
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// Store is what the lessor needs of the store.
+type Store interface {
+	Index() *mvcc.Index
+	Do(ctx context.Context, request any) (any, error)
+}
+
+// Bounds of the lessor's work.
+const (
+	checkpointEvery = 5 * time.Second
+	retryAfter      = time.Second // an expired lease that could not be revoked
+	revokesAtOnce   = 64
+	maxPerRound     = 1000 // leases checkpointed or revoked in one go
+)
+
+// Lessor holds the deadlines of all leases.
+type Lessor struct {
+	logger *slog.Logger
+	store  Store
+	wake   chan struct{} // the earliest deadline may have changed
+
+	mu     sync.Mutex
+	leases map[int64]*lease
+	queue  queue
+}
+
+// lease is the deadline of one lease. Guarded by Lessor.mu.
+type lease struct {
+	id       int64
+	ttl      time.Duration
+	deadline time.Time
+	recorded time.Duration // what the log says is left: a restart would begin there
+	renewed  bool
+	expiring bool // being revoked: it cannot be renewed any more
+	gone     chan struct{}
+	at       int // in the queue
+}
+
+// New makes a lessor. Attach comes before anything else.
+func New(logger *slog.Logger) *Lessor {
+	return &Lessor{logger: logger, wake: make(chan struct{}, 1), leases: make(map[int64]*lease)}
+}
+
+// Attach gives the lessor its store; leases that exist begin to count now.
+func (l *Lessor) Attach(store Store) {
+	l.store = store
+	ix := store.Index()
+	var ids []int64
+	for le := range ix.Leases() {
+		ids = append(ids, le.ID)
+	}
+	l.Changed(ix, ids)
+}
+
+// Changed takes note of leases granted, checkpointed or revoked.
+func (l *Lessor) Changed(ix *mvcc.Index, ids []int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		le, known := l.leases[id]
+		granted := ix.Lease(id)
+		switch {
+		case granted == nil && known:
+			heap.Remove(&l.queue, le.at)
+			delete(l.leases, id)
+			close(le.gone)
+		case granted == nil:
+		case known:
+			le.recorded = left(granted)
+		default:
+			le = &lease{id: id, ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
+			le.deadline = time.Now().Add(le.recorded)
+			l.leases[id] = le
+			heap.Push(&l.queue, le)
+		}
+	}
+	l.signal()
+}
+
+// left is what the log says is left of a lease.
+func left(le *mvcc.Lease) time.Duration {
+	if le.Remaining > 0 {
+		return seconds(le.Remaining)
+	}
+	return seconds(le.TTL)
+}
+
+// seconds converts, for TTLs as long as etcd allows (285 years), without overflow.
+func seconds(n int64) time.Duration {
+	return time.Duration(min(n, int64(1<<63-1)/int64(time.Second))) * time.Second
+}
+
+func (l *Lessor) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Renew starts the TTL of a lease anew and gives it in seconds. A lease that
+// has expired is not renewed: Renew waits until it is revoked. mvcc.ErrLeaseNotFound if there is none.
+func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
+	l.mu.Lock()
+	le, ok := l.leases[id]
+	if !ok {
+		l.mu.Unlock()
+		return 0, mvcc.ErrLeaseNotFound
+	}
+	if le.expiring || !time.Now().Before(le.deadline) {
+		l.mu.Unlock()
+		select {
+		case <-le.gone:
+			return 0, mvcc.ErrLeaseNotFound
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	old := le.deadline
+	l.extend(le, time.Now().Add(le.ttl))
+	le.renewed = true
+	checkpointed := le.recorded < le.ttl
+	l.mu.Unlock()
+	if checkpointed {
+		_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: id}}})
+		if err != nil {
+			l.mu.Lock()
+			l.extend(le, old)
+			l.mu.Unlock()
+			return 0, err
+		}
+	}
+	return int64(le.ttl / time.Second), nil
+}
+
+// extend sets a deadline. Called with mu held.
+func (l *Lessor) extend(le *lease, deadline time.Time) {
+	le.deadline = deadline
+	if l.leases[le.id] == le {
+		heap.Fix(&l.queue, le.at)
+		l.signal()
+	}
+}
+
+// Remaining gives what is left of a lease; ok is false if there is none.
+func (l *Lessor) Remaining(id int64) (left time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	le, ok := l.leases[id]
+	if !ok {
+		return 0, false
+	}
+	return time.Until(le.deadline), true
+}
+
+// Run revokes leases that expire and checkpoints the others until ctx ends;
+// then it checkpoints once more, with what time stop gives.
+func (l *Lessor) Run(ctx context.Context) error {
+	tick := time.NewTicker(checkpointEvery)
+	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			l.checkpoint(ctx, false)
+		case <-l.wake:
+		case <-timer.C:
+		}
+		if err := l.revoke(ctx, l.expired()); err != nil && ctx.Err() == nil {
+			l.logger.Warn("expired leases could not be revoked, trying again", "error", err)
+			timer.Reset(retryAfter)
+			continue
+		}
+		if next, ok := l.next(); ok {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// next is the earliest deadline.
+func (l *Lessor) next() (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) == 0 {
+		return time.Time{}, false
+	}
+	return l.queue[0].deadline, true
+}
+
+// expired takes leases whose time is up.
+func (l *Lessor) expired() (due []*lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.queue.before(now, 0, func(le *lease) bool {
+		le.expiring = true
+		due = append(due, le)
+		return len(due) < maxPerRound
+	})
+	return due
+}
+
+func (l *Lessor) revoke(ctx context.Context, due []*lease) error {
+	var g errgroup.Group
+	g.SetLimit(revokesAtOnce)
+	for _, le := range due {
+		g.Go(func() error {
+			_, err := l.store.Do(ctx, &pb.LeaseRevokeRequest{ID: le.id})
+			if errors.Is(err, mvcc.ErrLeaseNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// Stop records what is left of every lease, before the store stops.
+func (l *Lessor) Stop(ctx context.Context) { l.checkpoint(ctx, true) }
+
+// checkpoint records what is left of the leases for which the log says much
+// more. A lease whose client keeps it alive needs none: it is not let down so far.
+func (l *Lessor) checkpoint(ctx context.Context, all bool) {
+	for {
+		c := l.overdue(all)
+		if len(c.Leases) == 0 {
+			return
+		}
+		if _, err := l.store.Do(ctx, c); err != nil {
+			l.logger.Warn("what is left of leases could not be recorded", "error", err)
+			return
+		}
+	}
+}
+
+func (l *Lessor) overdue(all bool) *mvcc.Checkpoint {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	c := &mvcc.Checkpoint{}
+	for _, le := range l.leases {
+		left := le.deadline.Sub(now)
+		drift := max(time.Second, le.ttl/20)
+		switch {
+		case all:
+			drift = time.Second
+		case le.renewed && left > le.ttl/2:
+			continue
+		}
+		if le.expiring || left < time.Second || le.recorded-left < drift {
+			continue
+		}
+		// Rounded up: no lease ends before the time that was promised.
+		c.Leases = append(c.Leases, mvcc.Remaining{ID: le.id, Remaining: int64((left + time.Second - 1) / time.Second)})
+		if len(c.Leases) == maxPerRound {
+			break
+		}
+	}
+	return c
+}
+
+// queue orders leases by deadline.
+type queue []*lease
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].deadline.Before(q[j].deadline) }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].at, q[j].at = i, j
+}
+
+// Push implements heap.Interface.
+func (q *queue) Push(x any) {
+	le := x.(*lease)
+	le.at = len(*q)
+	*q = append(*q, le)
+}
+
+// Pop implements heap.Interface.
+func (q *queue) Pop() any {
+	old := *q
+	le := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	return le
+}
+
+// before visits the leases of the heap below i whose deadline has come, until fn returns false.
+func (q queue) before(now time.Time, i int, fn func(*lease) bool) bool {
+	if i >= len(q) || q[i].deadline.After(now) {
+		return true
+	}
+	return fn(q[i]) && q.before(now, 2*i+1, fn) && q.before(now, 2*i+2, fn)
+}
