@@ -88,9 +88,9 @@ type Stream struct {
 	queue    []queued
 	bytes    int   // of the events due
 	sent     int64 // the highest revision told of with events
-	starved  bool // a watcher was refused for lack of room
-	progress bool // asked for by the client and not answered yet
-	announce bool // a watcher is to be told its progress
+	starved  bool  // a watcher was refused for lack of room
+	progress bool  // asked for by the client and not answered yet
+	announce bool  // a watcher is to be told its progress
 	closed   bool
 	err      error
 }

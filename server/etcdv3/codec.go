@@ -1,0 +1,35 @@
+package etcdv3
+
+import (
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // the codec for everything not encoded already
+	"google.golang.org/grpc/mem"
+)
+
+// encoded is a message that is encoded already, in pieces. The pieces may be shared
+// with other messages and are not changed.
+type encoded struct {
+	pieces mem.BufferSlice
+	size   int
+}
+
+func (m *encoded) add(piece []byte) {
+	m.pieces = append(m.pieces, mem.SliceBuffer(piece))
+	m.size += len(piece)
+}
+
+// codec is gRPC's protobuf codec, but that it passes encoded messages on as they are.
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	if m, ok := v.(*encoded); ok {
+		return m.pieces, nil
+	}
+	return encoding.GetCodecV2("proto").Marshal(v)
+}
+
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	return encoding.GetCodecV2("proto").Unmarshal(data, v)
+}

@@ -1,0 +1,57 @@
+package etcdv3
+
+import (
+	"context"
+	"errors"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/sqllog"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// errorTable is the one place where errors become etcd's. The first match counts.
+func errorTable() []struct{ is, answer error } {
+	return []struct{ is, answer error }{
+		{mvcc.ErrCompacted, rpctypes.ErrGRPCCompacted},
+		{mvcc.ErrFutureRev, rpctypes.ErrGRPCFutureRev},
+		{mvcc.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},
+		{mvcc.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey},
+		{mvcc.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},
+		{mvcc.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},
+		{mvcc.ErrLeaseTTLTooLong, rpctypes.ErrGRPCLeaseTTLTooLarge},
+		{mvcc.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
+		{mvcc.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
+		{sqllog.ErrStopped, rpctypes.ErrGRPCStopped},
+		{drivers.ErrUncertain, rpctypes.ErrGRPCTimeout},
+		{drivers.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
+		{drivers.ErrClosed, rpctypes.ErrGRPCStopped},
+		{errTimeout, rpctypes.ErrGRPCTimeout},
+		// etcd ends when its disk fails; a client of it sees it unavailable.
+		{sqllog.ErrStorage, rpctypes.ErrGRPCUnhealthy},
+	}
+}
+
+var errTimeout = errors.New("etcdv3: request timed out")
+
+// grpcError gives etcd's error, code and text, for an error of the layers below.
+func grpcError(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, e := range errorTable() {
+		if errors.Is(err, e.is) {
+			return e.answer
+		}
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Unknown, err.Error())
+}

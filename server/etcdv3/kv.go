@@ -1,0 +1,170 @@
+package etcdv3
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+type kvServer struct {
+	*Server
+	pb.UnsafeKVServer
+}
+
+func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if err := checkRange(r); err != nil {
+		return nil, err
+	}
+	if s.corrupt() {
+		return nil, grpcError(mvcc.ErrCorrupt)
+	}
+	resp, err := s.opts.Store.Range(ctx, r)
+	if err != nil {
+		return nil, grpcError(err)
+	}
+	s.fill(resp.Header)
+	return resp, nil
+}
+
+func (s *kvServer) corrupt() bool {
+	return s.opts.Store.Index().Alarmed(int32(pb.AlarmType_CORRUPT))
+}
+
+func (s *kvServer) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+	if err := checkRangeStream(r); err != nil {
+		return err
+	}
+	err := s.opts.Store.RangeStream(stream.Context(), r, s.opts.MaxRequestBytes, func(chunk *pb.RangeResponse) error {
+		if chunk.Header != nil {
+			s.fill(chunk.Header)
+		}
+		return stream.Send(&pb.RangeStreamResponse{RangeResponse: chunk})
+	})
+	return grpcError(err)
+}
+
+func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+	if err := s.checkQuota(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := checkPut(r); err != nil {
+		return nil, err
+	}
+	resp, err := s.commit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	put := resp.(*pb.PutResponse)
+	s.fill(put.Header)
+	return put, nil
+}
+
+func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
+	if err := checkDelete(r); err != nil {
+		return nil, err
+	}
+	resp, err := s.commit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	del := resp.(*pb.DeleteRangeResponse)
+	s.fill(del.Header)
+	return del, nil
+}
+
+func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := s.checkQuota(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := checkTxn(r, s.opts.MaxTxnOps); err != nil {
+		return nil, err
+	}
+	for _, side := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		if _, err := checkOverlaps(side); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := s.txn(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	s.fill(resp.Header)
+	return resp, nil
+}
+
+func (s *kvServer) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if mvcc.ReadOnly(r) {
+		resp, err := s.opts.Store.ReadTxn(ctx, r)
+		return resp, grpcError(err)
+	}
+	resp, err := s.commit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return resp.(*pb.TxnResponse), nil
+}
+
+func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	resp, err := s.commit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	s.opts.Compactor.Compacted()
+	if r.Physical {
+		if err := s.opts.Compactor.Finish(ctx); err != nil {
+			return nil, grpcError(err)
+		}
+	}
+	compacted := resp.(*pb.CompactionResponse)
+	s.fill(compacted.Header)
+	return compacted, nil
+}
+
+// overhead is what a lease is taken to need on disk, as in etcd's quota.
+const leaseOverhead, kvOverhead = 64, 256
+
+// checkQuota refuses a request for which there is no room, and raises the alarm.
+func (s *Server) checkQuota(ctx context.Context, request any) error {
+	if s.opts.QuotaBytes <= 0 {
+		return nil
+	}
+	size, _, err := s.opts.Backend.Size(ctx)
+	if err != nil {
+		return grpcError(err)
+	}
+	if size+int64(cost(request)) < s.opts.QuotaBytes {
+		return nil
+	}
+	alarm := &pb.AlarmRequest{
+		Action: pb.AlarmRequest_ACTIVATE, MemberID: s.opts.Cluster.Self.ID, Alarm: pb.AlarmType_NOSPACE,
+	}
+	if _, err := s.commit(ctx, alarm); err != nil {
+		return err
+	}
+	return grpcError(mvcc.ErrNoSpace)
+}
+
+// cost estimates what a request adds to the database, as etcd does.
+func cost(request any) int {
+	switch r := request.(type) {
+	case *pb.PutRequest:
+		return kvOverhead + len(r.Key) + len(r.Value)
+	case *pb.TxnRequest:
+		return max(costOps(r.Success), costOps(r.Failure))
+	case *pb.LeaseGrantRequest:
+		return leaseOverhead
+	}
+	return 0
+}
+
+func costOps(ops []*pb.RequestOp) (sum int) {
+	for _, op := range ops {
+		if p := op.GetRequestPut(); p != nil {
+			sum += cost(p)
+		}
+	}
+	return sum
+}
+

@@ -1,0 +1,110 @@
+package etcdv3
+
+import (
+	"context"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+type maintenanceServer struct {
+	*Server
+	pb.UnsafeMaintenanceServer
+}
+
+func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	total, inUse, err := s.opts.Backend.Size(ctx)
+	if err != nil {
+		return nil, grpcError(err)
+	}
+	c := s.opts.Cluster
+	ix := s.opts.Store.Index()
+	resp := &pb.StatusResponse{
+		Header:           s.fill(nil),
+		Version:          c.Version,
+		Leader:           c.Self.ID,
+		RaftIndex:        uint64(ix.End.Position),
+		RaftAppliedIndex: uint64(ix.End.Position),
+		RaftTerm:         c.Term,
+		DbSize:           total,
+		DbSizeInUse:      inUse,
+		DbSizeQuota:      max(s.opts.QuotaBytes, 0),
+		StorageVersion:   storageVersion,
+		DowngradeInfo:    &pb.DowngradeInfo{},
+	}
+	for _, a := range ix.Alarms() {
+		m := &pb.AlarmMember{MemberID: a.Member, Alarm: pb.AlarmType(a.Type)}
+		resp.Errors = append(resp.Errors, m.String())
+	}
+	if err := s.opts.Store.Failure(); err != nil {
+		resp.Errors = append(resp.Errors, fmt.Sprintf("storage: %v", err))
+	}
+	return resp, nil
+}
+
+// storageVersion is the version of etcd's storage schema that this server's data answers to.
+const storageVersion = "3.7.0"
+
+func (s *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	resp, err := s.commit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	alarm := resp.(*pb.AlarmResponse)
+	alarm.Header = s.fill(alarm.Header)
+	return alarm, nil
+}
+
+func (s *maintenanceServer) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+	s.opts.Logger.Info("starting defragment")
+	if err := s.opts.Backend.Defragment(ctx); err != nil {
+		return nil, grpcError(err)
+	}
+	s.opts.Logger.Info("finished defragment")
+	return &pb.DefragmentResponse{}, nil
+}
+
+// Hash is for tests in etcd, over its whole file. Here it is the hash of the
+// keys at the current revision.
+func (s *maintenanceServer) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
+	h, err := s.opts.Store.HashKV(ctx, 0)
+	if err != nil {
+		return nil, grpcError(err)
+	}
+	return &pb.HashResponse{Header: s.fill(&pb.ResponseHeader{Revision: h.Current}), Hash: h.Sum}, nil
+}
+
+func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	h, err := s.opts.Store.HashKV(ctx, r.Revision)
+	if err != nil {
+		return nil, grpcError(err)
+	}
+	return &pb.HashKVResponse{
+		Header: s.fill(&pb.ResponseHeader{Revision: h.Current}),
+		Hash:   h.Sum, CompactRevision: h.Compact, HashRevision: h.Revision,
+	}, nil
+}
+
+func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, pb.Maintenance_SnapshotServer) error {
+	return status.Error(codes.Unimplemented, "keelson: snapshots are not supported yet")
+}
+
+func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	if r.TargetID != s.opts.Cluster.Self.ID {
+		return nil, rpctypes.ErrGRPCBadLeaderTransferee
+	}
+	return &pb.MoveLeaderResponse{}, nil
+}
+
+func (s *maintenanceServer) Downgrade(_ context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	switch r.Action {
+	case pb.DowngradeRequest_CANCEL:
+		return nil, rpctypes.ErrGRPCNoInflightDowngrade
+	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
+		return nil, rpctypes.ErrGRPCInvalidDowngradeTargetVersion
+	}
+	return nil, status.Error(codes.Unknown, "etcdserver: unknown method")
+}

@@ -1,0 +1,141 @@
+package etcdv3
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/sqllog"
+	"github.com/keelson-io/keelson/sqllog/lessor"
+	"github.com/keelson-io/keelson/watch"
+)
+
+// Backend is what the Maintenance API needs of the storage.
+type Backend interface {
+	// Size gives the bytes on disk and those of them in use.
+	Size(ctx context.Context) (total, inUse int64, err error)
+	// Defragment gives free space back.
+	Defragment(ctx context.Context) error
+}
+
+// Compactor frees what compactions made unreachable.
+type Compactor interface {
+	// Compacted tells that there is something to free.
+	Compacted()
+	// Finish waits until everything that is free now has been removed.
+	Finish(ctx context.Context) error
+}
+
+// Member is one member of the cluster.
+type Member struct {
+	ID         uint64
+	Name       string
+	PeerURLs   []string
+	ClientURLs []string
+}
+
+// Cluster tells who this server is.
+type Cluster struct {
+	ID      uint64
+	Self    Member
+	Term    uint64
+	Version string // etcd's version, as in Status
+}
+
+// Options configures a Server.
+type Options struct {
+	Store     *sqllog.Store
+	Hub       *watch.Hub
+	Lessor    *lessor.Lessor
+	Backend   Backend
+	Compactor Compactor
+	Cluster   Cluster
+	Logger    *slog.Logger
+	// MaxTxnOps and MaxRequestBytes bound requests: --max-txn-ops, --max-request-bytes.
+	MaxTxnOps       int
+	MaxRequestBytes int
+	// QuotaBytes is the size at which the NOSPACE alarm is raised; 0 or below: never.
+	QuotaBytes int64
+	// ProgressInterval is the time between progress notifications of idle watches.
+	ProgressInterval time.Duration
+	// RequestTimeout bounds the time that a write may wait for the log.
+	RequestTimeout time.Duration
+	// SlowRequest is the time from which on a unary request is logged as slow.
+	SlowRequest time.Duration
+	// MaxConcurrentStreams bounds the streams of one connection.
+	MaxConcurrentStreams uint32
+	// Observe is told of every finished unary call and stream, for metrics. Optional.
+	Observe Observer
+}
+
+// Observer is told what the API does.
+type Observer interface {
+	Started(kind, method, clientVersion string)
+	Handled(kind, method string, err error, took time.Duration)
+	Sent(method string, bytes int)
+	Received(method string, bytes int)
+}
+
+// Server implements etcd's services.
+type Server struct {
+	opts Options
+}
+
+// grpcOverhead is what a message may be larger than a request.
+const grpcOverhead = 512 << 10
+
+// Register makes a gRPC server with all of etcd's services on it.
+func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
+	s := &Server{opts: opts}
+	all := append([]grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.MaxRecvMsgSize(opts.MaxRequestBytes + grpcOverhead),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxConcurrentStreams(opts.MaxConcurrentStreams),
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+	}, extra...)
+	g := grpc.NewServer(all...)
+	pb.RegisterKVServer(g, &kvServer{Server: s})
+	pb.RegisterWatchServer(g, &watchServer{Server: s})
+	pb.RegisterLeaseServer(g, &leaseServer{Server: s})
+	pb.RegisterClusterServer(g, &clusterServer{Server: s})
+	pb.RegisterMaintenanceServer(g, &maintenanceServer{Server: s})
+	pb.RegisterAuthServer(g, &authServer{Server: s})
+	return g
+}
+
+// fill completes a header; a revision of 0 becomes the current one.
+func (s *Server) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
+	if h == nil {
+		h = &pb.ResponseHeader{}
+	}
+	h.ClusterId, h.MemberId, h.RaftTerm = s.opts.Cluster.ID, s.opts.Cluster.Self.ID, s.opts.Cluster.Term
+	if h.Revision == 0 {
+		h.Revision = s.opts.Store.Index().Rev
+	}
+	return h
+}
+
+// commit sends a request through the log.
+func (s *Server) commit(ctx context.Context, request proto.Message) (any, error) {
+	if proto.Size(request) > s.opts.MaxRequestBytes {
+		return nil, rpctypes.ErrGRPCRequestTooLarge
+	}
+	timed, cancel := context.WithTimeoutCause(ctx, s.opts.RequestTimeout, errTimeout)
+	defer cancel()
+	resp, err := s.opts.Store.Do(timed, request)
+	if err != nil {
+		if ctx.Err() == nil && context.Cause(timed) == errTimeout {
+			err = errTimeout
+		}
+		return nil, grpcError(err)
+	}
+	return resp, nil
+}
