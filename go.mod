@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.29.0 // indirect
+	github.com/mattn/go-sqlite3 v1.14.53
 	go.etcd.io/etcd/api/v3 v3.7.3 // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect

@@ -1,0 +1,348 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// writer is the one connection that writes. Used with the token held.
+type writer struct {
+	conn *conn
+
+	begin, commit *stmt
+	// last inserts the closing row of a batch, the others 1, 4 and 16 rows:
+	// a statement costs more than a row.
+	last    *stmt
+	inserts [3]*stmt
+
+	deleteOne, deleteRange, mark *stmt
+	settle                       *stmt
+
+	// pending is the append whose COMMIT is unsettled, nil if it was not an append.
+	pending *pendingAppend
+}
+
+type pendingAppend struct {
+	batch drivers.BatchID
+	end   drivers.End
+}
+
+// insertRows are how many rows each of writer.inserts inserts.
+var insertRows = [...]int{16, 4, 1}
+
+const (
+	// insertBytes bounds the bytes bound to one prepared statement, which keeps as much memory
+	// from then on. A larger row gets a statement of its own.
+	insertBytes = 256 << 10
+	insertLast  = "INSERT INTO log (position, kind, batch, meta, value) VALUES (?1, ?2, ?3, ?4, ?5)"
+	// rowOverhead is about what a row adds to its bytes in the write-ahead log.
+	rowOverhead = 24
+)
+
+// insertSQL is the statement for n rows at ?1, ?1+1, …
+func insertSQL(n int) string {
+	var b strings.Builder
+	b.WriteString("INSERT INTO log (position, kind, meta, value) VALUES ")
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "(?1 + %d, ?%d, ?%d, ?%d)", i, 3*i+2, 3*i+3, 3*i+4)
+	}
+	return b.String()
+}
+
+func (w *writer) prepare() error {
+	for _, p := range []struct {
+		to  **stmt
+		sql string
+	}{
+		{&w.begin, "BEGIN IMMEDIATE"},
+		{&w.commit, "COMMIT"},
+		{&w.last, insertLast},
+		{&w.inserts[0], insertSQL(insertRows[0])},
+		{&w.inserts[1], insertSQL(insertRows[1])},
+		{&w.inserts[2], insertSQL(insertRows[2])},
+		// By the primary key, both.
+		{&w.deleteOne, "DELETE FROM log WHERE position = ?1"},
+		{&w.deleteRange, "DELETE FROM log WHERE position BETWEEN ?1 AND ?2"},
+		{&w.mark, "UPDATE head SET scrubbed = max(scrubbed, ?1) WHERE id = 1"},
+		{&w.settle, "UPDATE head SET settled = settled + 1 WHERE id = 1"},
+	} {
+		s, err := w.conn.prepare(p.sql, 0)
+		if err != nil {
+			return err
+		}
+		*p.to = s
+	}
+	return nil
+}
+
+// Append implements drivers.Log.
+func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batch) error {
+	if err := validate(batch); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	if err := l.lockWriter(ctx); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	defer l.unlockWriter()
+	if err := l.writable(); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	bounds := *l.bounds.Load()
+	if bounds.End != after {
+		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, bounds.End.Position)
+	}
+	if err := l.appendLocked(after, batch); err != nil {
+		return fmt.Errorf("append after %d: %w", after.Position, classify(err))
+	}
+	return nil
+}
+
+// writable says why nothing can be committed now. Called with the token held.
+func (l *Log) writable() error {
+	if l.unsettled.Load() {
+		return errors.New("refused: the outcome of the write before is unknown until ReadIndex succeeds")
+	}
+	if l.checkpointer.broken.Load() {
+		return fmt.Errorf("refused: %w: see to the disk and restart the server", errSync)
+	}
+	return nil
+}
+
+func validate(batch *drivers.Batch) error {
+	if len(batch.Entries) == 0 {
+		return errors.New("the batch is empty")
+	}
+	for i := range batch.Entries {
+		if len(batch.Entries[i].Meta) == 0 {
+			return fmt.Errorf("entry %d of the batch has no meta", i)
+		}
+	}
+	return nil
+}
+
+func (l *Log) appendLocked(after drivers.End, batch *drivers.Batch) error {
+	size, err := l.writer.insert(after.Position, batch)
+	if err != nil {
+		// Before COMMIT nothing can have become durable.
+		if isConstraint(err) {
+			err = fmt.Errorf("%w: somebody else has written to the file: %w", drivers.ErrConflict, err)
+		}
+		return errors.Join(err, l.abandon())
+	}
+	end := drivers.End{Position: after.Position + int64(len(batch.Entries)), Batch: batch.ID}
+	if err := l.commit(&pendingAppend{batch: batch.ID, end: end}); err != nil {
+		return err
+	}
+	l.advance(end)
+	l.checkpointer.grew(size)
+	return nil
+}
+
+// advance publishes a new end.
+func (l *Log) advance(end drivers.End) {
+	b := *l.bounds.Load()
+	b.End = end
+	l.bounds.Store(&b)
+	l.wake.all()
+}
+
+// insert begins a transaction and puts the batch into it. It gives the
+// bytes that were put in.
+func (w *writer) insert(after int64, batch *drivers.Batch) (int64, error) {
+	if err := w.beginClean(); err != nil {
+		return 0, err
+	}
+	size := int64(0)
+	entries, position := batch.Entries, after+1
+	last := len(entries) - 1
+	for i := 0; i < last; {
+		n, bytes, err := w.insertSome(position+int64(i), entries[i:last])
+		if err != nil {
+			return 0, err
+		}
+		i += n
+		size += bytes
+	}
+	e := &entries[last]
+	size += int64(len(e.Meta) + len(e.Value) + rowOverhead)
+	closing := encodeClosing(batch)
+	if len(e.Meta)+len(e.Value) > insertBytes {
+		return size, w.insertLarge(position+int64(last), e, closing)
+	}
+	return size, w.last.run(position+int64(last), int64(e.Kind), closing, e.Meta, notNil(e.Value))
+}
+
+// insertSome inserts as many of the entries as one statement takes.
+func (w *writer) insertSome(position int64, entries []drivers.Entry) (int, int64, error) {
+	for i, n := range insertRows {
+		if n > len(entries) {
+			continue
+		}
+		size := int64(0)
+		for j := range n {
+			size += int64(len(entries[j].Meta) + len(entries[j].Value) + rowOverhead)
+		}
+		if size > insertBytes {
+			if n == 1 {
+				return 1, size, w.insertLarge(position, &entries[0], nil)
+			}
+			continue
+		}
+		s := w.inserts[i]
+		s.args[0].Value = position
+		for j := range n {
+			e, a := &entries[j], s.args[3*j+1:]
+			a[0].Value, a[1].Value, a[2].Value = int64(e.Kind), e.Meta, notNil(e.Value)
+		}
+		return n, size, s.runBound()
+	}
+	panic("sqlite: no insert for one row")
+}
+
+// insertLarge inserts one row by a statement that is not kept, nor its buffer.
+func (w *writer) insertLarge(position int64, e *drivers.Entry, closing []byte) error {
+	s, err := w.conn.prepareOnce(insertLast, 0)
+	if err != nil {
+		return err
+	}
+	var last any // NULL
+	if closing != nil {
+		last = closing
+	}
+	return errors.Join(s.run(position, int64(e.Kind), last, e.Meta, notNil(e.Value)), s.s.Close())
+}
+
+// notNil makes nil the empty value that it is stored as.
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// beginClean begins a transaction, after ending one whose rollback had failed.
+func (w *writer) beginClean() error {
+	if err := w.conn.rollback(); err != nil {
+		return err
+	}
+	return w.begin.run()
+}
+
+// abandon ends a transaction that is not to be committed.
+func (l *Log) abandon() error {
+	return l.writer.conn.rollback()
+}
+
+// commit commits the writer's transaction. If that fails it finds out what
+// became of it; nil means that it is durable, errors other than
+// ErrUncertain that it is not and never will be. DESIGN.md, "A COMMIT that
+// failed", has the reasoning.
+func (l *Log) commit(p *pendingAppend) error {
+	err := l.writer.commit.run()
+	if err == nil {
+		return nil
+	}
+	if rerr := l.abandon(); rerr != nil {
+		err = errors.Join(err, rerr)
+	}
+	if isFull(err) {
+		// The frame that carries the commit mark is the last to be written,
+		// and a write came back short: it is not in the file.
+		return err
+	}
+	l.writer.pending = p
+	l.unsettled.Store(true)
+	in, serr := l.settleLocked()
+	switch {
+	case serr != nil:
+		return fmt.Errorf("%w: %w", drivers.ErrUncertain, errors.Join(err, serr))
+	case in:
+		return nil
+	}
+	return err
+}
+
+// settle finds out what became of the COMMIT that failed.
+func (l *Log) settle(ctx context.Context) error {
+	if err := l.lockWriter(ctx); err != nil {
+		return err
+	}
+	defer l.unlockWriter()
+	if !l.unsettled.Load() {
+		return nil
+	}
+	p := l.writer.pending
+	in, err := l.settleLocked()
+	if err == nil && in {
+		l.advance(p.end)
+	}
+	return err
+}
+
+// settleLocked reports whether the pending append is in the log, for good. If
+// its rows are not to be seen, a small transaction is committed in their
+// place: it overwrites their first frame in the write-ahead log, so that no recovery can
+// find them.
+func (l *Log) settleLocked() (in bool, err error) {
+	w := l.writer
+	if err := l.abandon(); err != nil {
+		return false, err
+	}
+	end, err := readEnd(w.conn)
+	if err != nil {
+		return false, err
+	}
+	if w.pending != nil && end.Batch == w.pending.batch {
+		in = true
+	}
+	if err := w.begin.run(); err != nil {
+		return false, err
+	}
+	if err := w.settle.run(); err != nil {
+		return false, errors.Join(err, l.abandon())
+	}
+	if err := w.commit.run(); err != nil {
+		return false, errors.Join(err, l.abandon())
+	}
+	w.pending = nil
+	l.unsettled.Store(false)
+	return in, nil
+}
+
+// closing is what the last row of a batch says about it.
+type closing struct {
+	id     drivers.BatchID
+	time   time.Time
+	server uint64
+}
+
+const closingSize = 32
+
+func encodeClosing(b *drivers.Batch) []byte {
+	out := make([]byte, closingSize)
+	copy(out, b.ID[:])
+	binary.BigEndian.PutUint64(out[16:], uint64(b.Time.UnixMilli()))
+	binary.BigEndian.PutUint64(out[24:], b.Server)
+	return out
+}
+
+func decodeClosing(v any) (closing, error) {
+	b, ok := v.([]byte)
+	if !ok || len(b) != closingSize {
+		return closing{}, fmt.Errorf("%w: it does not close a batch", drivers.ErrCorrupt)
+	}
+	return closing{
+		id:     drivers.BatchID(b[:16]),
+		time:   time.UnixMilli(int64(binary.BigEndian.Uint64(b[16:]))),
+		server: binary.BigEndian.Uint64(b[24:]),
+	}, nil
+}

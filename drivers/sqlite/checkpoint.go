@@ -1,0 +1,204 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	sqlite3 "github.com/mattn/go-sqlite3"
+)
+
+// checkpointer copies pages from the write-ahead log into the database, so that the log can begin
+// anew. The bulk is copied beside commits and reads; only the end of it, some pages and
+// an fsync, takes place between two batches and two reads.
+type checkpointer struct {
+	log      *Log
+	pageSize int64
+
+	// size is about how many bytes the write-ahead log has taken since it
+	// was begun. A guess from what was appended, set right by each checkpoint.
+	size atomic.Int64
+	due  chan struct{} // a checkpoint is due; capacity 1
+	free chan struct{} // pages have been freed; capacity 1
+
+	// broken is set when the database file could not be synced. It stays so for the life of the process.
+	broken atomic.Bool
+
+	mu     sync.Mutex // guards conn; taken after the token and the gate
+	conn   *conn
+	failed bool // the last checkpoint failed, which has been logged
+}
+
+const (
+	// hardLimit is how many times CheckpointBytes the write-ahead log may
+	// reach before an append stops to check-point by itself.
+	hardLimit = 4
+	// shortEnd is how many bytes may be left for the end of a checkpoint, as
+	// a fraction of CheckpointBytes, and bulkRounds how often that is tried for.
+	shortEnd   = 8
+	bulkRounds = 4
+	// commitPages is about how many pages a commit writes besides its rows.
+	commitPages = 4
+	frameHeader = 24
+)
+
+func newCheckpointer(l *Log) (*checkpointer, error) {
+	c, err := connect(connOptions{path: l.opts.Path, cache: 64 << 10})
+	if err != nil {
+		return nil, err
+	}
+	k := &checkpointer{log: l, conn: c, due: make(chan struct{}, 1), free: make(chan struct{}, 1)}
+	if k.pageSize, err = c.getInt("PRAGMA page_size"); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return k, nil
+}
+
+// grew is told of each commit and about how many bytes of rows it had. Called with the token held.
+func (k *checkpointer) grew(rows int64) {
+	size := k.size.Add(rows + rows/8 + commitPages*(k.pageSize+frameHeader))
+	if size < k.log.opts.CheckpointBytes {
+		return
+	}
+	select {
+	case k.due <- struct{}{}:
+	default:
+	}
+	if size >= hardLimit*k.log.opts.CheckpointBytes {
+		// Run is not running, or cannot keep up: writers must wait.
+		k.report(k.finishLocked())
+	}
+}
+
+// freed is told that there are free pages.
+func (k *checkpointer) freed() {
+	select {
+	case k.free <- struct{}{}:
+	default:
+	}
+}
+
+// checkpoint copies everything and lets the write-ahead log begin anew.
+func (k *checkpointer) checkpoint(ctx context.Context) error {
+	for range bulkRounds {
+		p, err := k.passive()
+		if err != nil {
+			return err
+		}
+		// The fsync at the end will find little to do.
+		if err := k.sync(); err != nil {
+			return err
+		}
+		if p.left()*k.pageSize*shortEnd < k.log.opts.CheckpointBytes {
+			break
+		}
+	}
+	if err := k.log.lockWriter(ctx); err != nil {
+		return err
+	}
+	defer k.log.unlockWriter()
+	return k.finishLocked()
+}
+
+// finishLocked is the end of a checkpoint: with the token and the gate held nothing
+// moves, so that all pages are copied and the next commit finds
+// that it can write over the log from its beginning.
+func (k *checkpointer) finishLocked() error {
+	k.log.gate.Lock()
+	defer k.log.gate.Unlock()
+	p, err := k.passive()
+	if err != nil {
+		return err
+	}
+	k.size.Store(p.left() * (k.pageSize + frameHeader))
+	if p.left() > 0 {
+		return fmt.Errorf("%d of %d pages could not be copied: something else reads the file", p.left(), p.frames)
+	}
+	return nil
+}
+
+// progress is what a checkpoint reports.
+type progress struct{ frames, copied int64 }
+
+func (p progress) left() int64 { return p.frames - p.copied }
+
+func (k *checkpointer) passive() (progress, error) {
+	return k.run("PRAGMA wal_checkpoint(PASSIVE)")
+}
+
+func (k *checkpointer) run(pragma string) (progress, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.usableLocked(); err != nil {
+		return progress{}, err
+	}
+	row, err := k.conn.get(pragma, 3)
+	if err != nil {
+		if isSyncError(err) {
+			err = k.broke(err)
+		}
+		return progress{}, fmt.Errorf("checkpoint: %w", classify(err))
+	}
+	return progress{frames: asInt(row[1]), copied: asInt(row[2])}, nil
+}
+
+func (k *checkpointer) usableLocked() error {
+	if k.broken.Load() {
+		return errSync
+	}
+	return k.log.usable(context.Background())
+}
+
+func asInt(v driver.Value) int64 {
+	n, _ := v.(int64)
+	return n
+}
+
+// sync forces out what has been copied. SQLite does it too at the end, on
+// a descriptor of its own; each of the two would see an error.
+func (k *checkpointer) sync() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.usableLocked(); err != nil {
+		return err
+	}
+	if err := k.log.file.Sync(); err != nil {
+		return k.broke(err)
+	}
+	return nil
+}
+
+// broke ends checkpoints for good: pages that could not be written count as
+// clean from then on, and a second fsync would succeed without them.
+func (k *checkpointer) broke(err error) error {
+	k.broken.Store(true)
+	return fmt.Errorf("%w: writes are refused from now on, nothing acknowledged is lost; see to the disk and restart the server: %w", errSync, err)
+}
+
+func isSyncError(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && (e.ExtendedCode == sqlite3.ErrIoErrFsync || e.ExtendedCode == sqlite3.ErrIoErrDirFsync)
+}
+
+// report logs the first of a row of failures, and that it is over.
+func (k *checkpointer) report(err error) {
+	k.mu.Lock()
+	was := k.failed
+	k.failed = err != nil
+	k.mu.Unlock()
+	switch {
+	case err != nil && !was:
+		k.log.logger.Warn("the write-ahead log could not be copied into the database and grows; this is tried again", "path", k.log.opts.Path, "error", err)
+	case err == nil && was:
+		k.log.logger.Info("the write-ahead log was copied into the database again", "path", k.log.opts.Path)
+	}
+}
+
+func (k *checkpointer) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.conn.close()
+}

@@ -1,0 +1,293 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+var (
+	_ drivers.Log   = (*Log)(nil)
+	_ drivers.Sizer = (*Log)(nil)
+)
+
+// Log is a log in an SQLite file. See the package's comment for the rules of concurrency.
+type Log struct {
+	opts   Options
+	logger *slog.Logger
+	file   *os.File // holds the lock; closed after all connections: see lockFile
+
+	// token is held (by having sent into it) by whoever writes: appends, scrubs, vacuum slices and the end
+	// of a checkpoint. It guards writer and what its comment says.
+	token  chan struct{}
+	writer *writer
+
+	// gate is held shared by a reader for the length of one slice, and
+	// exclusively for the end of a checkpoint, which needs that no reader
+	// stands on an older state. Taken after the token and after a reader.
+	gate    sync.RWMutex
+	readers chan *reader
+
+	checkpointer *checkpointer
+
+	// bounds is what has been committed. Written with the token held.
+	bounds atomic.Pointer[drivers.Bounds]
+	// unsettled is set while the outcome of a COMMIT is unknown.
+	unsettled atomic.Bool
+
+	wake wake // followers wait for it
+
+	closed    chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open opens the log at Options.Path and makes it if it does not exist. It starts no
+// goroutine: call Run for the work in the background.
+//
+// Errors: drivers.ErrLocked, ErrForeign, ErrNewer, ErrCorrupt, ErrReadOnly,
+// ErrNoSpace, or one of the file system.
+func Open(ctx context.Context, opts Options) (*Log, error) {
+	opts = opts.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !opts.ReadOnly {
+		if err := create(opts); err != nil {
+			return nil, fmt.Errorf("create the log %s: %w", opts.Path, classify(err))
+		}
+	}
+	file, err := lockFile(opts.Path, opts.ReadOnly)
+	if err != nil {
+		return nil, fmt.Errorf("open the log %s: %w", opts.Path, err)
+	}
+	l := &Log{
+		opts:    opts,
+		logger:  opts.Logger,
+		file:    file,
+		token:   make(chan struct{}, 1),
+		readers: make(chan *reader, opts.Readers),
+		closed:  make(chan struct{}),
+	}
+	l.wake.init()
+	if err := l.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the log %s: %w", opts.Path, classify(err)), l.closeAll())
+	}
+	return l, nil
+}
+
+func (l *Log) open() error {
+	if err := checkHeader(l.file); err != nil {
+		return err
+	}
+	if l.opts.ReadOnly {
+		return l.openReadOnly()
+	}
+	removeLeftovers(l.opts.Path)
+	c, err := connect(connOptions{path: l.opts.Path, cache: l.opts.WriterCache})
+	if err != nil {
+		return err
+	}
+	l.writer = &writer{conn: c}
+	if err := migrate(c); err != nil {
+		return err
+	}
+	// SQLite cuts the write-ahead log down to this when it begins anew after something
+	// big; otherwise the file is written over and over, which is cheaper than growing it.
+	if err := c.runAll(fmt.Sprintf("PRAGMA journal_size_limit=%d", 2*l.opts.CheckpointBytes)); err != nil {
+		return err
+	}
+	if err := l.writer.prepare(); err != nil {
+		return err
+	}
+	if l.checkpointer, err = newCheckpointer(l); err != nil {
+		return err
+	}
+	if err := l.openReaders(connOptions{path: l.opts.Path, cache: l.opts.ReaderCache, queryOnly: true}); err != nil {
+		return err
+	}
+	return l.readBounds(c)
+}
+
+// openReadOnly makes readers only. Without a write-ahead log the file is
+// whole by itself, and SQLite is told that it will not change, so that it needs
+// no write permission for anything.
+func (l *Log) openReadOnly() error {
+	_, err := os.Stat(l.opts.Path + "-wal")
+	o := connOptions{path: l.opts.Path, readOnly: true, immutable: errors.Is(err, os.ErrNotExist), cache: l.opts.ReaderCache, queryOnly: true}
+	if err := l.openReaders(o); err != nil {
+		return err
+	}
+	r := <-l.readers
+	defer func() { l.readers <- r }()
+	if err := checkSchema(r.conn); err != nil {
+		return err
+	}
+	return l.readBounds(r.conn)
+}
+
+func (l *Log) openReaders(o connOptions) error {
+	for range l.opts.Readers {
+		r, err := newReader(o)
+		if err != nil {
+			return err
+		}
+		l.readers <- r
+	}
+	return nil
+}
+
+// readBounds reads where the log ends and how far it is scrubbed.
+func (l *Log) readBounds(c *conn) error {
+	var b drivers.Bounds
+	var err error
+	if b.Scrubbed, err = c.getInt("SELECT scrubbed FROM head WHERE id = 1"); err != nil {
+		return err
+	}
+	if b.End, err = readEnd(c); err != nil {
+		return err
+	}
+	if b.Scrubbed > 0 && b.Scrubbed >= b.End.Position {
+		return fmt.Errorf("%w: it is scrubbed up to %d and ends at %d", drivers.ErrCorrupt, b.Scrubbed, b.End.Position)
+	}
+	l.bounds.Store(&b)
+	return nil
+}
+
+// readEnd reads the last row by the primary key.
+func readEnd(c *conn) (drivers.End, error) {
+	row, err := c.get("SELECT position, batch FROM log ORDER BY position DESC LIMIT 1", 2)
+	if errors.Is(err, io.EOF) {
+		return drivers.End{}, nil
+	}
+	if err != nil {
+		return drivers.End{}, err
+	}
+	position, _ := row[0].(int64)
+	last, err := decodeClosing(row[1])
+	if err != nil {
+		return drivers.End{}, fmt.Errorf("position %d, the log's last: %w", position, err)
+	}
+	return drivers.End{Position: position, Batch: last.id}, nil
+}
+
+// ReadIndex implements drivers.Log. No other process can append, so the
+// answer is at hand, except after an append whose outcome is unknown.
+func (l *Log) ReadIndex(ctx context.Context) (drivers.Bounds, error) {
+	if err := l.usable(ctx); err != nil {
+		return drivers.Bounds{}, err
+	}
+	if l.unsettled.Load() {
+		if err := l.settle(ctx); err != nil {
+			return drivers.Bounds{}, fmt.Errorf("read index: %w", classify(err))
+		}
+	}
+	return *l.bounds.Load(), nil
+}
+
+// usable says why a call cannot begin.
+func (l *Log) usable(ctx context.Context) error {
+	select {
+	case <-l.closed:
+		return drivers.ErrClosed
+	default:
+		return ctx.Err()
+	}
+}
+
+// lockWriter takes the token.
+func (l *Log) lockWriter(ctx context.Context) error {
+	if err := l.usable(ctx); err != nil {
+		return err
+	}
+	if l.opts.ReadOnly {
+		return fmt.Errorf("%w: it was opened for inspection", drivers.ErrReadOnly)
+	}
+	select {
+	case l.token <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.closed:
+		return drivers.ErrClosed
+	}
+	if err := l.usable(ctx); err != nil {
+		l.unlockWriter()
+		return err
+	}
+	return nil
+}
+
+func (l *Log) unlockWriter() { <-l.token }
+
+// Close waits for calls that are under way, ends those that wait (ErrClosed)
+// and closes the file. The write-ahead log is copied into the database and
+// removed, so that the file alone is the log.
+func (l *Log) Close() error {
+	l.closeOnce.Do(func() {
+		close(l.closed)
+		l.token <- struct{}{} // and keep it
+		l.closeErr = l.closeAll()
+	})
+	return l.closeErr
+}
+
+// closeAll closes what is open; the file that holds the lock comes last.
+func (l *Log) closeAll() error {
+	if l.checkpointer != nil && l.checkpointer.broken.Load() {
+		// Closing the last connection would delete the write-ahead log, which
+		// may hold the only good copy: see DESIGN.md. The lock stays, too.
+		return fmt.Errorf("close the log: %w: end the process, the next start recovers from the write-ahead log", errSync)
+	}
+	var errs []error
+	for range cap(l.readers) {
+		select {
+		case r := <-l.readers:
+			errs = append(errs, r.conn.close())
+		default:
+			if l.bounds.Load() != nil {
+				// Open succeeded, so there are this many: wait for its slice to end.
+				errs = append(errs, (<-l.readers).conn.close())
+			}
+		}
+	}
+	if l.checkpointer != nil {
+		errs = append(errs, l.checkpointer.close())
+	}
+	if l.writer != nil {
+		errs = append(errs, l.writer.conn.close())
+	}
+	errs = append(errs, l.file.Close())
+	return classify(errors.Join(errs...))
+}
+
+// wake tells any number of waiters that something changed.
+type wake struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (w *wake) init() { w.ch = make(chan struct{}) }
+
+// next gives a channel that is closed by the next call of all.
+func (w *wake) next() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ch
+}
+
+func (w *wake) all() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.ch)
+	w.ch = make(chan struct{})
+}

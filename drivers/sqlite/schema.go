@@ -1,0 +1,83 @@
+package sqlite
+
+import (
+	"fmt"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// applicationID stands in the header of every database of Keelson's: "Keel".
+const applicationID = 0x4b65656c
+
+// migrations lead from each schema to the next, forward only: migrations[n]
+// takes a database from user_version n to n+1. A released one is never
+// changed. The first makes the tables.
+//
+// log: one row for each entry, in order of position; the rowid is the
+// position, so there is no index beside the table. batch stands on the last row of each
+// batch alone: id (16 bytes), time (milliseconds since 1970, 8 bytes big-endian), server
+// (8 bytes big-endian). So the last row says where the log ends, and a commit need not
+// write a page for that. The value comes last: when it is large SQLite
+// puts it, or most of it, on pages that a scan without values does not touch.
+//
+// head: one row, changed only by scrubbing, and by a commit whose only purpose is
+// to be one (settled): see DESIGN.md, "A COMMIT that failed".
+var migrations = [...]string{
+	`CREATE TABLE log (
+	position INTEGER PRIMARY KEY,
+	kind INTEGER NOT NULL,
+	batch BLOB,
+	meta BLOB NOT NULL,
+	value BLOB NOT NULL
+) STRICT;
+CREATE TABLE head (
+	id INTEGER PRIMARY KEY CHECK (id = 1),
+	scrubbed INTEGER NOT NULL,
+	settled INTEGER NOT NULL
+) STRICT;
+INSERT INTO head (id, scrubbed, settled) VALUES (1, 0, 0)`,
+}
+
+// schemaVersion is what this code reads and writes.
+const schemaVersion = int64(len(migrations))
+
+// migrate brings a database to the schema of this code, in one transaction.
+func migrate(c *conn) error {
+	version, err := c.getInt("PRAGMA user_version")
+	if err != nil {
+		return err
+	}
+	switch {
+	case version > schemaVersion:
+		return fmt.Errorf("%w: %d, and this Keelson knows %d: run the newer Keelson that wrote it, or one newer still", drivers.ErrNewer, version, schemaVersion)
+	case version == schemaVersion:
+		return nil
+	}
+	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	for _, m := range migrations[version:] {
+		if err := c.exec(m); err != nil {
+			return fmt.Errorf("migration to schema %d: %w", schemaVersion, err)
+		}
+	}
+	if err := c.exec(fmt.Sprintf("PRAGMA application_id=%d; PRAGMA user_version=%d", applicationID, schemaVersion)); err != nil {
+		return err
+	}
+	return c.exec("COMMIT")
+}
+
+// checkSchema refuses a database that this code would have to change or cannot know.
+func checkSchema(c *conn) error {
+	version, err := c.getInt("PRAGMA user_version")
+	if err != nil {
+		return err
+	}
+	switch {
+	case version > schemaVersion:
+		return fmt.Errorf("%w: %d, and this Keelson knows %d: use the newer Keelson that wrote it", drivers.ErrNewer, version, schemaVersion)
+	case version < schemaVersion:
+		return fmt.Errorf("the log has schema %d and this Keelson reads %d: start the server once, which migrates it", version, schemaVersion)
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Scrub implements drivers.Log. The rows go, and the mark moves, in one transaction.
+func (l *Log) Scrub(ctx context.Context, positions []int64) error {
+	if len(positions) == 0 {
+		return l.usable(ctx)
+	}
+	if err := ascending(positions); err != nil {
+		return fmt.Errorf("scrub: %w", err)
+	}
+	if err := l.lockWriter(ctx); err != nil {
+		return fmt.Errorf("scrub: %w", err)
+	}
+	defer l.unlockWriter()
+	if err := l.writable(); err != nil {
+		return fmt.Errorf("scrub: %w", err)
+	}
+	highest := positions[len(positions)-1]
+	if end := l.bounds.Load().End.Position; highest >= end {
+		return fmt.Errorf("scrub: position %d is not below the log's last, %d", highest, end)
+	}
+	size, err := l.writer.delete(positions)
+	if err != nil {
+		return fmt.Errorf("scrub: %w", classify(errors.Join(err, l.abandon())))
+	}
+	if err := l.commit(nil); err != nil {
+		return fmt.Errorf("scrub: %w", classify(err))
+	}
+	b := *l.bounds.Load()
+	b.Scrubbed = max(b.Scrubbed, highest)
+	l.bounds.Store(&b)
+	l.wake.all()
+	l.checkpointer.grew(size)
+	l.checkpointer.freed()
+	return nil
+}
+
+func ascending(positions []int64) error {
+	for i, p := range positions {
+		if p < 1 || i > 0 && p <= positions[i-1] {
+			return fmt.Errorf("position %d does not ascend from 1", p)
+		}
+	}
+	return nil
+}
+
+// scrubbedRow is about what the deletion of a row adds to the write-ahead log.
+const scrubbedRow = 64
+
+// delete begins a transaction, deletes the rows run by run and moves the mark.
+func (w *writer) delete(positions []int64) (int64, error) {
+	if err := w.beginClean(); err != nil {
+		return 0, err
+	}
+	for i := 0; i < len(positions); {
+		n := 1
+		for i+n < len(positions) && positions[i+n] == positions[i]+int64(n) {
+			n++
+		}
+		var err error
+		if n == 1 {
+			err = w.deleteOne.run(positions[i])
+		} else {
+			err = w.deleteRange.run(positions[i], positions[i+n-1])
+		}
+		if err != nil {
+			return 0, err
+		}
+		i += n
+	}
+	return int64(len(positions) * scrubbedRow), w.mark.run(positions[len(positions)-1])
+}
