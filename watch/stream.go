@@ -459,3 +459,8 @@ func (s *Stream) signal() {
 	default:
 	}
 }
+
+// Refuse answers a request for a watcher that cannot be made.
+func (s *Stream) Refuse(reason string) {
+	s.answer(&Response{ID: NoID, Revision: s.hub.rev.Load(), Created: true, Canceled: true, Reason: reason})
+}

@@ -167,4 +167,3 @@ func costOps(ops []*pb.RequestOp) (sum int) {
 	}
 	return sum
 }
-

@@ -1,0 +1,120 @@
+package etcdv3
+
+import (
+	"context"
+	"log/slog"
+	"time"
+	"unicode/utf8"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+)
+
+// clientVersion gives what the client says of its version, for metrics.
+func clientVersion(ctx context.Context) (string, error) {
+	vs := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataClientAPIVersionKey)
+	if len(vs) == 0 {
+		return "unknown", nil
+	}
+	if !utf8.ValidString(vs[0]) {
+		return "", rpctypes.ErrGRPCInvalidClientAPIVersion
+	}
+	return vs[0], nil
+}
+
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	start := time.Now()
+	version, err := clientVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.opts.Observe.Started("unary", info.FullMethod, version)
+	resp, err := handler(ctx, req)
+	took := time.Since(start)
+	s.opts.Observe.Handled("unary", info.FullMethod, err, took)
+	if took > s.opts.SlowRequest || s.opts.Logger.Enabled(ctx, slog.LevelDebug) {
+		s.logRequest(ctx, info.FullMethod, req, resp, err, took)
+	}
+	return resp, err
+}
+
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	start := time.Now()
+	version, err := clientVersion(ss.Context())
+	if err != nil {
+		return err
+	}
+	s.opts.Observe.Started("stream", info.FullMethod, version)
+	err = handler(srv, ss)
+	s.opts.Observe.Handled("stream", info.FullMethod, err, time.Since(start))
+	return err
+}
+
+// logRequest logs a request by what it asks for: keys and sizes, never a value.
+func (s *Server) logRequest(ctx context.Context, method string, req, resp any, err error, took time.Duration) {
+	level, text := slog.LevelDebug, "request"
+	if took > s.opts.SlowRequest {
+		level, text = slog.LevelWarn, "slow request"
+	}
+	attrs := []slog.Attr{slog.String("method", method), slog.Duration("took", took)}
+	if p, ok := peer.FromContext(ctx); ok {
+		attrs = append(attrs, slog.String("remote", p.Addr.String()))
+	}
+	attrs = append(attrs, describe(req)...)
+	if m, ok := resp.(proto.Message); ok && err == nil {
+		attrs = append(attrs, slog.Int("response_bytes", proto.Size(m)))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	s.opts.Logger.LogAttrs(ctx, level, text, attrs...)
+}
+
+func describe(req any) []slog.Attr {
+	switch r := req.(type) {
+	case *pb.RangeRequest:
+		return []slog.Attr{
+			slog.String("key", string(r.Key)), slog.String("range_end", string(r.RangeEnd)),
+			slog.Int64("revision", r.Revision), slog.Int64("limit", r.Limit),
+			slog.Bool("keys_only", r.KeysOnly), slog.Bool("count_only", r.CountOnly),
+		}
+	case *pb.PutRequest:
+		return []slog.Attr{
+			slog.String("key", string(r.Key)), slog.Int("value_bytes", len(r.Value)), slog.Int64("lease", r.Lease),
+		}
+	case *pb.DeleteRangeRequest:
+		return []slog.Attr{slog.String("key", string(r.Key)), slog.String("range_end", string(r.RangeEnd))}
+	case *pb.TxnRequest:
+		return []slog.Attr{
+			slog.String("key", firstKey(r)), slog.Int("compares", len(r.Compare)),
+			slog.Int("success", len(r.Success)), slog.Int("failure", len(r.Failure)), slog.Int("bytes", proto.Size(r)),
+		}
+	case *pb.CompactionRequest:
+		return []slog.Attr{slog.Int64("revision", r.Revision), slog.Bool("physical", r.Physical)}
+	}
+	return nil
+}
+
+// firstKey is a key that tells a transaction from others.
+func firstKey(r *pb.TxnRequest) string {
+	if len(r.Compare) > 0 {
+		return string(r.Compare[0].Key)
+	}
+	for _, side := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range side {
+			switch {
+			case op.GetRequestRange() != nil:
+				return string(op.GetRequestRange().Key)
+			case op.GetRequestPut() != nil:
+				return string(op.GetRequestPut().Key)
+			case op.GetRequestDeleteRange() != nil:
+				return string(op.GetRequestDeleteRange().Key)
+			}
+		}
+	}
+	return ""
+}
