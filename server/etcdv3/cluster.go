@@ -6,6 +6,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // clusterServer answers for a cluster of one member.
@@ -17,12 +19,11 @@ type clusterServer struct {
 // header is etcd's for this service: without a revision.
 func (s *clusterServer) header() *pb.ResponseHeader {
 	c := s.opts.Cluster
-	return &pb.ResponseHeader{ClusterId: c.ID, MemberId: c.Self.ID, RaftTerm: c.Term}
+	return &pb.ResponseHeader{ClusterId: c.ID, MemberId: c.Member, RaftTerm: c.Term}
 }
 
 func (s *clusterServer) members() []*pb.Member {
-	m := s.opts.Cluster.Self
-	return []*pb.Member{{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs}}
+	return []*pb.Member{s.opts.Store.Index().Member().Member}
 }
 
 func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
@@ -40,7 +41,7 @@ func (s *clusterServer) MemberAdd(_ context.Context, r *pb.MemberAddRequest) (*p
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
 	for _, u := range r.PeerURLs {
-		for _, own := range s.opts.Cluster.Self.PeerURLs {
+		for _, own := range s.members()[0].PeerURLs {
 			if u == own {
 				return nil, rpctypes.ErrGRPCPeerURLExist
 			}
@@ -66,22 +67,27 @@ func validPeerURLs(urls []string) bool {
 
 // MemberRemove refuses to remove the only member, as etcd's strict check does.
 func (s *clusterServer) MemberRemove(_ context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	if r.ID != s.opts.Cluster.Self.ID {
+	if r.ID != s.opts.Cluster.Member {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
 	return nil, rpctypes.ErrGRPCMemberNotEnoughStarted
 }
 
-// MemberUpdate refuses: the peer URLs of a server without peers are its flags.
-func (s *clusterServer) MemberUpdate(_ context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	if r.ID != s.opts.Cluster.Self.ID {
+// MemberUpdate changes the peer URLs that MemberList shows.
+func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	if r.ID != s.opts.Cluster.Member {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	return nil, rpctypes.ErrGRPCMemberNotEnoughStarted
+	m := s.opts.Store.Index().Member()
+	updated := &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: r.PeerURLs, ClientURLs: m.ClientURLs}
+	if _, err := s.opts.Store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}); err != nil {
+		return nil, grpcError(err)
+	}
+	return &pb.MemberUpdateResponse{Header: s.header(), Members: s.members()}, nil
 }
 
 func (s *clusterServer) MemberPromote(_ context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	if r.ID != s.opts.Cluster.Self.ID {
+	if r.ID != s.opts.Cluster.Member {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
 	return nil, rpctypes.ErrGRPCMemberNotLearner

@@ -138,7 +138,7 @@ func (s *Server) checkQuota(ctx context.Context, request any) error {
 		return nil
 	}
 	alarm := &pb.AlarmRequest{
-		Action: pb.AlarmRequest_ACTIVATE, MemberID: s.opts.Cluster.Self.ID, Alarm: pb.AlarmType_NOSPACE,
+		Action: pb.AlarmRequest_ACTIVATE, MemberID: s.opts.Cluster.Member, Alarm: pb.AlarmType_NOSPACE,
 	}
 	if _, err := s.commit(ctx, alarm); err != nil {
 		return err

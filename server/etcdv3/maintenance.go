@@ -25,7 +25,7 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 	resp := &pb.StatusResponse{
 		Header:           s.fill(nil),
 		Version:          c.Version,
-		Leader:           c.Self.ID,
+		Leader:           c.Member,
 		RaftIndex:        uint64(ix.End.Position),
 		RaftAppliedIndex: uint64(ix.End.Position),
 		RaftTerm:         c.Term,
@@ -93,7 +93,7 @@ func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, pb.Maintenance_Snapsho
 }
 
 func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
-	if r.TargetID != s.opts.Cluster.Self.ID {
+	if r.TargetID != s.opts.Cluster.Member {
 		return nil, rpctypes.ErrGRPCBadLeaderTransferee
 	}
 	return &pb.MoveLeaderResponse{}, nil

@@ -32,18 +32,10 @@ type Compactor interface {
 	Finish(ctx context.Context) error
 }
 
-// Member is one member of the cluster.
-type Member struct {
-	ID         uint64
-	Name       string
-	PeerURLs   []string
-	ClientURLs []string
-}
-
 // Cluster tells who this server is.
 type Cluster struct {
 	ID      uint64
-	Self    Member
+	Member  uint64
 	Term    uint64
 	Version string // etcd's version, as in Status
 }
@@ -116,7 +108,7 @@ func (s *Server) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = &pb.ResponseHeader{}
 	}
-	h.ClusterId, h.MemberId, h.RaftTerm = s.opts.Cluster.ID, s.opts.Cluster.Self.ID, s.opts.Cluster.Term
+	h.ClusterId, h.MemberId, h.RaftTerm = s.opts.Cluster.ID, s.opts.Cluster.Member, s.opts.Cluster.Term
 	if h.Revision == 0 {
 		h.Revision = s.opts.Store.Index().Rev
 	}

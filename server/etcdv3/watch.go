@@ -203,7 +203,7 @@ func (ws *watchStream) head(r *watch.Response, fragment bool) []byte {
 	c := ws.opts.Cluster
 	h := make([]byte, 0, 48)
 	h = appendUint(h, tagClusterID, c.ID)
-	h = appendUint(h, tagMemberID, c.Self.ID)
+	h = appendUint(h, tagMemberID, c.Member)
 	h = appendUint(h, tagRevision, uint64(r.Revision))
 	h = appendUint(h, tagRaftTerm, c.Term)
 	b := make([]byte, 0, 96)

@@ -109,6 +109,13 @@ func (b *Builder) load(e *drivers.Entry) error {
 			return err
 		}
 		b.applyAlarm(Alarm{uint64(member), int32(alarm), e.Position}, on == 1)
+	case KindMember:
+		m, err := decodeMember(e.Meta)
+		if err != nil {
+			return err
+		}
+		m.position = e.Position
+		b.applyMember(m)
 	case KindBarrier:
 		b.discard(e.Position)
 	default:
@@ -228,6 +235,13 @@ func (b *Builder) applyAlarm(a Alarm, on bool) {
 		b.discard(a.position)
 	}
 	b.ix.alarms = alarms
+}
+
+func (b *Builder) applyMember(m *Member) {
+	if b.ix.member != nil {
+		b.discard(b.ix.member.position)
+	}
+	b.ix.member = m
 }
 
 func (b *Builder) discard(pos int64) { b.ix.garbage = append(b.ix.garbage, pos) }

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // The kinds of entries in the log. Numbers are on disk: never reuse one.
@@ -23,6 +26,8 @@ const (
 	KindAlarm uint8 = 6
 	// KindBarrier says nothing: whoever appends one has proven that appending works and what the end is.
 	KindBarrier uint8 = 7
+	// KindMember is the whole state of a member of the cluster.
+	KindMember uint8 = 8
 )
 
 // maxDeleteMeta bounds a KindDelete entry, so that no driver meets one too large to carry.
@@ -113,6 +118,19 @@ func decodeInts(meta []byte, into ...*int64) error {
 		return ErrBadEntry
 	}
 	return nil
+}
+
+func encodeMember(m *Member) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(appendInts(nil, int64(m.ClusterID)), m.Member)
+}
+
+func decodeMember(meta []byte) (*Member, error) {
+	d := decoder{buf: meta}
+	m := &Member{ClusterID: uint64(d.int()), Member: new(pb.Member)}
+	if err := proto.Unmarshal(d.buf, m.Member); err != nil || d.bad {
+		return nil, fmt.Errorf("%w: member", ErrBadEntry)
+	}
+	return m, nil
 }
 
 // decoder reads varints off a buffer; bad stays set once something did not fit.

@@ -45,7 +45,7 @@ type Result struct {
 // is in the builder. A request that is refused changes nothing and disturbs no other.
 //
 // Requests are etcdserverpb's: PutRequest, DeleteRangeRequest, TxnRequest, CompactionRequest,
-// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint and *Barrier. They
+// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint, *Member and *Barrier. They
 // must have passed the checks of the API (see package etcdv3) and must not be changed any more.
 func Evaluate(ix *Index, env Env, requests []any) (*Builder, []Result) {
 	results := make([]Result, len(requests))
@@ -93,7 +93,7 @@ type evaluator struct {
 func (ev *evaluator) evaluate(request any) (any, error) {
 	if ev.b.ix.Alarmed(int32(pb.AlarmType_CORRUPT)) {
 		switch request.(type) {
-		case *pb.AlarmRequest, *Checkpoint, *Barrier:
+		case *pb.AlarmRequest, *Checkpoint, *Member, *Barrier:
 		default:
 			return nil, ErrCorrupt
 		}
@@ -115,6 +115,15 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		return ev.alarm(r)
 	case *Checkpoint:
 		return ev.checkpoint(r)
+	case *Member:
+		meta, err := encodeMember(r)
+		if err != nil {
+			return nil, err
+		}
+		m := *r
+		m.position = ev.b.emit(KindMember, meta, nil)
+		ev.b.applyMember(&m)
+		return &m, nil
 	case *Barrier:
 		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, nil))
 		return nil, nil

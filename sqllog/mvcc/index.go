@@ -4,6 +4,8 @@ import (
 	"iter"
 	"sort"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/keelson-io/keelson/drivers"
 )
 
@@ -22,6 +24,7 @@ type Index struct {
 	keys   tree[*record]
 	leases tree[*Lease]
 	alarms []Alarm
+	member *Member
 
 	// compactPos is the position of the entry that set Compact.
 	compactPos int64
@@ -35,6 +38,14 @@ type Index struct {
 type Alarm struct {
 	Member   uint64
 	Type     int32 // an etcdserverpb.AlarmType
+	position int64
+}
+
+// Member is this log's member of the cluster, as MemberList shows it, and the
+// cluster it belongs to. The ids are kept with the data: they stay when flags change.
+type Member struct {
+	ClusterID uint64
+	*pb.Member
 	position int64
 }
 
@@ -192,6 +203,9 @@ func (ix *Index) Kept(key string, main int64, sub int32) bool {
 	v := r.at(ix.Compact)
 	return v != nil && v.Main == main && v.Sub == sub && !v.Tombstone()
 }
+
+// Member gives the member, or nil if none has been recorded.
+func (ix *Index) Member() *Member { return ix.member }
 
 // Alarms gives the alarms raised. The slice is not to be changed.
 func (ix *Index) Alarms() []Alarm { return ix.alarms }

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/keelson-io/keelson/server"
+	"github.com/keelson-io/keelson/server/config"
+)
+
+// serve is the server itself: what etcd does with the same arguments.
+func (p *program) serve(ctx context.Context) int {
+	opts, warnings, err := config.Load(config.Input{Args: p.args, Environ: p.environ})
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		return p.help()
+	case errors.Is(err, config.ErrVersion):
+		return p.version()
+	case errors.Is(err, config.ErrUsage):
+		fmt.Fprintln(p.stderr, err)
+		return 2
+	case err != nil:
+		return p.fail(err)
+	}
+	logger, closeLog, err := newLogger(opts, p.stdout, p.stderr)
+	if err != nil {
+		return p.fail(err)
+	}
+	defer closeLog()
+	for _, w := range warnings {
+		logger.Warn(w.Text, "flag", w.Flag)
+	}
+	logger.Info("starting", "version", version(), "etcd_version", config.EtcdVersion(), "name", opts.Name, "data_dir", opts.DataDir)
+	node, err := server.Open(ctx, opts, logger)
+	if err != nil {
+		logger.Error("cannot start", "error", err)
+		return 1
+	}
+	defer node.Close()
+	if err := node.Run(ctx); err != nil && ctx.Err() == nil {
+		logger.Error("the server failed", "error", err)
+		return 1
+	}
+	logger.Info("stopped")
+	return 0
+}
+
+func (p *program) help() int {
+	if err := config.Help(p.stdout); err != nil {
+		return p.fail(err)
+	}
+	return 0
+}
+
+func (p *program) version() int {
+	if err := config.Version(p.stdout, config.Build{Version: version(), Commit: commit()}); err != nil {
+		return p.fail(err)
+	}
+	return 0
+}
+
+// version is the module's version as the Go tool recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// commit is the commit that the binary was built from, if the Go tool recorded it.
+func commit() string {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return ""
+}

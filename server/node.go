@@ -1,0 +1,172 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keelson-io/keelson/compact"
+	"github.com/keelson-io/keelson/drivers/sqlite"
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/etcdv3"
+	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/sqllog"
+	"github.com/keelson-io/keelson/sqllog/lessor"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+	"github.com/keelson-io/keelson/watch"
+)
+
+// Node is one server: a store on a log, and the API in front of it.
+type Node struct {
+	opts   config.Options
+	logger *slog.Logger
+
+	log       *sqlite.Log
+	store     *sqllog.Store
+	hub       *watch.Hub
+	lessor    *lessor.Lessor
+	compactor *compact.Compactor
+}
+
+// Open opens the log and loads the store. The node must be closed; it serves in Run.
+func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node, error) {
+	n := &Node{opts: opts, logger: logger}
+	path, err := DatabasePath(opts.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if n.log, err = sqlite.Open(ctx, sqlite.Options{Path: path, Logger: logger}); err != nil {
+		return nil, err
+	}
+	n.hub = watch.NewHub(watch.Options{Logger: logger})
+	n.lessor = lessor.New(logger)
+	n.store, err = sqllog.Open(ctx, sqllog.Options{
+		Log: n.log, Logger: logger, MinLeaseTTL: minLeaseTTL(opts),
+		Publish: n.hub.Publish, Leases: n.lessor.Changed,
+	})
+	if err != nil {
+		n.log.Close()
+		return nil, err
+	}
+	n.hub.Attach(n.store)
+	n.lessor.Attach(n.store)
+	auto, err := opts.AutoCompaction()
+	if err != nil {
+		n.log.Close()
+		return nil, err
+	}
+	n.compactor = compact.New(compact.Options{
+		Store: n.store, Logger: logger, Mode: compact.Mode(opts.AutoCompactionMode),
+		Period: auto.Period, Revisions: auto.Revisions,
+	})
+	return n, nil
+}
+
+// minLeaseTTL is etcd's: one and a half elections, in whole seconds.
+func minLeaseTTL(opts config.Options) int64 {
+	ticks := opts.ElectionTimeout / opts.HeartbeatInterval
+	ms := (3 * ticks) / 2 * opts.HeartbeatInterval
+	return int64((ms + 999) / 1000)
+}
+
+// databaseName is the database's name under the data directory's member directory.
+const databaseName = "keelson.db"
+
+// DatabasePath gives the path of the database under a data directory and
+// makes its directory. It refuses a directory that holds etcd's data.
+func DatabasePath(dataDir string) (string, error) {
+	dir := filepath.Join(dataDir, "member")
+	for _, foreign := range []string{"snap", "wal"} {
+		if _, err := os.Stat(filepath.Join(dir, foreign)); err == nil {
+			return "", fmt.Errorf("the data directory %s holds the data of an etcd (%s): choose another --data-dir", dataDir, filepath.Join("member", foreign))
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the data directory: %w", err)
+	}
+	return filepath.Join(dir, databaseName), nil
+}
+
+// Close closes the log. Run must have returned.
+func (n *Node) Close() error { return n.log.Close() }
+
+// Run serves until ctx ends, and then stops gracefully.
+func (n *Node) Run(ctx context.Context) error {
+	// The store outlives what writes through it, and the log outlives the store.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	background, bctx := errgroup.WithContext(storeCtx)
+	background.Go(func() error { return n.log.Run(bctx) })
+	background.Go(func() error { return n.store.Run(bctx) })
+
+	err := n.serve(ctx)
+	stopping, cancel := context.WithTimeout(storeCtx, 2*time.Second)
+	n.lessor.Stop(stopping)
+	cancel()
+	stopStore()
+	if berr := background.Wait(); err == nil {
+		err = berr
+	}
+	return err
+}
+
+func (n *Node) serve(ctx context.Context) error {
+	member, err := n.identify(ctx)
+	if err != nil {
+		return fmt.Errorf("record the member: %w", err)
+	}
+	api := etcdv3.Options{
+		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: backend{n.log}, Compactor: n.compactor,
+		Cluster:              etcdv3.Cluster{ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion()},
+		Logger:               n.logger,
+		MaxTxnOps:            int(n.opts.MaxTxnOps),
+		MaxRequestBytes:      int(n.opts.MaxRequestBytes),
+		QuotaBytes:           n.opts.QuotaBackendBytes,
+		ProgressInterval:     n.opts.WatchProgressNotifyInterval,
+		RequestTimeout:       n.opts.RequestTimeout(),
+		SlowRequest:          n.opts.WarningUnaryRequestDuration,
+		MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.hub.Run(gctx) })
+	g.Go(func() error { return n.lessor.Run(gctx) })
+	g.Go(func() error { return n.compactor.Run(gctx) })
+	g.Go(func() error { return n.listen(gctx, api) })
+	return g.Wait()
+}
+
+// term is the Raft term of a server that never has to elect.
+const term = 2
+
+// identify gives the member that this server is: the one in the log with the
+// name and client URLs of today, or, in a new log, the one that the flags describe.
+func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
+	urls := n.opts.AdvertiseClientURLs.Strings()
+	m := n.store.Index().Member()
+	if m != nil && m.Name == n.opts.Name && slices.Equal(m.ClientURLs, urls) {
+		return m, nil
+	}
+	if m == nil {
+		peers := n.opts.AdvertisePeerURLs.Strings()
+		founders, cluster, err := membership.Found([]membership.Founder{{Name: n.opts.Name, PeerURLs: peers}}, n.opts.InitialClusterToken)
+		if err != nil {
+			return nil, err
+		}
+		m = &mvcc.Member{ClusterID: uint64(cluster), Member: &pb.Member{ID: uint64(founders[0].ID), PeerURLs: peers}}
+	}
+	now := &mvcc.Member{ClusterID: m.ClusterID, Member: &pb.Member{
+		ID: m.ID, Name: n.opts.Name, PeerURLs: m.PeerURLs, ClientURLs: urls,
+	}}
+	resp, err := n.store.Do(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	return resp.(*mvcc.Member), nil
+}
