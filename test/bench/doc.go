@@ -1,0 +1,18 @@
+// The benchmark behind `make bench`.
+//
+// Each load runs on each server in turn, each time as a process of its own on a fresh data directory, for several
+// rounds; the server that comes first changes from round to round. The table has medians, Keelson's ratio to etcd taken
+// round by round, and for each floor of the project whether it is met. It is printed, kept as JSON in .build/bench, and,
+// when everything was measured at full length, written into the README between two markers.
+//
+//	bench -root ../..                                    everything, some 25 minutes
+//	bench -root ../.. -scale 0.1 -rounds 1               a quick look
+//	bench -root ../.. -only create-100 -servers etcd,keelson
+//	bench -root ../.. -only list -servers keelson -profile /tmp/profiles
+//
+// What a kube-apiserver does to a server's memory is measured where there is one, in test/kube, which leaves its figures
+// in .build/bench/memory-kube.json for the table (see report.Results.AddElsewhere).
+//
+// The packages: load has the loads, server the processes, nullserver the ceiling, stats the arithmetic, report tables
+// and floors; this one puts them together. Imports run report → load → server, stats.
+package main

@@ -1,0 +1,90 @@
+package report
+
+import (
+	"fmt"
+
+	"github.com/keelson-io/keelson/test/bench/load"
+	"github.com/keelson-io/keelson/test/bench/server"
+	"github.com/keelson-io/keelson/test/bench/stats"
+)
+
+// Floor is what Keelson must reach in one measure, relative to another server in the same run.
+type Floor struct {
+	// Measure is the figure's ID.
+	Measure string
+	// Against names the other server.
+	Against string
+	// Factor bounds Keelson's figure divided by the other's: from below where more is better, from above where less is.
+	Factor float64
+	// Strict says that the bound itself is not enough.
+	Strict bool
+}
+
+// Floors lists them all.
+func Floors() []Floor {
+	return []Floor{
+		{Measure: "create-100.rate", Against: server.Etcd, Factor: 1.5},
+		{Measure: "create-100.rate", Against: server.KineFull, Factor: 10},
+		{Measure: "create-100.p99", Against: server.Etcd, Factor: 1, Strict: true},
+		{Measure: "create-1.rate", Against: server.Etcd, Factor: 1.2},
+		{Measure: "put-1000.rate", Against: server.Etcd, Factor: 1.4},
+		{Measure: "get-100.rate", Against: server.Etcd, Factor: 1.4},
+		{Measure: "watch-10.events", Against: server.Etcd, Factor: 1.7},
+		{Measure: "watch-1000.rate", Against: server.Etcd, Factor: 1.5},
+		{Measure: "list.unpaged", Against: server.Etcd, Factor: 1},
+		{Measure: "list.paged", Against: server.Etcd, Factor: 1},
+		{Measure: "list.keys-only", Against: server.Etcd, Factor: 2},
+		{Measure: "list.count", Against: server.Etcd, Factor: 4},
+		{Measure: "memory.10k", Against: server.Etcd, Factor: 1, Strict: true},
+		{Measure: "memory-kube.idle", Against: server.Etcd, Factor: 1, Strict: true},
+		{Measure: "restart.memory", Against: server.Etcd, Factor: 0.7},
+		{Measure: "disk-100.put", Against: server.Etcd, Factor: 1.2},
+		{Measure: "disk-1.put", Against: server.Etcd, Factor: 2},
+		{Measure: "restart.serving", Against: server.Etcd, Factor: 1},
+	}
+}
+
+// Verdict says how a floor was kept.
+type Verdict struct {
+	Floor Floor        `json:"floor"`
+	Ratio stats.Spread `json:"ratio"`
+	// Known is false when one of the two was not measured or failed in a round; then Met means nothing.
+	Known bool `json:"known"`
+	Met   bool `json:"met"`
+}
+
+// Judge compares the floor with a row's figures by the median of the ratios.
+func (f Floor) Judge(row Row) Verdict {
+	v := Verdict{Floor: f}
+	ours, theirs := row.Values[server.Keelson], row.Values[f.Against]
+	if !ours.whole() || !theirs.whole() {
+		return v
+	}
+	v.Ratio = stats.Ratio(ours, theirs)
+	v.Known = v.Ratio.N > 0
+	switch r := v.Ratio.Median; {
+	case !v.Known:
+	case row.Unit == load.PerSecond:
+		v.Met = r > f.Factor || (r == f.Factor && !f.Strict)
+	default:
+		v.Met = r < f.Factor || (r == f.Factor && !f.Strict)
+	}
+	return v
+}
+
+// words says the floor as a reader wants it: "≥ 1.5 × etcd".
+func (f Floor) words(unit load.Unit, title string) string {
+	sign := "≤"
+	switch {
+	case unit == load.PerSecond && f.Strict:
+		sign = ">"
+	case unit == load.PerSecond:
+		sign = "≥"
+	case f.Strict:
+		sign = "<"
+	}
+	if f.Factor == 1 {
+		return fmt.Sprintf("%s %s", sign, title)
+	}
+	return fmt.Sprintf("%s %g × %s", sign, f.Factor, title)
+}
