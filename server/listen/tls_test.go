@@ -124,25 +124,26 @@ func TestAllowed(t *testing.T) {
 	a := newAuthority(t)
 	a.issue("alice", "a.test")
 	a.issue("bob", "b.test", "*.c.test")
-	for what, change := range map[string]func(*TLSOptions){
-		"common name":  func(o *TLSOptions) { o.AllowedCNs = []string{"carol", "alice"} },
-		"host name":    func(o *TLSOptions) { o.AllowedHostnames = []string{"other.test", "a.test"} },
-		"remote hosts": func(o *TLSOptions) { o.CheckRemoteSAN = true },
+	a.issue("alice-here", "127.0.0.1", "::1")
+	a.issue("bob-elsewhere", "192.0.2.1")
+	for _, c := range []struct {
+		what, in, out string
+		change        func(*TLSOptions)
+	}{
+		{"common name", "alice", "bob", func(o *TLSOptions) { o.AllowedCNs = []string{"carol", "alice"} }},
+		{"host name", "alice", "bob", func(o *TLSOptions) { o.AllowedHostnames = []string{"other.test", "a.test"} }},
+		{"remote hosts", "alice-here", "bob-elsewhere", func(o *TLSOptions) { o.CheckRemoteSAN = true }},
 	} {
 		o := a.options()
 		o.TrustedCAFile = a.file("ca.crt")
-		change(&o)
-		if o.CheckRemoteSAN {
-			a.issue("alice", "127.0.0.1", "::1")
-			a.issue("bob", "192.0.2.1")
-		}
+		c.change(&o)
 		listeners := open(t, Options{TLS: a.tls(o)}, "https://127.0.0.1:0")
 		serve(t, listeners, nil)
-		if _, err := get(t, listeners[0], 1, a.client("alice")); err != nil {
-			t.Errorf("by %s: alice is not let in: %v", what, err)
+		if _, err := get(t, listeners[0], 1, a.client(c.in)); err != nil {
+			t.Errorf("by %s: %s is not let in: %v", c.what, c.in, err)
 		}
-		if _, err := get(t, listeners[0], 1, a.client("bob")); err == nil {
-			t.Errorf("by %s: bob is let in", what)
+		if _, err := get(t, listeners[0], 1, a.client(c.out)); err == nil {
+			t.Errorf("by %s: %s is let in", c.what, c.out)
 		}
 	}
 }
