@@ -14,7 +14,7 @@ import (
 // Store is what compaction needs of the store.
 type Store interface {
 	Index() *mvcc.Index
-	Do(ctx context.Context, request any) (any, error)
+	Do(ctx context.Context, request any, size int) (any, error)
 	// Prune frees what is unreachable, calling rest between slices, and gives the number of entries removed.
 	Prune(ctx context.Context, rest func(context.Context) error) (int, error)
 }
@@ -131,7 +131,7 @@ func (c *Compactor) compact(ctx context.Context, seen *history) {
 	if rev <= max(c.opts.Store.Index().Compact, 0) {
 		return
 	}
-	_, err := c.opts.Store.Do(ctx, &pb.CompactionRequest{Revision: rev})
+	_, err := c.opts.Store.Do(ctx, &pb.CompactionRequest{Revision: rev}, 0)
 	switch {
 	case err == nil:
 		c.opts.Logger.Info("compacted", "revision", rev, "mode", string(c.opts.Mode))

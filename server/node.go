@@ -48,7 +48,7 @@ func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node,
 	n.hub = watch.NewHub(watch.Options{Logger: logger})
 	n.lessor = lessor.New(logger)
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
-		Log: n.log, Logger: logger, MinLeaseTTL: minLeaseTTL(opts),
+		Log: n.log, Logger: logger, MinLeaseTTL: minLeaseTTL(opts), Timeout: opts.RequestTimeout(),
 		Publish: n.hub.Publish, Leases: n.lessor.Changed,
 	})
 	if err != nil {
@@ -130,7 +130,6 @@ func (n *Node) serve(ctx context.Context) error {
 		MaxRequestBytes:      int(n.opts.MaxRequestBytes),
 		QuotaBytes:           n.opts.QuotaBackendBytes,
 		ProgressInterval:     n.opts.WatchProgressNotifyInterval,
-		RequestTimeout:       n.opts.RequestTimeout(),
 		SlowRequest:          n.opts.WarningUnaryRequestDuration,
 		MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
 	}
@@ -164,7 +163,7 @@ func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
 	now := &mvcc.Member{ClusterID: m.ClusterID, Member: &pb.Member{
 		ID: m.ID, Name: n.opts.Name, PeerURLs: m.PeerURLs, ClientURLs: urls,
 	}}
-	resp, err := n.store.Do(ctx, now)
+	resp, err := n.store.Do(ctx, now, 0)
 	if err != nil {
 		return nil, err
 	}

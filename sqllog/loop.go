@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -32,36 +30,32 @@ type edit struct {
 }
 
 // Do commits a request (see mvcc.Evaluate for which there are) and returns its response with
-// all values, after it is durable. The request must not be changed after.
+// all values, after it is durable. The request must not be changed after; size is about what it
+// takes in the log.
 //
-// If ctx ends first, the request may or may not take effect. Errors: those of mvcc; drivers.ErrUncertain, when the
-// request may or may not take effect; ErrStorage; ErrStopped; the context's.
-func (s *Store) Do(ctx context.Context, request any) (any, error) {
+// If ctx ends first, the request may or may not take effect. Errors: those of mvcc;
+// drivers.ErrUncertain, when the request may or may not take effect; ErrTimeout, likewise;
+// ErrStorage; ErrStopped; the context's.
+func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	c := callPool.Get().(*call)
-	c.request, c.size = request, 0
-	if m, ok := request.(proto.Message); ok {
-		c.size = proto.Size(m)
-	}
+	c.request, c.size = request, size
+	stalled := s.stalled.Load().c
 	select {
 	case s.calls <- c:
-	case <-ctx.Done():
-		callPool.Put(c)
-		return nil, ctx.Err()
-	case <-s.stopped:
-		return nil, ErrStopped
+	default:
+		if err := s.enqueue(ctx, c, stalled); err != nil {
+			callPool.Put(c)
+			return nil, err
+		}
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		// The loop still owns the call: it is not put back.
-		go func() {
-			select {
-			case <-c.done:
-				s.fence.leave(c.fence)
-			case <-s.stopped:
-			}
-		}()
+		s.abandon(c)
 		return nil, ctx.Err()
+	case <-stalled:
+		s.abandon(c)
+		return nil, ErrTimeout
 	case <-s.stopped:
 		select {
 		case <-c.done:
@@ -69,13 +63,15 @@ func (s *Store) Do(ctx context.Context, request any) (any, error) {
 			return nil, ErrStopped
 		}
 	}
-	r := c.result
-	ticket := c.fence
+	r, t := c.result, c.fence
 	c.request, c.result = nil, mvcc.Result{}
 	callPool.Put(c)
-	defer s.fence.leave(ticket)
+	defer s.fence.leave(t)
 	if r.Err != nil {
 		return nil, r.Err
+	}
+	if len(r.Fills) == 0 {
+		return r.Response, nil
 	}
 	err := mvcc.Fetch(r.Fills, func(positions []int64) ([][]byte, error) { return s.fetch(ctx, positions) })
 	if err != nil {
@@ -83,6 +79,44 @@ func (s *Store) Do(ctx context.Context, request any) (any, error) {
 		return nil, fmt.Errorf("%w: values of the response: %w", drivers.ErrUncertain, err)
 	}
 	return r.Response, nil
+}
+
+// enqueue waits for a place among the calls.
+func (s *Store) enqueue(ctx context.Context, c *call, stalled <-chan struct{}) error {
+	select {
+	case s.calls <- c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-stalled:
+		return ErrTimeout
+	case <-s.stopped:
+		return ErrStopped
+	}
+}
+
+// abandon leaves a call to the loop, which still owns it.
+func (s *Store) abandon(c *call) {
+	go func() {
+		select {
+		case <-c.done:
+			s.fence.leave(c.fence)
+		case <-s.stopped:
+		}
+	}()
+}
+
+// stall is closed when a batch takes longer than Options.Timeout; whoever waits gives up then, rather
+// than each request with a timer of its own.
+type stall struct{ c chan struct{} }
+
+// watch runs fn and lets the waiting callers go if it takes too long.
+func (s *Store) watch(fn func()) {
+	timer := time.AfterFunc(s.opts.Timeout, func() { close(s.stalled.Load().c) })
+	fn()
+	if !timer.Stop() {
+		s.stalled.Store(&stall{make(chan struct{})})
+	}
 }
 
 // Run is the commit loop. It returns when ctx ends, after the batch in hand is answered.
@@ -124,7 +158,9 @@ func (s *Store) commit(ctx context.Context, batch []*call) {
 	for i, c := range batch {
 		requests[i] = c.request
 	}
-	results, err := s.decide(ctx, requests)
+	var results []mvcc.Result
+	var err error
+	s.watch(func() { results, err = s.decide(ctx, requests) })
 	for i, c := range batch {
 		if err != nil {
 			c.result = mvcc.Result{Err: err}

@@ -32,6 +32,9 @@ type Options struct {
 	// MaxWaiting bounds the requests waiting for the commit loop; beyond it,
 	// callers of Do block. Default 4,096.
 	MaxWaiting int
+	// Timeout is how long a batch may take before its callers, and those
+	// waiting behind it, are told ErrTimeout. Default 7 s.
+	Timeout time.Duration
 	// Publish gets the events of every commit in order of revision, with the index after
 	// it, once readers see that index and before the commit's requests are
 	// answered. It must not block. Optional.
@@ -53,6 +56,7 @@ func (o *Options) EnsureDefaults() {
 	setDefault(&o.MaxBatchRequests, 1024)
 	setDefault(&o.MaxBatchBytes, 4<<20)
 	setDefault(&o.MaxWaiting, 4096)
+	setDefault(&o.Timeout, 7*time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -70,7 +74,7 @@ func (o *Options) EnsureDefaults() {
 	}
 }
 
-func setDefault[T int | int64](v *T, def T) {
+func setDefault[T int | int64 | time.Duration](v *T, def T) {
 	if *v == 0 {
 		*v = def
 	}
@@ -80,6 +84,8 @@ func setDefault[T int | int64](v *T, def T) {
 var (
 	// ErrStopped: the store has been shut down.
 	ErrStopped = errors.New("sqllog: the store has stopped")
+	// ErrTimeout: the log took too long; the request may or may not take effect.
+	ErrTimeout = errors.New("sqllog: the log took too long")
 	// ErrStorage: the log could not be written or read; nothing was changed.
 	ErrStorage = errors.New("sqllog: storage failed")
 )
@@ -96,6 +102,7 @@ type Store struct {
 	edits   chan edit
 	stopped chan struct{}
 	failure atomic.Pointer[error]
+	stalled atomic.Pointer[stall]
 
 	pruning sync.Mutex
 	freed   []int64 // positions to be scrubbed; guarded by pruning
@@ -119,6 +126,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("load the log: %w", err)
 	}
 	s.index.Store(ix)
+	s.stalled.Store(&stall{make(chan struct{})})
 	s.opts.Logger.Info("loaded the log", "keys", ix.Keys(), "revision", ix.Rev,
 		"compact_revision", ix.Compact, "position", ix.End.Position, "took", time.Since(start))
 	return s, nil
@@ -192,7 +200,7 @@ func (s *Store) Failure() error {
 
 // Probe proves that the log can be written to, by appending an entry that says nothing.
 func (s *Store) Probe(ctx context.Context) error {
-	_, err := s.Do(ctx, &mvcc.Barrier{})
+	_, err := s.Do(ctx, &mvcc.Barrier{}, 0)
 	return err
 }
 

@@ -80,7 +80,7 @@ func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequ
 	}
 	m := s.opts.Store.Index().Member()
 	updated := &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: r.PeerURLs, ClientURLs: m.ClientURLs}
-	if _, err := s.opts.Store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}); err != nil {
+	if _, err := s.opts.Store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}, 0); err != nil {
 		return nil, grpcError(err)
 	}
 	return &pb.MemberUpdateResponse{Header: s.header(), Members: s.members()}, nil

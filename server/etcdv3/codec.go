@@ -19,17 +19,13 @@ func (m *encoded) add(piece []byte) {
 }
 
 // codec is gRPC's protobuf codec, but that it passes encoded messages on as they are.
-type codec struct{}
+type codec struct{ encoding.CodecV2 }
 
-func (codec) Name() string { return "proto" }
+func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
 
-func (codec) Marshal(v any) (mem.BufferSlice, error) {
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if m, ok := v.(*encoded); ok {
 		return m.pieces, nil
 	}
-	return encoding.GetCodecV2("proto").Marshal(v)
-}
-
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	return encoding.GetCodecV2("proto").Unmarshal(data, v)
+	return c.CodecV2.Marshal(v)
 }

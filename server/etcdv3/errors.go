@@ -29,13 +29,11 @@ func errorTable() []struct{ is, answer error } {
 		{drivers.ErrUncertain, rpctypes.ErrGRPCTimeout},
 		{drivers.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 		{drivers.ErrClosed, rpctypes.ErrGRPCStopped},
-		{errTimeout, rpctypes.ErrGRPCTimeout},
+		{sqllog.ErrTimeout, rpctypes.ErrGRPCTimeout},
 		// etcd ends when its disk fails; a client of it sees it unavailable.
 		{sqllog.ErrStorage, rpctypes.ErrGRPCUnhealthy},
 	}
 }
-
-var errTimeout = errors.New("etcdv3: request timed out")
 
 // grpcError gives etcd's error, code and text, for an error of the layers below.
 func grpcError(err error) error {

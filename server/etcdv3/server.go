@@ -56,8 +56,6 @@ type Options struct {
 	QuotaBytes int64
 	// ProgressInterval is the time between progress notifications of idle watches.
 	ProgressInterval time.Duration
-	// RequestTimeout bounds the time that a write may wait for the log.
-	RequestTimeout time.Duration
 	// SlowRequest is the time from which on a unary request is logged as slow.
 	SlowRequest time.Duration
 	// MaxConcurrentStreams bounds the streams of one connection.
@@ -76,8 +74,13 @@ type Observer interface {
 
 // Server implements etcd's services.
 type Server struct {
-	opts Options
+	opts  Options
+	quota quota
 }
+
+// streamWorkers is the number of goroutines kept for calls. More are started
+// when these wait; those that stay have their stacks already.
+const streamWorkers = 128
 
 // grpcOverhead is what a message may be larger than a request.
 const grpcOverhead = 512 << 10
@@ -86,7 +89,8 @@ const grpcOverhead = 512 << 10
 func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 	s := &Server{opts: opts}
 	all := append([]grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{}),
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(opts.MaxRequestBytes + grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(opts.MaxConcurrentStreams),
@@ -117,16 +121,12 @@ func (s *Server) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 
 // commit sends a request through the log.
 func (s *Server) commit(ctx context.Context, request proto.Message) (any, error) {
-	if proto.Size(request) > s.opts.MaxRequestBytes {
+	size := proto.Size(request)
+	if size > s.opts.MaxRequestBytes {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
-	timed, cancel := context.WithTimeoutCause(ctx, s.opts.RequestTimeout, errTimeout)
-	defer cancel()
-	resp, err := s.opts.Store.Do(timed, request)
+	resp, err := s.opts.Store.Do(ctx, request, size)
 	if err != nil {
-		if ctx.Err() == nil && context.Cause(timed) == errTimeout {
-			err = errTimeout
-		}
 		return nil, grpcError(err)
 	}
 	return resp, nil

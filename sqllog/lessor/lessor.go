@@ -25,7 +25,7 @@ import (
 // Store is what the lessor needs of the store.
 type Store interface {
 	Index() *mvcc.Index
-	Do(ctx context.Context, request any) (any, error)
+	Do(ctx context.Context, request any, size int) (any, error)
 }
 
 // Bounds of the lessor's work.
@@ -144,7 +144,7 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 	checkpointed := le.recorded < le.ttl
 	l.mu.Unlock()
 	if checkpointed {
-		_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: id}}})
+		_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: id}}}, 0)
 		if err != nil {
 			l.mu.Lock()
 			l.extend(le, old)
@@ -230,7 +230,7 @@ func (l *Lessor) revoke(ctx context.Context, due []*lease) error {
 	g.SetLimit(revokesAtOnce)
 	for _, le := range due {
 		g.Go(func() error {
-			_, err := l.store.Do(ctx, &pb.LeaseRevokeRequest{ID: le.id})
+			_, err := l.store.Do(ctx, &pb.LeaseRevokeRequest{ID: le.id}, 0)
 			if errors.Is(err, mvcc.ErrLeaseNotFound) {
 				return nil
 			}
@@ -251,7 +251,7 @@ func (l *Lessor) checkpoint(ctx context.Context, all bool) {
 		if len(c.Leases) == 0 {
 			return
 		}
-		if _, err := l.store.Do(ctx, c); err != nil {
+		if _, err := l.store.Do(ctx, c, 0); err != nil {
 			l.logger.Warn("what is left of leases could not be recorded", "error", err)
 			return
 		}
