@@ -2,36 +2,77 @@ package server
 
 import (
 	"context"
+	"net"
 	"net/http"
-	"net/http/pprof"
+	"net/url"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
+	"github.com/keelson-io/keelson/server/httpapi"
 	"github.com/keelson-io/keelson/server/listen"
 )
 
-// endpoints opens the client listeners.
-func (n *Node) clientListeners() ([]*listen.Listener, error) {
-	tls, err := n.clientTLS()
+// endpoint is one group of URLs and what is served there. Its sockets are bound
+// when the node is opened and served when it runs, so that a taken port is told at once.
+type endpoint struct {
+	name      string
+	listeners []*listen.Listener
+	grpc      bool
+	http      bool
+}
+
+// bind opens the sockets of the client and metrics URLs.
+func (n *Node) bind() error {
+	o := &n.opts
+	tls, err := n.clientTLS(false)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return listen.Open(n.opts.ListenClientURLs, listen.Options{
-		TLS: tls, ReusePort: n.opts.SocketOptions.ReusePort, ReuseAddress: n.opts.SocketOptions.ReuseAddress,
-	})
+	apart := len(o.ListenClientHTTPURLs) > 0
+	if err := n.open(endpoint{name: "client", grpc: true, http: !apart}, o.ListenClientURLs, tls); err != nil {
+		return err
+	}
+	if err := n.open(endpoint{name: "client-http", http: true}, o.ListenClientHTTPURLs, tls); err != nil {
+		return err
+	}
+	if len(o.ListenMetricsURLs) == 0 {
+		return nil
+	}
+	// As in etcd, a client certificate shown here must fit the address it comes from.
+	tls, err = n.clientTLS(true)
+	if err != nil {
+		return err
+	}
+	return n.open(endpoint{name: "metrics", http: true}, o.ListenMetricsURLs, tls)
+}
+
+func (n *Node) open(e endpoint, urls []url.URL, tls *listen.TLS) error {
+	if len(urls) == 0 {
+		return nil
+	}
+	var err error
+	s := n.opts.SocketOptions
+	e.listeners, err = listen.Open(urls, listen.Options{TLS: tls, ReusePort: s.ReusePort, ReuseAddress: s.ReuseAddress})
+	if err != nil {
+		return err
+	}
+	n.endpoints = append(n.endpoints, e)
+	return nil
 }
 
 // clientTLS gives the TLS of the client URLs, nil if there is none.
-func (n *Node) clientTLS() (*listen.TLS, error) {
+func (n *Node) clientTLS(checkSAN bool) (*listen.TLS, error) {
 	t := n.opts.ClientTLS
 	if t.AutoTLS && t.Empty() {
-		pair, err := listen.SelfSigned(filepath.Join(n.opts.DataDir, "fixtures", "client"), n.opts.ListenClientURLs, n.opts.SelfSignedCertValidity)
+		dir := filepath.Join(n.opts.DataDir, "fixtures", "client")
+		pair, err := listen.SelfSigned(dir, n.opts.ListenClientURLs, n.opts.SelfSignedCertValidity)
 		if err != nil {
 			return nil, err
 		}
@@ -55,27 +96,68 @@ func (n *Node) clientTLS() (*listen.TLS, error) {
 	return listen.NewTLS(listen.TLSOptions{
 		CertFile: t.CertFile, KeyFile: t.KeyFile,
 		TrustedCAFile: t.TrustedCAFile, ClientCertAuth: t.ClientCertAuth, CRLFile: t.CRLFile,
-		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames,
+		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames, CheckRemoteSAN: checkSAN,
 		CipherSuites: suites, MinVersion: lowest, MaxVersion: highest, Log: n.logger,
 	})
 }
 
-// listen serves clients until ctx ends.
+// listen serves all endpoints until ctx ends.
 func (n *Node) listen(ctx context.Context, api etcdv3.Options) error {
-	listeners, err := n.clientListeners()
+	// Watches end only with their clients, so they are ended first when the server stops.
+	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer endStreams()
+	api.Stopping = streams.Done()
+	g := etcdv3.Register(api, n.grpcOptions()...)
+	healthpb.RegisterHealthServer(g, health.NewServer())
+
+	var client *listen.Server
+	gateway, err := httpapi.NewGateway(func(ctx context.Context) (net.Conn, error) { return client.Dial(ctx) })
 	if err != nil {
 		return err
 	}
-	api.Observe = none{}
-	g := etcdv3.Register(api, n.grpcOptions()...)
-	client := listen.NewServer(listen.ServerOptions{
-		Listeners: listeners, GRPC: g, HTTP: n.handler(), Name: "client",
-		MaxConcurrentStreams: n.opts.MaxConcurrentStreams, Log: n.logger,
-	})
+	defer gateway.Close()
+	web, err := n.webAPI(gateway)
+	if err != nil {
+		return err
+	}
 	eg, ctx := errgroup.WithContext(ctx)
-	eg.Go(func() error { return client.Run(ctx) })
+	for _, e := range n.endpoints {
+		o := listen.ServerOptions{
+			Listeners: e.listeners, Name: e.name, Log: n.logger,
+			StopTimeout: n.opts.RequestTimeout(), MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
+		}
+		if e.grpc {
+			o.GRPC = g
+		}
+		switch {
+		case e.name == "metrics":
+			o.HTTP = web.Metrics()
+		case e.http:
+			o.HTTP = web.Client()
+		}
+		s := listen.NewServer(o)
+		if e.grpc {
+			client = s
+		}
+		eg.Go(func() error { return s.Run(ctx) })
+	}
+	context.AfterFunc(ctx, endStreams)
 	n.logger.Info("ready to serve client requests", "addresses", n.opts.ListenClientURLs.Strings())
+	notifySupervisor(n.logger)
 	return eg.Wait()
+}
+
+func (n *Node) webAPI(gateway http.Handler) (*httpapi.API, error) {
+	o := httpapi.Options{
+		Health: n, Versions: versions{}, Metrics: n.metrics,
+		CORS: n.opts.CORS, HostWhitelist: n.opts.HostWhitelist,
+		Pprof: n.opts.EnablePprof || n.opts.LogLevel == "debug",
+		Log:   n.logger,
+	}
+	if n.opts.EnableGRPCGateway {
+		o.Gateway = gateway
+	}
+	return httpapi.New(o)
 }
 
 func (n *Node) grpcOptions() []grpc.ServerOption {
@@ -90,17 +172,3 @@ func (n *Node) grpcOptions() []grpc.ServerOption {
 	}
 	return opts
 }
-
-func (n *Node) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	return mux
-}
-
-type none struct{}
-
-func (none) Started(kind, method, clientVersion string)                 {}
-func (none) Handled(kind, method string, err error, took time.Duration) {}
-func (none) Sent(method string, bytes int)                              {}
-func (none) Received(method string, bytes int)                          {}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
 
@@ -33,40 +35,52 @@ type Node struct {
 	hub       *watch.Hub
 	lessor    *lessor.Lessor
 	compactor *compact.Compactor
+	metrics   *prometheus.Registry
+	endpoints []endpoint
 }
 
-// Open opens the log and loads the store. The node must be closed; it serves in Run.
+// Open opens the log, loads the store and binds the sockets. The node must be closed; it serves in Run.
 func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node, error) {
-	n := &Node{opts: opts, logger: logger}
-	path, err := DatabasePath(opts.DataDir)
+	n := &Node{opts: opts, logger: logger, metrics: prometheus.NewRegistry()}
+	if err := n.prepare(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) prepare(ctx context.Context) error {
+	path, err := DatabasePath(n.opts.DataDir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if n.log, err = sqlite.Open(ctx, sqlite.Options{Path: path, Logger: logger}); err != nil {
-		return nil, err
+	if n.log, err = sqlite.Open(ctx, sqlite.Options{Path: path, Logger: n.logger}); err != nil {
+		return err
 	}
-	n.hub = watch.NewHub(watch.Options{Logger: logger})
-	n.lessor = lessor.New(logger)
+	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
+	n.lessor = lessor.New(n.logger)
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
-		Log: n.log, Logger: logger, MinLeaseTTL: minLeaseTTL(opts), Timeout: opts.RequestTimeout(),
+		Log: n.log, Logger: n.logger, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.hub.Publish, Leases: n.lessor.Changed,
 	})
 	if err != nil {
-		n.log.Close()
-		return nil, err
+		return err
+	}
+	if n.store.Index().Member() == nil {
+		if err := n.opts.VerifyBootstrap(ctx); err != nil {
+			return err
+		}
 	}
 	n.hub.Attach(n.store)
 	n.lessor.Attach(n.store)
-	auto, err := opts.AutoCompaction()
+	auto, err := n.opts.AutoCompaction()
 	if err != nil {
-		n.log.Close()
-		return nil, err
+		return err
 	}
 	n.compactor = compact.New(compact.Options{
-		Store: n.store, Logger: logger, Mode: compact.Mode(opts.AutoCompactionMode),
+		Store: n.store, Logger: n.logger, Mode: compact.Mode(n.opts.AutoCompactionMode),
 		Period: auto.Period, Revisions: auto.Revisions,
 	})
-	return n, nil
+	return n.bind()
 }
 
 // minLeaseTTL is etcd's: one and a half elections, in whole seconds.
@@ -94,8 +108,19 @@ func DatabasePath(dataDir string) (string, error) {
 	return filepath.Join(dir, databaseName), nil
 }
 
-// Close closes the log. Run must have returned.
-func (n *Node) Close() error { return n.log.Close() }
+// Close closes the sockets and the log. Run must have returned.
+func (n *Node) Close() error {
+	var errs []error
+	for _, e := range n.endpoints {
+		for _, l := range e.listeners {
+			errs = append(errs, l.Close())
+		}
+	}
+	if n.log != nil {
+		errs = append(errs, n.log.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // Run serves until ctx ends, and then stops gracefully.
 func (n *Node) Run(ctx context.Context) error {
@@ -123,7 +148,7 @@ func (n *Node) serve(ctx context.Context) error {
 		return fmt.Errorf("record the member: %w", err)
 	}
 	api := etcdv3.Options{
-		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: backend{n.log}, Compactor: n.compactor,
+		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor,
 		Cluster:              etcdv3.Cluster{ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion()},
 		Logger:               n.logger,
 		MaxTxnOps:            int(n.opts.MaxTxnOps),

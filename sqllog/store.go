@@ -101,8 +101,10 @@ type Store struct {
 	calls   chan *call
 	edits   chan edit
 	stopped chan struct{}
-	failure atomic.Pointer[error]
-	stalled atomic.Pointer[stall]
+	failure atomic.Pointer[error] // of the last append
+	// unreadable is the failure of the last read from the log.
+	unreadable atomic.Pointer[error]
+	stalled    atomic.Pointer[stall]
 
 	pruning sync.Mutex
 	freed   []int64 // positions to be scrubbed; guarded by pruning
@@ -177,7 +179,7 @@ func (s *Store) Index() *mvcc.Index { return s.index.Load() }
 func (s *Store) Linearizable(ctx context.Context) (*mvcc.Index, error) {
 	bounds, err := s.log.ReadIndex(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
+		return nil, s.readFailed(ctx, err)
 	}
 	ix := s.index.Load()
 	if ix.End.Position >= bounds.End.Position {
@@ -190,18 +192,34 @@ func (s *Store) Linearizable(ctx context.Context) (*mvcc.Index, error) {
 	return s.index.Load(), nil
 }
 
-// Failure tells what keeps the store from writing, or nil.
+// Failure tells what keeps the store from writing or reading, as far as the
+// last attempts showed, or nil.
 func (s *Store) Failure() error {
-	if p := s.failure.Load(); p != nil {
-		return *p
+	for _, p := range []*error{s.failure.Load(), s.unreadable.Load()} {
+		if p != nil {
+			return *p
+		}
 	}
 	return nil
 }
 
-// Probe proves that the log can be written to, by appending an entry that says nothing.
+// readFailed remembers, for the health checks, that the log could not be read.
+func (s *Store) readFailed(ctx context.Context, err error) error {
+	if errors.Is(err, drivers.ErrScrubbed) || ctx.Err() != nil {
+		return err
+	}
+	if s.unreadable.Swap(&err) == nil {
+		s.opts.Logger.Error("the log cannot be read", "error", err)
+	}
+	return fmt.Errorf("%w: %w", ErrStorage, err)
+}
+
+// Probe tells whether the log still fails: it appends an entry that says nothing.
 func (s *Store) Probe(ctx context.Context) error {
-	_, err := s.Do(ctx, &mvcc.Barrier{}, 0)
-	return err
+	if _, err := s.Do(ctx, &mvcc.Barrier{}, 0); err != nil {
+		return err
+	}
+	return s.Failure()
 }
 
 // fetch fetches values by position, through the cache.
@@ -222,7 +240,10 @@ func (s *Store) fetch(ctx context.Context, positions []int64) ([][]byte, error) 
 	}
 	got := make([][]byte, len(missing))
 	if err := s.log.Values(ctx, missing, got); err != nil {
-		return nil, err
+		return nil, s.readFailed(ctx, err)
+	}
+	if s.unreadable.Load() != nil {
+		s.unreadable.Store(nil)
 	}
 	for i, v := range got {
 		out[index[i]] = v

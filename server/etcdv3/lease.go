@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -74,6 +75,19 @@ func (s *leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest)
 }
 
 func (s *leaseServer) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
+	done := make(chan error, 1)
+	go func() { done <- s.keepAlive(stream) }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.opts.Stopping:
+		return rpctypes.ErrGRPCStopped
+	case <-stream.Context().Done():
+		return grpcError(stream.Context().Err())
+	}
+}
+
+func (s *leaseServer) keepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	for {
 		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {

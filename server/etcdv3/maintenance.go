@@ -32,7 +32,7 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 		DbSize:           total,
 		DbSizeInUse:      inUse,
 		DbSizeQuota:      max(s.opts.QuotaBytes, 0),
-		StorageVersion:   storageVersion,
+		StorageVersion:   StorageVersion,
 		DowngradeInfo:    &pb.DowngradeInfo{},
 	}
 	for _, a := range ix.Alarms() {
@@ -45,8 +45,8 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 	return resp, nil
 }
 
-// storageVersion is the version of etcd's storage schema that this server's data answers to.
-const storageVersion = "3.7.0"
+// StorageVersion is the version of etcd's storage schema that this server's data answers to.
+const StorageVersion = "3.7.0"
 
 func (s *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
 	resp, err := s.commit(ctx, r)

@@ -60,6 +60,9 @@ type Options struct {
 	SlowRequest time.Duration
 	// MaxConcurrentStreams bounds the streams of one connection.
 	MaxConcurrentStreams uint32
+	// Stopping, once closed, ends the watches and keep-alive streams, which end only with their clients
+	// otherwise.
+	Stopping <-chan struct{}
 	// Observe is told of every finished unary call and stream, for metrics. Optional.
 	Observe Observer
 }
@@ -68,9 +71,13 @@ type Options struct {
 type Observer interface {
 	Started(kind, method, clientVersion string)
 	Handled(kind, method string, err error, took time.Duration)
-	Sent(method string, bytes int)
-	Received(method string, bytes int)
 }
+
+// nobody observes nothing.
+type nobody struct{}
+
+func (nobody) Started(string, string, string)               {}
+func (nobody) Handled(string, string, error, time.Duration) {}
 
 // Server implements etcd's services.
 type Server struct {
@@ -88,6 +95,9 @@ const grpcOverhead = 512 << 10
 // Register makes a gRPC server with all of etcd's services on it.
 func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 	s := &Server{opts: opts}
+	if opts.Observe == nil {
+		s.opts.Observe = nobody{}
+	}
 	all := append([]grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.NumStreamWorkers(streamWorkers),

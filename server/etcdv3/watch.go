@@ -27,6 +27,13 @@ func (s *watchServer) Watch(stream pb.Watch_WatchServer) error {
 	ws := watchStream{Server: s.Server, grpc: stream, watches: s.opts.Hub.NewStream()}
 	defer ws.watches.Close()
 	go func() {
+		select {
+		case <-s.opts.Stopping:
+			cancel(rpctypes.ErrGRPCStopped)
+		case <-ctx.Done():
+		}
+	}()
+	go func() {
 		// A client that has nothing more to ask may still listen.
 		if err := ws.receive(ctx); !errors.Is(err, io.EOF) {
 			cancel(err)

@@ -1,0 +1,75 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/etcdv3"
+)
+
+// Alarms implements httpapi.Health.
+func (n *Node) Alarms() []pb.AlarmType {
+	var types []pb.AlarmType
+	for _, a := range n.store.Index().Alarms() {
+		types = append(types, pb.AlarmType(a.Type))
+	}
+	return types
+}
+
+// HasLeader implements httpapi.Health: a single server leads itself.
+func (n *Node) HasLeader() bool { return true }
+
+// IsLearner implements httpapi.Health.
+func (n *Node) IsLearner() bool { return false }
+
+// LinearizableRead implements httpapi.Health.
+func (n *Node) LinearizableRead(ctx context.Context) error {
+	if _, err := n.store.Linearizable(ctx); err != nil {
+		return err
+	}
+	return n.healthy(ctx)
+}
+
+// SerializableRead implements httpapi.Health.
+func (n *Node) SerializableRead(ctx context.Context) error { return n.healthy(ctx) }
+
+// healthy tells of a storage that failed, after trying whether it still does.
+func (n *Node) healthy(ctx context.Context) error {
+	if n.store.Failure() == nil {
+		return nil
+	}
+	return n.store.Probe(ctx)
+}
+
+type versions struct{}
+
+// ClusterVersion implements httpapi.Versions: the minor version, as etcd has it.
+func (versions) ClusterVersion() string {
+	v := config.EtcdVersion()
+	return v[:strings.LastIndexByte(v, '.')] + ".0"
+}
+
+// StorageVersion implements httpapi.Versions.
+func (versions) StorageVersion() string { return etcdv3.StorageVersion }
+
+// notifySupervisor tells systemd, if it is what started the server, that it is ready.
+func notifySupervisor(logger *slog.Logger) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err == nil {
+		_, err = conn.Write([]byte("READY=1"))
+		conn.Close()
+	}
+	if err != nil {
+		logger.Warn("the supervisor could not be told that the server is ready", "error", err)
+	}
+}
