@@ -23,6 +23,8 @@ type writer struct {
 
 	deleteOne, deleteRange, mark *stmt
 	settle                       *stmt
+	// rows and pages serve defragmentation.
+	rows, pages *stmt
 
 	// pending is the append whose COMMIT is unsettled, nil if it was not an append.
 	pending *pendingAppend
@@ -81,7 +83,13 @@ func (w *writer) prepare() error {
 		}
 		*p.to = s
 	}
-	return nil
+	var err error
+	// By the primary key.
+	if w.rows, err = w.conn.prepare("SELECT position, kind, batch, meta, value FROM log WHERE position BETWEEN ?1 AND ?2 ORDER BY position", 5); err != nil {
+		return err
+	}
+	w.pages, err = w.conn.prepare("SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count", 1)
+	return err
 }
 
 // Append implements drivers.Log.

@@ -27,9 +27,18 @@ type checkpointer struct {
 	// broken is set when the database file could not be synced. It stays so for the life of the process.
 	broken atomic.Bool
 
+	// patience is of a check of the pages that is under way.
+	patience atomic.Pointer[patience]
+
 	mu     sync.Mutex // guards conn; taken after the token and the gate
 	conn   *conn
 	failed bool // the last checkpoint failed, which has been logged
+}
+
+// patience ends something when the write-ahead log has grown to a size.
+type patience struct {
+	bytes int64
+	end   func()
 }
 
 const (
@@ -62,6 +71,9 @@ func (k *checkpointer) grew(rows int64) {
 	size := k.size.Add(rows + rows/8 + commitPages*(k.pageSize+frameHeader))
 	if size < k.log.opts.CheckpointBytes {
 		return
+	}
+	if p := k.patience.Load(); p != nil && size >= p.bytes {
+		p.end()
 	}
 	select {
 	case k.due <- struct{}{}:

@@ -14,8 +14,10 @@ import (
 )
 
 var (
-	_ drivers.Log   = (*Log)(nil)
-	_ drivers.Sizer = (*Log)(nil)
+	_ drivers.Log          = (*Log)(nil)
+	_ drivers.Sizer        = (*Log)(nil)
+	_ drivers.Checker      = (*Log)(nil)
+	_ drivers.Defragmenter = (*Log)(nil)
 )
 
 // Log is a log in an SQLite file. See the package's comment for the rules of concurrency.
@@ -36,6 +38,11 @@ type Log struct {
 	readers chan *reader
 
 	checkpointer *checkpointer
+
+	// checking is held (by having sent into it) by who checks the pages.
+	checking chan struct{}
+	// immutable is set when the log was opened for inspection and has no write-ahead log.
+	immutable bool
 
 	// bounds is what has been committed. Written with the token held.
 	bounds atomic.Pointer[drivers.Bounds]
@@ -72,12 +79,13 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 		return nil, fmt.Errorf("open the log %s: %w", opts.Path, err)
 	}
 	l := &Log{
-		opts:    opts,
-		logger:  opts.Logger,
-		file:    file,
-		token:   make(chan struct{}, 1),
-		readers: make(chan *reader, opts.Readers),
-		closed:  make(chan struct{}),
+		opts:     opts,
+		logger:   opts.Logger,
+		file:     file,
+		token:    make(chan struct{}, 1),
+		readers:  make(chan *reader, opts.Readers),
+		closed:   make(chan struct{}),
+		checking: make(chan struct{}, 1),
 	}
 	l.wake.init()
 	if err := l.open(); err != nil {
@@ -124,8 +132,8 @@ func (l *Log) open() error {
 // no write permission for anything.
 func (l *Log) openReadOnly() error {
 	_, err := os.Stat(l.opts.Path + "-wal")
-	o := connOptions{path: l.opts.Path, readOnly: true, immutable: errors.Is(err, os.ErrNotExist), cache: l.opts.ReaderCache, queryOnly: true}
-	if err := l.openReaders(o); err != nil {
+	l.immutable = errors.Is(err, os.ErrNotExist)
+	if err := l.openReaders(l.inspection()); err != nil {
 		return err
 	}
 	r := <-l.readers
@@ -248,6 +256,7 @@ func (l *Log) closeAll() error {
 		// may hold the only good copy: see DESIGN.md. The lock stays, too.
 		return fmt.Errorf("close the log: %w: end the process, the next start recovers from the write-ahead log", errSync)
 	}
+	l.checking <- struct{}{} // and keep it
 	var errs []error
 	for range cap(l.readers) {
 		select {

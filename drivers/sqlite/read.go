@@ -18,7 +18,8 @@ type reader struct {
 	value, values *stmt
 	scan, scanAll *stmt
 	closing       *stmt
-	space         *stmt
+	space, sizes  *stmt
+	check         *stmt
 }
 
 func newReader(o connOptions) (*reader, error) {
@@ -40,6 +41,9 @@ func newReader(o connOptions) (*reader, error) {
 		{&r.scan, 3, "SELECT position, kind, meta FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
 		{&r.scanAll, 5, "SELECT position, kind, meta, value, batch FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
 		{&r.closing, 1, "SELECT batch FROM log WHERE position = ?1"},
+		// length of a value does not read it.
+		{&r.sizes, 2, "SELECT position, length(meta) + length(value) FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
+		{&r.check, 4, "SELECT position, kind, length(meta), batch FROM log WHERE position > ?1 ORDER BY position"},
 		{&r.space, 3, "SELECT page_count, freelist_count, page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"},
 	} {
 		if *p.to, err = c.prepare(p.sql, p.columns); err != nil {
