@@ -45,17 +45,16 @@ func (s *Store) readOnce(ctx context.Context, serializable bool, fn func(*mvcc.I
 	return fn(ix, func(positions []int64) ([][]byte, error) { return s.fetch(ctx, positions) })
 }
 
-// Range answers a RangeRequest, linearizable unless it asks otherwise. The
-// header has the revision only.
-func (s *Store) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
+// Range decides a RangeRequest, linearizable unless it asks otherwise, and
+// gives what it selects with the values, which are shared and not to be changed.
+func (s *Store) Range(ctx context.Context, r *pb.RangeRequest) (sel *mvcc.Selection, got [][]byte, err error) {
 	err = s.read(ctx, r.Serializable, func(ix *mvcc.Index, values mvcc.Values) error {
-		var fills []mvcc.Fill
-		if resp, fills, err = ix.Range(r, values); err == nil {
-			err = mvcc.Fetch(fills, values)
+		if sel, err = ix.Select(r, values); err == nil {
+			got, err = sel.Fetch(values)
 		}
 		return err
 	})
-	return resp, err
+	return sel, got, err
 }
 
 // ReadTxn answers a transaction for which mvcc.ReadOnly holds.

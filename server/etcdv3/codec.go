@@ -6,18 +6,6 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// encoded is a message that is encoded already, in pieces. The pieces may be shared
-// with other messages and are not changed.
-type encoded struct {
-	pieces mem.BufferSlice
-	size   int
-}
-
-func (m *encoded) add(piece []byte) {
-	m.pieces = append(m.pieces, mem.SliceBuffer(piece))
-	m.size += len(piece)
-}
-
 // codec is gRPC's protobuf codec, but that it passes encoded messages on as they are.
 type codec struct{ encoding.CodecV2 }
 

@@ -65,8 +65,15 @@ func (s *Server) logRequest(ctx context.Context, method string, req, resp any, e
 		attrs = append(attrs, slog.String("remote", p.Addr.String()))
 	}
 	attrs = append(attrs, describe(req)...)
-	if m, ok := resp.(proto.Message); ok && err == nil {
-		attrs = append(attrs, slog.Int("response_bytes", proto.Size(m)))
+	switch m := resp.(type) {
+	case *encoded:
+		if err == nil {
+			attrs = append(attrs, slog.Int("response_bytes", m.size))
+		}
+	case proto.Message:
+		if err == nil {
+			attrs = append(attrs, slog.Int("response_bytes", proto.Size(m)))
+		}
 	}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -13,19 +15,25 @@ type kvServer struct {
 	pb.UnsafeKVServer
 }
 
-func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+// Range is served by rangeEncoded: see kvService.
+func (s *kvServer) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "etcdv3: Range answers in encoded form")
+}
+
+// rangeEncoded answers a RangeRequest and encodes the answer at once, without a
+// message for each key in between.
+func (s *kvServer) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (*encoded, error) {
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
 	if s.corrupt() {
 		return nil, grpcError(mvcc.ErrCorrupt)
 	}
-	resp, err := s.opts.Store.Range(ctx, r)
+	sel, values, err := s.opts.Store.Range(ctx, r)
 	if err != nil {
 		return nil, grpcError(err)
 	}
-	s.fill(resp.Header)
-	return resp, nil
+	return s.encodeRange(sel, values), nil
 }
 
 func (s *kvServer) corrupt() bool {

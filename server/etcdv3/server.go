@@ -108,7 +108,7 @@ func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 		grpc.ChainStreamInterceptor(s.stream),
 	}, extra...)
 	g := grpc.NewServer(all...)
-	pb.RegisterKVServer(g, &kvServer{Server: s})
+	g.RegisterService(kvService(), &kvServer{Server: s})
 	pb.RegisterWatchServer(g, &watchServer{Server: s})
 	pb.RegisterLeaseServer(g, &leaseServer{Server: s})
 	pb.RegisterClusterServer(g, &clusterServer{Server: s})

@@ -189,33 +189,19 @@ func (ws *watchStream) message(r *watch.Response, events [][]byte, fragment bool
 	return ws.grpc.SendMsg(&m)
 }
 
-// Fields of etcdserverpb.WatchResponse and ResponseHeader, wire types included.
+// Fields of etcdserverpb.WatchResponse, wire types included.
 const (
-	tagHeader   = 1<<3 | 2
 	tagWatchID  = 2<<3 | 0
 	tagCreated  = 3<<3 | 0
 	tagCanceled = 4<<3 | 0
 	tagCompact  = 5<<3 | 0
 	tagReason   = 6<<3 | 2
 	tagFragment = 7<<3 | 0
-
-	tagClusterID = 1<<3 | 0
-	tagMemberID  = 2<<3 | 0
-	tagRevision  = 3<<3 | 0
-	tagRaftTerm  = 4<<3 | 0
 )
 
 // head encodes a WatchResponse but for its events.
 func (ws *watchStream) head(r *watch.Response, fragment bool) []byte {
-	c := ws.opts.Cluster
-	h := make([]byte, 0, 48)
-	h = appendUint(h, tagClusterID, c.ID)
-	h = appendUint(h, tagMemberID, c.Member)
-	h = appendUint(h, tagRevision, uint64(r.Revision))
-	h = appendUint(h, tagRaftTerm, c.Term)
-	b := make([]byte, 0, 96)
-	b = append(b, tagHeader, byte(len(h))) // four varints are below 128 bytes
-	b = append(b, h...)
+	b := ws.appendHeader(make([]byte, 0, 96), r.Revision)
 	b = appendUint(b, tagWatchID, uint64(r.ID))
 	b = appendBool(b, tagCreated, r.Created)
 	b = appendBool(b, tagCanceled, r.Canceled)
@@ -226,18 +212,4 @@ func (ws *watchStream) head(r *watch.Response, fragment bool) []byte {
 		b = append(b, r.Reason...)
 	}
 	return appendBool(b, tagFragment, fragment)
-}
-
-func appendUint(b []byte, tag byte, v uint64) []byte {
-	if v == 0 {
-		return b
-	}
-	return binary.AppendUvarint(append(b, tag), v)
-}
-
-func appendBool(b []byte, tag byte, v bool) []byte {
-	if !v {
-		return b
-	}
-	return append(b, tag, 1)
 }

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"math"
 	"sort"
 	"unsafe"
@@ -71,50 +72,112 @@ func Filtered(r *pb.RangeRequest) bool {
 	return r.MinModRevision != 0 || r.MaxModRevision != 0 || r.MinCreateRevision != 0 || r.MaxCreateRevision != 0
 }
 
-// Range answers a RangeRequest, but for the values named by the fills. Only
-// sorting by value reads values here. The request is not changed.
+// Selection is what a RangeRequest selects: all of the answer but the values.
+type Selection struct {
+	// Rev is the current revision, for the header.
+	Rev   int64
+	Count int64
+	More  bool
+	items []item
+	r     *pb.RangeRequest
+}
+
+// Select decides a RangeRequest, which is not changed. Only sorting by value reads values here.
 //
 // Quirks of etcd that clients can see are kept: a limit cuts before sorting
 // if the sort order is NONE, bounds on revisions do not change the count.
-func (ix *Index) Range(r *pb.RangeRequest, values Values) (*pb.RangeResponse, []Fill, error) {
+func (ix *Index) Select(r *pb.RangeRequest, values Values) (*Selection, error) {
 	rev, err := ix.CheckRevision(r.Revision)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: ix.Rev}}
+	sel := &Selection{Rev: ix.Rev, r: r}
 	rng := NewRange(r.Key, r.RangeEnd)
 	if r.CountOnly {
-		resp.Count = ix.Count(rng, rev)
-		return resp, nil, nil
+		sel.Count = ix.Count(rng, rev)
+		return sel, nil
 	}
 	limit := int64(math.MaxInt64)
 	if r.Limit > 0 && DefaultOrder(r) && !Filtered(r) {
 		limit = r.Limit
 	}
-	var items []item
-	var walked int64
 	for k, v := range ix.Scan(rng, rev) {
-		if walked++; walked > limit {
-			resp.More = true
+		if sel.Count++; sel.Count > limit {
+			sel.More = true
+			sel.Count = ix.Count(rng, rev)
 			break
 		}
 		if passes(r, v) {
-			items = append(items, item{k, v, nil})
+			sel.items = append(sel.items, item{k, v, nil})
 		}
 	}
-	resp.Count = walked
-	if resp.More {
-		resp.Count = ix.Count(rng, rev)
+	if err := sortItems(sel.items, r, values); err != nil {
+		return nil, err
 	}
-	if err := sortItems(items, r, values); err != nil {
+	if r.Limit > 0 && int64(len(sel.items)) > r.Limit {
+		sel.items, sel.More = sel.items[:r.Limit], true
+	}
+	return sel, nil
+}
+
+// Range answers a RangeRequest, but for the values named by the fills.
+func (ix *Index) Range(r *pb.RangeRequest, values Values) (*pb.RangeResponse, []Fill, error) {
+	sel, err := ix.Select(r, values)
+	if err != nil {
 		return nil, nil, err
 	}
-	if r.Limit > 0 && int64(len(items)) > r.Limit {
-		items, resp.More = items[:r.Limit], true
-	}
+	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: sel.Rev}, More: sel.More, Count: sel.Count}
 	var fills []Fill
-	resp.Kvs, fills = keyValues(items, r)
+	resp.Kvs, fills = keyValues(sel.items, r)
 	return resp, fills, nil
+}
+
+// Len is the number of keys selected.
+func (sel *Selection) Len() int { return len(sel.items) }
+
+// Fetch gives the values of the keys selected, or nil if none are asked for.
+func (sel *Selection) Fetch(values Values) ([][]byte, error) {
+	if sel.r.KeysOnly || len(sel.items) == 0 {
+		return nil, nil
+	}
+	positions := make([]int64, len(sel.items))
+	for i := range sel.items {
+		positions[i] = sel.items[i].v.Position
+	}
+	return values(positions)
+}
+
+// ItemSize is the number of bytes that AppendItem appends.
+func (sel *Selection) ItemSize(i int) int {
+	key, v, size := sel.item(i)
+	n := KeyValueSize(key, &v, size)
+	return 1 + varintSize(uint64(n)) + n
+}
+
+// AppendItem appends the i-th KeyValue as it stands in a RangeResponse, with
+// values as Fetch gave them.
+func (sel *Selection) AppendItem(buf []byte, i int, values [][]byte) []byte {
+	key, v, size := sel.item(i)
+	buf = append(buf, tagKvs)
+	buf = binary.AppendUvarint(buf, uint64(KeyValueSize(key, &v, size)))
+	if values == nil {
+		return AppendKeyValue(buf, key, &v, nil)
+	}
+	return AppendKeyValue(buf, key, &v, values[i])
+}
+
+const tagKvs = 2<<3 | 2 // etcdserverpb.RangeResponse.kvs, wire type included
+
+func (sel *Selection) item(i int) (key string, v Version, size int) {
+	it := &sel.items[i]
+	v = *it.v
+	if sel.r.KeysOnly {
+		if KeysOnly(sel.r) {
+			v.Lease = 0
+		}
+		return it.key, v, 0
+	}
+	return it.key, v, int(v.Size)
 }
 
 func passes(r *pb.RangeRequest, v *Version) bool {
