@@ -53,25 +53,13 @@ const chunkSize = 256 << 10
 // encodeRange encodes a RangeResponse.
 func (s *Server) encodeRange(sel *mvcc.Selection, values [][]byte) *encoded {
 	m := new(encoded)
-	var buf []byte
-	room := 64
-	for i := range sel.Len() {
-		if room += sel.ItemSize(i); room > chunkSize {
+	buf := s.appendHeader(m.buffer(64+sel.Size(chunkSize)), sel.Rev)
+	for next, need := 0, 0; ; {
+		if buf, next, need = sel.Append(buf, next, values); need == 0 {
 			break
 		}
-	}
-	buf = m.buffer(min(room, chunkSize))
-	buf = s.appendHeader(buf, sel.Rev)
-	for i := range sel.Len() {
-		if need := sel.ItemSize(i); cap(buf)-len(buf) < need {
-			m.take(buf)
-			buf = m.buffer(max(need, chunkSize))
-		}
-		buf = sel.AppendItem(buf, i, values)
-	}
-	if cap(buf)-len(buf) < 16 {
 		m.take(buf)
-		buf = m.buffer(16)
+		buf = m.buffer(max(need, chunkSize))
 	}
 	buf = appendBool(buf, tagMore, sel.More)
 	buf = appendUint(buf, tagCount, uint64(sel.Count))

@@ -2,9 +2,9 @@ package mvcc
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"math"
+	"slices"
 	"sort"
 	"unsafe"
 
@@ -101,6 +101,9 @@ func (ix *Index) Select(r *pb.RangeRequest, values Values) (*Selection, error) {
 	if r.Limit > 0 && DefaultOrder(r) && !Filtered(r) {
 		limit = r.Limit
 	}
+	if !Filtered(r) && !rng.single() && rev == ix.Rev {
+		sel.items = make([]item, 0, min(ix.Count(rng, rev), limit))
+	}
 	for k, v := range ix.Scan(rng, rev) {
 		if sel.Count++; sel.Count > limit {
 			sel.More = true
@@ -108,7 +111,7 @@ func (ix *Index) Select(r *pb.RangeRequest, values Values) (*Selection, error) {
 			break
 		}
 		if passes(r, v) {
-			sel.items = append(sel.items, item{k, v, nil})
+			sel.items = append(sel.items, item{k, v})
 		}
 	}
 	if err := sortItems(sel.items, r, values); err != nil {
@@ -147,38 +150,49 @@ func (sel *Selection) Fetch(values Values) ([][]byte, error) {
 	return values(positions)
 }
 
-// ItemSize is the number of bytes that AppendItem appends.
-func (sel *Selection) ItemSize(i int) int {
-	key, v, size := sel.item(i)
-	n := KeyValueSize(key, &v, size)
-	return 1 + varintSize(uint64(n)) + n
+// Append appends items from the i-th on, each as it stands in a RangeResponse,
+// as far as they fit into the buffer's capacity, with values as Fetch
+// gave them. It gives the index of the first that did not fit and what that one needs.
+func (sel *Selection) Append(buf []byte, i int, values [][]byte) (out []byte, next, need int) {
+	keysOnly, noLease := sel.r.KeysOnly, KeysOnly(sel.r)
+	for ; i < len(sel.items); i++ {
+		it := &sel.items[i]
+		v, size := it.v, int(it.v.Size)
+		if noLease && v.Lease != 0 {
+			v = &Version{Main: v.Main, Create: v.Create, Count: v.Count}
+		}
+		if keysOnly {
+			size = 0
+		}
+		n := KeyValueSize(it.key, v, size)
+		if need = 1 + varintSize(uint64(n)) + n; cap(buf)-len(buf) < need {
+			return buf, i, need
+		}
+		buf = binary.AppendUvarint(append(buf, tagKvs), uint64(n))
+		if keysOnly {
+			buf = AppendKeyValue(buf, it.key, v, nil)
+		} else {
+			buf = AppendKeyValue(buf, it.key, v, values[i])
+		}
+	}
+	return buf, i, 0
 }
 
-// AppendItem appends the i-th KeyValue as it stands in a RangeResponse, with
-// values as Fetch gave them.
-func (sel *Selection) AppendItem(buf []byte, i int, values [][]byte) []byte {
-	key, v, size := sel.item(i)
-	buf = append(buf, tagKvs)
-	buf = binary.AppendUvarint(buf, uint64(KeyValueSize(key, &v, size)))
-	if values == nil {
-		return AppendKeyValue(buf, key, &v, nil)
+// Size is about the number of bytes that the items take in a response, if no more than limit.
+func (sel *Selection) Size(limit int) (size int) {
+	for i := range sel.items {
+		it := &sel.items[i]
+		if size += len(it.key) + 48; !sel.r.KeysOnly {
+			size += int(it.v.Size)
+		}
+		if size >= limit {
+			return limit
+		}
 	}
-	return AppendKeyValue(buf, key, &v, values[i])
+	return size
 }
 
 const tagKvs = 2<<3 | 2 // etcdserverpb.RangeResponse.kvs, wire type included
-
-func (sel *Selection) item(i int) (key string, v Version, size int) {
-	it := &sel.items[i]
-	v = *it.v
-	if sel.r.KeysOnly {
-		if KeysOnly(sel.r) {
-			v.Lease = 0
-		}
-		return it.key, v, 0
-	}
-	return it.key, v, int(v.Size)
-}
 
 func passes(r *pb.RangeRequest, v *Version) bool {
 	return (r.MaxModRevision == 0 || v.Main <= r.MaxModRevision) &&
@@ -188,9 +202,8 @@ func passes(r *pb.RangeRequest, v *Version) bool {
 }
 
 type item struct {
-	key   string
-	v     *Version
-	value []byte // only when sorting by value
+	key string
+	v   *Version
 }
 
 // keyValues makes the KeyValues of a response, in two allocations, and says which of them need values.
@@ -225,20 +238,33 @@ func fillKeyValue(kv *mvccpb.KeyValue, key string, v *Version) {
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 type byTarget struct {
-	items   []item
-	compare func(a, b *item) int
+	items  []item
+	values [][]byte // parallel to items, when sorting by value
+	target pb.RangeRequest_SortTarget
 }
 
-func (s *byTarget) Len() int           { return len(s.items) }
-func (s *byTarget) Swap(i, j int)      { s.items[i], s.items[j] = s.items[j], s.items[i] }
-func (s *byTarget) Less(i, j int) bool { return s.compare(&s.items[i], &s.items[j]) < 0 }
+func (s *byTarget) Len() int { return len(s.items) }
 
-var comparisons = map[pb.RangeRequest_SortTarget]func(a, b *item) int{
-	pb.RangeRequest_KEY:     func(a, b *item) int { return cmp.Compare(a.key, b.key) },
-	pb.RangeRequest_VERSION: func(a, b *item) int { return cmp.Compare(a.v.Count, b.v.Count) },
-	pb.RangeRequest_CREATE:  func(a, b *item) int { return cmp.Compare(a.v.Create, b.v.Create) },
-	pb.RangeRequest_MOD:     func(a, b *item) int { return cmp.Compare(a.v.Main, b.v.Main) },
-	pb.RangeRequest_VALUE:   func(a, b *item) int { return bytes.Compare(a.value, b.value) },
+func (s *byTarget) Swap(i, j int) {
+	s.items[i], s.items[j] = s.items[j], s.items[i]
+	if s.values != nil {
+		s.values[i], s.values[j] = s.values[j], s.values[i]
+	}
+}
+
+func (s *byTarget) Less(i, j int) bool {
+	a, b := &s.items[i], &s.items[j]
+	switch s.target {
+	case pb.RangeRequest_VERSION:
+		return a.v.Count < b.v.Count
+	case pb.RangeRequest_CREATE:
+		return a.v.Create < b.v.Create
+	case pb.RangeRequest_MOD:
+		return a.v.Main < b.v.Main
+	case pb.RangeRequest_VALUE:
+		return bytes.Compare(s.values[i], s.values[j]) < 0
+	}
+	return a.key < b.key
 }
 
 // sortItems sorts with sort.Sort, which is not stable, because etcd does: then
@@ -247,31 +273,19 @@ func sortItems(items []item, r *pb.RangeRequest, values Values) error {
 	if r.SortTarget == pb.RangeRequest_KEY && r.SortOrder != pb.RangeRequest_DESCEND {
 		return nil
 	}
+	by := &byTarget{items: items, target: r.SortTarget}
 	if r.SortTarget == pb.RangeRequest_VALUE {
-		if err := fetchItems(items, values); err != nil {
+		got, err := (&Selection{items: items, r: &pb.RangeRequest{}}).Fetch(values)
+		if err != nil {
 			return err
 		}
+		by.values = slices.Clone(got)
 	}
-	var sorter sort.Interface = &byTarget{items, comparisons[r.SortTarget]}
+	var sorter sort.Interface = by
 	if r.SortOrder == pb.RangeRequest_DESCEND {
 		sorter = sort.Reverse(sorter)
 	}
 	sort.Sort(sorter)
-	return nil
-}
-
-func fetchItems(items []item, values Values) error {
-	positions := make([]int64, len(items))
-	for i := range items {
-		positions[i] = items[i].v.Position
-	}
-	got, err := values(positions)
-	if err != nil {
-		return err
-	}
-	for i := range items {
-		items[i].value = got[i]
-	}
 	return nil
 }
 
@@ -305,7 +319,7 @@ func (ix *Index) Chunks(r *pb.RangeRequest, chunkBytes int, send func(*pb.RangeR
 			}
 			items, size = items[:0], 0
 		}
-		items = append(items, item{k, v, nil})
+		items = append(items, item{k, v})
 		last.Count++
 		size += len(k) + 32
 		if !r.KeysOnly {
