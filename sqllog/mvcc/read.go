@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"slices"
 	"sort"
@@ -147,7 +148,17 @@ func (sel *Selection) Fetch(values Values) ([][]byte, error) {
 	for i := range sel.items {
 		positions[i] = sel.items[i].v.Position
 	}
-	return values(positions)
+	got, err := values(positions)
+	if err != nil {
+		return nil, err
+	}
+	for i := range sel.items {
+		if len(got[i]) != int(sel.items[i].v.Size) {
+			return nil, fmt.Errorf("%w: the value at position %d has %d bytes instead of %d",
+				ErrBadEntry, positions[i], len(got[i]), sel.items[i].v.Size)
+		}
+	}
+	return got, nil
 }
 
 // Append appends items from the i-th on, each as it stands in a RangeResponse,
