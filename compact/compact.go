@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -50,8 +51,9 @@ const (
 
 // Compactor compacts, and scrubs after compactions whoever made them.
 type Compactor struct {
-	opts Options
-	work chan struct{}
+	opts  Options
+	work  chan struct{}
+	hurry atomic.Int32 // callers of Finish
 }
 
 // New makes a compactor.
@@ -71,6 +73,8 @@ func (c *Compactor) Compacted() {
 
 // Finish frees everything that is free now, without pauses: etcd's physical compaction.
 func (c *Compactor) Finish(ctx context.Context) error {
+	c.hurry.Add(1)
+	defer c.hurry.Add(-1)
 	_, err := c.opts.Store.Prune(ctx, func(ctx context.Context) error { return ctx.Err() })
 	return err
 }
@@ -146,6 +150,9 @@ func (c *Compactor) scrub(ctx context.Context) bool {
 	start := time.Now()
 	last := start
 	removed, err := c.opts.Store.Prune(ctx, func(ctx context.Context) error {
+		if c.hurry.Load() > 0 {
+			return ctx.Err()
+		}
 		pause := time.NewTimer(3 * time.Since(last))
 		defer pause.Stop()
 		select {

@@ -110,9 +110,10 @@ func (s *Store) abandon(c *call) {
 // than each request with a timer of its own.
 type stall struct{ c chan struct{} }
 
-// watch runs fn and lets the waiting callers go if it takes too long.
-func (s *Store) watch(fn func()) {
-	timer := time.AfterFunc(s.opts.Timeout, func() { close(s.stalled.Load().c) })
+// bounded runs fn and lets the waiting callers go if it takes too long.
+func (s *Store) bounded(fn func()) {
+	current := s.stalled.Load()
+	timer := time.AfterFunc(s.opts.Timeout, func() { close(current.c) })
 	fn()
 	if !timer.Stop() {
 		s.stalled.Store(&stall{make(chan struct{})})
@@ -160,7 +161,7 @@ func (s *Store) commit(ctx context.Context, batch []*call) {
 	}
 	var results []mvcc.Result
 	var err error
-	s.watch(func() { results, err = s.decide(ctx, requests) })
+	s.bounded(func() { results, err = s.decide(ctx, requests) })
 	for i, c := range batch {
 		if err != nil {
 			c.result = mvcc.Result{Err: err}
@@ -177,7 +178,8 @@ func (s *Store) commit(ctx context.Context, batch []*call) {
 func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, error) {
 	// What has begun to be appended is seen through, also when the server is stopping.
 	ctx = context.WithoutCancel(ctx)
-	if errors.Is(s.Failure(), drivers.ErrUncertain) {
+	if s.failure.Load() != nil {
+		// What was uncertain is certain after this.
 		if err := s.catchUp(ctx); err != nil {
 			return nil, s.failed(err)
 		}
