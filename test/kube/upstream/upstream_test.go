@@ -1,0 +1,155 @@
+package upstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	_ "k8s.io/apiserver/pkg/storage/etcd3/testing" // what upstream's tests need is then in go.sum
+
+	"github.com/keelson-io/keelson/test/kube/storage"
+)
+
+const apiserver = "k8s.io/apiserver"
+
+// packages are those whose tests use a server, with the number of tests that they have at least.
+var packages = map[string]int{
+	apiserver + "/pkg/storage/etcd3":                  70,
+	apiserver + "/pkg/storage/cacher":                 130,
+	apiserver + "/pkg/storage/storagebackend/factory": 6,
+}
+
+func TestUpstreamPackages(t *testing.T) {
+	binary, err := storage.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modfile := replaceTestServer(t)
+	for name, atLeast := range packages {
+		t.Run(strings.TrimPrefix(name, apiserver+"/pkg/storage/"), func(t *testing.T) {
+			if n := runPackage(t, name, modfile, binary); n < atLeast {
+				t.Errorf("%d tests ran, want %d or more", n, atLeast)
+			}
+		})
+	}
+}
+
+// replaceTestServer copies upstream's module with our file in the place of its testserver, and gives a
+// go.mod that uses the copy.
+func replaceTestServer(t *testing.T) (modfile string) {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, err := storage.BinDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The place is always the same, so that go finds in its cache what it has compiled before.
+	dir := filepath.Join(filepath.Dir(bin), "upstream")
+	module := filepath.Join(dir, "apiserver")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	from := strings.TrimSpace(goTool(t, "list", "-m", "-f", "{{.Dir}}", apiserver))
+	if err := copyTree(module, from); err != nil {
+		t.Fatal(err)
+	}
+	for to, from := range map[string]string{
+		filepath.Join(module, "pkg", "storage", "etcd3", "testserver", "test_server.go"): filepath.Join(root, "testserver", "server.go"),
+		filepath.Join(dir, "go.mod"): filepath.Join(root, "go.mod"),
+		filepath.Join(dir, "go.sum"): filepath.Join(root, "go.sum"),
+	} {
+		if err := copyFile(to, from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	modfile = filepath.Join(dir, "go.mod")
+	goTool(t, "mod", "edit", "-replace", apiserver+"="+module, modfile)
+	return modfile
+}
+
+// runPackage runs the tests of one package, each as a test of its own, and says how many there were.
+func runPackage(t *testing.T, name, modfile, binary string) int {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-json", "-count=1", "-timeout=20m", "-mod=mod", "-modfile="+modfile, name)
+	cmd.Env = append(os.Environ(), "STORAGE_SERVER="+binary)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	tests := 0
+	output := map[string]*strings.Builder{} // by top-level test; the package's own under ""
+	for decoder := json.NewDecoder(bytes.NewReader(stdout)); ; {
+		var event struct{ Action, Test, Output string }
+		decodeErr := decoder.Decode(&event)
+		if errors.Is(decodeErr, io.EOF) {
+			break
+		}
+		if decodeErr != nil {
+			t.Fatalf("go test: %v\n%s%s", decodeErr, stdout, &stderr)
+		}
+		top, _, _ := strings.Cut(event.Test, "/")
+		if output[top] == nil {
+			output[top] = &strings.Builder{}
+		}
+		output[top].WriteString(event.Output)
+		if event.Test == "" || event.Test != top || (event.Action != "pass" && event.Action != "fail" && event.Action != "skip") {
+			continue
+		}
+		tests++
+		t.Run(top, func(t *testing.T) {
+			if event.Action != "pass" {
+				t.Errorf("%s\n%s", event.Action, tail(output[top].String(), 200))
+			}
+		})
+	}
+	if err != nil && !t.Failed() {
+		t.Errorf("go test: %v\n%s%s", err, tail(fmt.Sprint(output[""]), 50), &stderr)
+	}
+	return tests
+}
+
+func goTool(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// copyTree copies a tree of files that may be read-only to one that is not.
+func copyTree(to, from string) error {
+	return filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, strings.TrimPrefix(path, from))
+		if entry.IsDir() {
+			return os.MkdirAll(target, 0o755)
+		}
+		return copyFile(target, path)
+	})
+}
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o644)
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
