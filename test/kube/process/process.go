@@ -17,7 +17,7 @@ import (
 var ErrExited = errors.New("process exited")
 
 // pollInterval is how often a condition without a signal of its own is looked at.
-const pollInterval = 20 * time.Millisecond
+const pollInterval = 50 * time.Millisecond
 
 // Command says what to run, and how.
 type Command struct {
@@ -123,7 +123,7 @@ func (p *Process) Await(ctx context.Context, what string, check func(context.Con
 		}
 		select {
 		case <-p.done:
-			return fatal{fmt.Errorf("%s: %w (%v)", p.Name(), ErrExited, p.err)}
+			return GiveUp(fmt.Errorf("%s: %w (%v)", p.Name(), ErrExited, p.err))
 		default:
 			return err
 		}
@@ -147,26 +147,32 @@ func (p *Process) Output() (string, error) {
 // Tail is the last lines of the log, under a heading, for the message of a failure.
 func (p *Process) Tail(lines int) string { return Tail(p.command.LogFile(), lines) }
 
-// fatal marks an error that ends an Await at once.
+// GiveUp makes an error that ends an Await at once.
+func GiveUp(err error) error { return fatal{err} }
+
 type fatal struct{ error }
 
 func (f fatal) Unwrap() error { return f.error }
 
-// Await calls check until it returns no error or ctx ends; then the error is check's last one.
+// Await calls check until it returns no error, or one of GiveUp, or ctx ends; then the error is check's last one.
 func Await(ctx context.Context, what string, check func(context.Context) error) error {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // what is cut short by the end of ctx says nothing new
 		}
 		if f := (fatal{}); errors.As(err, &f) {
 			return fmt.Errorf("awaiting %s: %w", what, f.error)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("awaiting %s: %w: %w", what, ctx.Err(), err)
+			return fmt.Errorf("awaiting %s: %w: %w", what, ctx.Err(), last)
 		case <-ticker.C:
 		}
 	}
