@@ -48,7 +48,7 @@ kube-down: ## Stop what `make kube` has started.
 
 .PHONY: kube-test
 kube-test: build kube-components ## Test with what Kubernetes is: its storage tests, and a whole control plane.
-	cd test/kube && $(GO) test -timeout 30m ./...
+	cd test/kube && $(GO) test -p 1 -timeout 30m ./...
 
 .PHONY: kube-idle
 kube-idle: build peers $(BIN)/kube-apiserver ## Measure resident memory, etcd and keelson idle under kube-apiserver.

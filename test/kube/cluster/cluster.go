@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,10 +148,7 @@ func (c *Cluster) StartControllers() error {
 			return fmt.Errorf("start the controllers: %w", err)
 		}
 	}
-	if err := os.WriteFile(c.file("stages.yaml"), stages(), 0o644); err != nil {
-		return fmt.Errorf("start the controllers: %w", err)
-	}
-	commands := [][]string{
+	for _, command := range [][]string{
 		{"kube-controller-manager",
 			"--secure-port=0",
 			"--kubeconfig=" + c.Kubeconfig("kube-controller-manager"),
@@ -160,19 +158,38 @@ func (c *Cluster) StartControllers() error {
 		{"kube-scheduler",
 			"--secure-port=0",
 			"--kubeconfig=" + c.Kubeconfig("kube-scheduler")},
-		{"kwok",
-			"--config=" + c.file("stages.yaml"),
-			"--kubeconfig=" + c.Kubeconfig("kwok"),
-			"--manage-all-nodes",
-			"--cidr=" + podRange,
-			"--node-lease-duration-seconds=40"},
-	}
-	for _, command := range commands {
+	} {
 		if _, err := c.run(command[0], command[1:]...); err != nil {
 			return fmt.Errorf("start the controllers: %w", err)
 		}
 	}
-	return nil
+	return c.startKwok()
+}
+
+func (c *Cluster) startKwok() error {
+	if err := os.WriteFile(c.file("stages.yaml"), stages(), 0o644); err != nil {
+		return fmt.Errorf("start kwok: %w", err)
+	}
+	_, err := c.run("kwok",
+		"--config="+c.file("stages.yaml"),
+		"--kubeconfig="+c.Kubeconfig("kwok"),
+		"--manage-all-nodes",
+		"--cidr="+podRange,
+		"--node-lease-duration-seconds=40")
+	return err
+}
+
+// RestartKwok starts kwok anew. It does not try again what the API answered with an internal error, as a
+// kubelet does, but what it finds at its start it takes up.
+func (c *Cluster) RestartKwok() error {
+	for i, p := range c.processes {
+		if p.Name() == "kwok" {
+			p.Kill()
+			c.processes = slices.Delete(c.processes, i, i+1)
+			return c.startKwok()
+		}
+	}
+	return errors.New("restart kwok: it was never started")
 }
 
 // stages are what kwok does to nodes and pods: all that a kubelet would, at once.

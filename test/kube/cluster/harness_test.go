@@ -3,8 +3,8 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -48,7 +48,7 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := keptDir(t, filepath.Join(filepath.Dir(binDir), "kube-test"))
 	s, err := storage.Start(t.Context(), storage.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +80,28 @@ func newHarness(t *testing.T) *harness {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// keptDir makes a directory under parent that stays when the test fails, so that its logs can be read.
+func keptDir(t *testing.T, parent string) string {
+	t.Helper()
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(parent, "run-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("data and logs are in %s", dir)
+			return
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func (h *harness) connect(t *testing.T) {
@@ -199,13 +221,19 @@ func (h *harness) awaitPods(t *testing.T, namespace, image string, n int) {
 		if err != nil {
 			return err
 		}
-		running := 0
+		running, others := 0, []string{}
 		for _, pod := range pods.Items {
 			if pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil && pod.Spec.Containers[0].Image == image {
 				running++
+				continue
 			}
+			others = append(others, fmt.Sprintf("%s (%s, node %q, deleted %v, image %s)",
+				pod.Name, pod.Status.Phase, pod.Spec.NodeName, pod.DeletionTimestamp, pod.Spec.Containers[0].Image))
 		}
-		return errors.Join(wantCount(len(pods.Items), n), wantCount(running, n))
+		if running != n || len(others) != 0 {
+			return fmt.Errorf("%d run, want %d; others are %v", running, n, others)
+		}
+		return nil
 	})
 }
 

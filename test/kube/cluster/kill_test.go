@@ -53,6 +53,13 @@ func testStorageKilled(t *testing.T, h *harness) {
 		}
 		h.await(t, fmt.Sprintf("what was written, after kill %d", kill), w.check)
 		w.awaitMore(t, 1)
+		h.await(t, "the pods", func(ctx context.Context) error {
+			_, err := h.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+			return err
+		})
+		if err := h.cluster.RestartKwok(); err != nil {
+			t.Fatal(err)
+		}
 		h.awaitPods(t, namespace, "shop:1", replicas)
 	}
 	stop()

@@ -19,6 +19,9 @@ var ErrExited = errors.New("process exited")
 // pollInterval is how often a condition without a signal of its own is looked at.
 const pollInterval = 50 * time.Millisecond
 
+// tailWidth is where Tail cuts a line: some components print whole objects.
+const tailWidth = 400
+
 // Command says what to run, and how.
 type Command struct {
 	// Name is what the process is called in messages; its output goes to Name.log.
@@ -185,8 +188,11 @@ func Tail(file string, lines int) string {
 		return fmt.Sprintf("---- %s: %v\n", filepath.Base(file), err)
 	}
 	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	if len(all) > lines {
-		all = all[len(all)-lines:]
+	all = all[max(0, len(all)-lines):]
+	for i, line := range all {
+		if len(line) > tailWidth {
+			all[i] = line[:tailWidth] + "…"
+		}
 	}
 	return fmt.Sprintf("---- the end of %s\n%s\n", filepath.Base(file), strings.Join(all, "\n"))
 }

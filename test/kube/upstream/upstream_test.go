@@ -86,9 +86,10 @@ func runPackage(t *testing.T, name, modfile, binary string) int {
 	cmd.Stderr = &stderr
 	stdout, err := cmd.Output()
 	tests := 0
-	output := map[string]*strings.Builder{} // by top-level test; the package's own under ""
+	failed := map[string]*strings.Builder{} // what is wrong, by test; what is of no test under ""
+	output := map[string]*strings.Builder{} // by test and subtest
 	for decoder := json.NewDecoder(bytes.NewReader(stdout)); ; {
-		var event struct{ Action, Test, Output string }
+		var event testEvent
 		decodeErr := decoder.Decode(&event)
 		if errors.Is(decodeErr, io.EOF) {
 			break
@@ -97,24 +98,37 @@ func runPackage(t *testing.T, name, modfile, binary string) int {
 			t.Fatalf("go test: %v\n%s%s", decodeErr, stdout, &stderr)
 		}
 		top, _, _ := strings.Cut(event.Test, "/")
-		if output[top] == nil {
-			output[top] = &strings.Builder{}
+		switch event.Action {
+		case "output":
+			write(output, event.Test, event.Output)
+		case "fail", "skip":
+			write(failed, top, fmt.Sprintf("%s %s\n%s\n", event.Action, event.Test, tail(fmt.Sprint(output[event.Test]), 100)))
 		}
-		output[top].WriteString(event.Output)
-		if event.Test == "" || event.Test != top || (event.Action != "pass" && event.Action != "fail" && event.Action != "skip") {
-			continue
+		if event.ends() && event.Test != "" && event.Test == top {
+			tests++
+			t.Run(top, func(t *testing.T) {
+				if failed[top] != nil {
+					t.Error(failed[top])
+				}
+			})
 		}
-		tests++
-		t.Run(top, func(t *testing.T) {
-			if event.Action != "pass" {
-				t.Errorf("%s\n%s", event.Action, tail(output[top].String(), 200))
-			}
-		})
 	}
 	if err != nil && !t.Failed() {
-		t.Errorf("go test: %v\n%s%s", err, tail(fmt.Sprint(output[""]), 50), &stderr)
+		t.Errorf("go test: %v\n%s%s", err, tail(fmt.Sprint(failed[""]), 50), &stderr)
 	}
 	return tests
+}
+
+// testEvent is a line of what `go test -json` prints.
+type testEvent struct{ Action, Test, Output string }
+
+func (e testEvent) ends() bool { return e.Action == "pass" || e.Action == "fail" || e.Action == "skip" }
+
+func write(to map[string]*strings.Builder, name, text string) {
+	if to[name] == nil {
+		to[name] = &strings.Builder{}
+	}
+	to[name].WriteString(text)
 }
 
 func goTool(t *testing.T, args ...string) string {
