@@ -55,6 +55,7 @@
 //	fragments NAME        whether its responses came in fragments, none over the limit
 //	await REVISION        waits until the store is at this revision (an expiry)
 //	hashkv [REVISION]; snapshot
+//	history               everything at every revision since the last compaction, and the leases
 //	call SERVICE.METHOD [field=value ...]        any unary method, nested fields as a.b=
 //	restart; kill         ends the server, cleanly or not, and starts it on the same data
 //

@@ -29,13 +29,15 @@ const requestTimeout = 10 * time.Second
 
 // Dial connects to an endpoint as the player needs it: without limits on
 // message sizes, and quick to connect again after a restart.
-func Dial(endpoint string) (*grpc.ClientConn, error) {
+func Dial(endpoint string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	quick := backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.6, MaxDelay: 200 * time.Millisecond}
-	conn, err := grpc.NewClient(endpoint,
+	opts := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32), grpc.WaitForReady(true)))
+			grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32), grpc.WaitForReady(true)),
+	}, more...)
+	conn, err := grpc.NewClient(endpoint, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("script: dial %s: %w", endpoint, err)
 	}
@@ -104,6 +106,8 @@ func (p *Player) command(name string) command {
 		return p.call
 	case "hashkv":
 		return p.hashKV
+	case "history":
+		return p.history
 	case "snapshot":
 		return p.snapshot
 	case "restart", "kill":
@@ -195,7 +199,7 @@ func (p *Player) compact(ctx context.Context, w *words) (string, error) {
 	if err := w.done(); err != nil {
 		return "", err
 	}
-	late := p.watch.settle(ctx, p)
+	late := p.watch.catchUp(ctx, p)
 	resp, err := p.kv.Compact(ctx, r)
 	if err == nil {
 		p.compacted = max(p.compacted, r.Revision)

@@ -3,6 +3,7 @@ package script
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,8 +33,13 @@ type watchState struct {
 	changed chan struct{} // closed and replaced whenever a stream received something
 }
 
-// open starts the auditor at a revision, 0 for now.
+// open starts the auditor at a revision, 0 for now. What an earlier one has
+// seen is kept.
 func (ws *watchState) open(p *Player, start int64) error {
+	var seen []*mvccpb.Event
+	if ws.auditor != nil {
+		seen = ws.auditor.events
+	}
 	ws.streams, ws.byName, ws.watches = map[string]*stream{}, map[string]*watch{}, nil
 	ws.changed = make(chan struct{})
 	s, err := ws.openStream(p, "auditor")
@@ -41,8 +47,8 @@ func (ws *watchState) open(p *Player, start int64) error {
 		return err
 	}
 	ws.auditor = &watch{name: "auditor", stream: s, request: &pb.WatchCreateRequest{
-		Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: start, PrevKv: true,
-	}}
+		Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: start,
+	}, events: seen}
 	if err := ws.create(ws.auditor); err != nil {
 		return fmt.Errorf("script: watch of everything: %w", err)
 	}
@@ -117,6 +123,78 @@ func (ws *watchState) settle(_ context.Context, p *Player) string {
 		fmt.Fprintf(&late, "BREACH: %s got %d events of %d that are due\n", w.name, len(w.events), w.due)
 	}
 	return late.String()
+}
+
+// catchUp waits until the watches that began in the past are no longer behind,
+// also those that have nothing to get: until then a compaction cancels them. A
+// progress answer says so; where none is due, the events of a watch that was
+// created after all others do, in etcd.
+func (ws *watchState) catchUp(ctx context.Context, p *Player) string {
+	late := ws.settle(ctx, p)
+	barrier := false
+	for _, s := range ws.streams {
+		behind := slices.ContainsFunc(ws.watches, func(w *watch) bool {
+			return w.stream == s && !w.dropped && w.request.StartRevision > 0 && !w.caughtUp
+		})
+		if !behind {
+			continue
+		}
+		if due, defined := p.progressIsDue(s); due && defined {
+			if !ws.askProgress(p, s) {
+				late += "BREACH: progress was not answered\n"
+			}
+		} else {
+			barrier = true
+		}
+	}
+	if barrier && p.revision > 1 {
+		late += ws.barrier(p)
+	}
+	for _, w := range ws.watches {
+		w.caughtUp = w.caughtUp || w.request.StartRevision <= p.revision
+	}
+	return late
+}
+
+func (ws *watchState) barrier(p *Player) string {
+	s, err := ws.openStream(p, "barrier")
+	if err != nil {
+		return errorText(err)
+	}
+	w := &watch{name: "barrier", stream: s, request: &pb.WatchCreateRequest{
+		Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: p.revision,
+	}}
+	if err := ws.create(w); err != nil {
+		return errorText(err)
+	}
+	late := ""
+	if !ws.await(settleTimeout, func() bool { return len(w.events) > 0 || w.canceled || s.err != nil }) {
+		late = fmt.Sprintf("BREACH: a watch of everything from %d on got nothing\n", p.revision)
+	}
+	s.cancel()
+	<-s.ended
+	delete(ws.streams, "barrier")
+	return late
+}
+
+// askProgress asks until the answer is at the newest revision.
+func (ws *watchState) askProgress(p *Player, s *stream) bool {
+	ws.mu.Lock()
+	s.progressDue = true
+	ws.mu.Unlock()
+	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); {
+		if err := s.client.Send(progressRequest()); err != nil {
+			return false
+		}
+		if ws.await(progressRetry, func() bool { return s.progress >= p.revision || s.err != nil }) {
+			return s.err == nil
+		}
+	}
+	return false
+}
+
+func progressRequest() *pb.WatchRequest {
+	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
 }
 
 // stream is one Watch RPC.
@@ -234,7 +312,7 @@ type watch struct {
 	// compacted means that the watch starts below the compact revision, so that
 	// it is due to be cancelled. dropped means that the client has cancelled it.
 	compacted, dropped bool
-	gaveUp             bool
+	gaveUp, caughtUp   bool
 	due, audited       int // events that are due, and events of the auditor that were counted
 
 	created    *pb.WatchResponse

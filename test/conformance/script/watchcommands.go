@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -237,28 +236,18 @@ func (p *Player) progress(ctx context.Context, w *words, _ []string) (string, er
 	if !defined {
 		return late + "nobody knows: a watch of the stream was compacted\n", nil
 	}
-	ask := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
 	if !due {
-		if err := s.client.Send(ask); err != nil {
+		if err := s.client.Send(progressRequest()); err != nil {
 			return late + errorText(err), nil
 		}
 		return late + "no answer is due\n", nil
 	}
-	p.watch.mu.Lock()
-	s.progressDue = true
-	p.watch.mu.Unlock()
-	answered := func() bool { return s.progress >= p.revision || s.err != nil }
-	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); {
-		if err := s.client.Send(ask); err != nil {
-			return late + errorText(err), nil
-		}
-		if p.watch.await(progressRetry, answered) {
-			p.watch.mu.Lock()
-			defer p.watch.mu.Unlock()
-			return late + fmt.Sprintf("progress rev=%d\n", s.progress), nil
-		}
+	if !p.watch.askProgress(p, s) {
+		return late + "BREACH: progress was not answered\n", nil
 	}
-	return late + "BREACH: progress was not answered\n", nil
+	p.watch.mu.Lock()
+	defer p.watch.mu.Unlock()
+	return late + fmt.Sprintf("progress rev=%d\n", s.progress), nil
 }
 
 // notified waits for the server's own notification for one watch.
