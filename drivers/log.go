@@ -93,7 +93,7 @@ type Log interface {
 	//
 	// Errors: ErrScrubbed if after lies below the scrubbed mark, so that
 	// entries may be missing, or at the mark when the entry that closed after.Batch is gone, so that nothing
-	// can be compared; also later, when the mark passes a follower that has not read so far: load anew. ErrDiverged if
+	// can be compared; also later, when the mark has come to where a follower is, or passed it: load anew. ErrDiverged if
 	// the log's entry at after.Position closes no batch or another one than after.Batch, or the log ends before it. fn's
 	// error, the context's error, ErrClosed, a storage error.
 	Follow(ctx context.Context, after End, fn func(*Batch) error) error
