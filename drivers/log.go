@@ -26,7 +26,8 @@ type Entry struct {
 	// never empty.
 	Meta []byte
 	// Value is the part that is fetched only when somebody asks for it. It
-	// is nil in entries read without values; nil and empty are stored alike.
+	// is nil in entries read without values; nil and empty are stored alike, and
+	// either may come back for them.
 	Value []byte
 }
 
@@ -67,14 +68,15 @@ type Log interface {
 	// still the end of the log; then the new end is (after.Position +
 	// len(Entries), ID). The batch must not be empty. On return the batch is durable.
 	//
-	// Errors: ErrConflict, ErrUncertain, ErrNoSpace, ErrReadOnly, ErrCorrupt,
+	// Errors: ErrConflict, ErrUncertain, ErrUnresolved, ErrNoSpace, ErrReadOnly, ErrCorrupt,
 	// ErrClosed, a context's error if nothing was begun; anything else is a
 	// storage error that left nothing behind. See rule D4.
 	Append(ctx context.Context, after End, batch *Batch) error
 
 	// ReadIndex gives the bounds of the log at some moment after the call began:
 	// they are no older than any append, by whatever server, that was acknowledged before
-	// the call. Many callers at once share one question to the database.
+	// the call. Many callers at once share one question to the database. Its success also settles
+	// an ErrUncertain before it: from then on the log holds what was in doubt for good, or never will.
 	ReadIndex(ctx context.Context) (Bounds, error)
 
 	// Scan gives every entry present in (After, UpTo] to fn, in order. It
@@ -90,21 +92,25 @@ type Log interface {
 	// wakes by a signal of the database where it has one.
 	//
 	// Errors: ErrScrubbed if after lies below the scrubbed mark, so that
-	// entries may be missing: load anew. ErrDiverged if the log's entry at after.Position
-	// closes another batch than after.Batch, or the log ends before it. fn's
-	// error, the context's error, a storage error.
+	// entries may be missing, or at the mark when the entry that closed after.Batch is gone, so that nothing
+	// can be compared; also later, when the mark has come to where a follower is, or passed it: load anew. ErrDiverged if
+	// the log's entry at after.Position closes no batch or another one than after.Batch, or the log ends before it. fn's
+	// error, the context's error, ErrClosed, a storage error.
 	Follow(ctx context.Context, after End, fn func(*Batch) error) error
 
 	// Values fetches the values at the given positions, which may come in any order,
 	// into dst (len(dst) == len(positions)). The bytes belong to the
-	// caller. ErrScrubbed if any of them is not in the log any more; dst is then
-	// undefined.
+	// caller; an empty value may be nil. ErrScrubbed if any of them is not in the log, be it that it was
+	// scrubbed or that it was never written; dst is then undefined.
 	Values(ctx context.Context, positions []int64, dst [][]byte) error
 
 	// Scrub removes the entries at the given positions (ascending), durably
 	// and atomically for each call; positions already gone are passed over. Callers keep calls
 	// short (some thousand positions) since appends wait meanwhile. The log's
-	// last position is refused with an error, and nothing is removed.
+	// last position, and any after it, is refused with an error, and nothing is removed.
+	//
+	// Errors: as Append's, but for ErrConflict. After ErrUncertain some call's entries, all of them or none,
+	// may be gone; scrubbing them again does no harm.
 	Scrub(ctx context.Context, positions []int64) error
 }
 
@@ -134,9 +140,11 @@ type Checker interface {
 var (
 	// ErrConflict: the log's end was not the one named. Nothing was appended.
 	ErrConflict = errors.New("the end of the log has moved")
-	// ErrUncertain: the outcome of an append is unknown (rule D4). After it,
-	// the log refuses appends until ReadIndex has succeeded.
-	ErrUncertain = errors.New("the outcome of the append is unknown")
+	// ErrUncertain: the outcome of an append, or of a scrub, is unknown (rule D4). After it,
+	// the log refuses both, with ErrUnresolved, until ReadIndex has succeeded.
+	ErrUncertain = errors.New("the outcome of the write is unknown")
+	// ErrUnresolved: refused, and certainly not done, since the outcome of an earlier write is unknown.
+	ErrUnresolved = errors.New("an earlier write's outcome is unknown: call ReadIndex")
 	// ErrScrubbed: entries asked for were removed after a compaction.
 	ErrScrubbed = errors.New("entries have been scrubbed")
 	// ErrDiverged: this log is not a continuation of the one that was seen before.

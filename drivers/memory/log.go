@@ -46,7 +46,7 @@ func (l *Log) usable(ctx context.Context) error {
 // Append implements drivers.Log.
 func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batch) error {
 	if l.isUncertain() {
-		return fmt.Errorf("append refused: the outcome of the one before is unknown until ReadIndex succeeds")
+		return fmt.Errorf("append: %w", drivers.ErrUnresolved)
 	}
 	f, err := l.suffer(ctx, OpAppend)
 	if err != nil {
@@ -216,15 +216,18 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 
 // Scrub implements drivers.Log.
 func (l *Log) Scrub(ctx context.Context, positions []int64) error {
+	if l.isUncertain() {
+		return fmt.Errorf("scrub: %w", drivers.ErrUnresolved)
+	}
 	f, err := l.suffer(ctx, OpScrub)
 	if err != nil {
-		return err
+		return l.noteUncertain(err)
 	}
 	l.store.mu.Lock()
 	err = l.store.scrubLocked(positions)
 	l.store.mu.Unlock()
 	if f.Err != nil {
-		return f.Err
+		err = f.Err
 	}
-	return err
+	return l.noteUncertain(err)
 }

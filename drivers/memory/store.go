@@ -123,9 +123,9 @@ func (s *Store) checkLocked(after drivers.End) error {
 	switch {
 	case after.Position < s.scrubbed:
 		return fmt.Errorf("follow after %d: %w up to %d", after.Position, drivers.ErrScrubbed, s.scrubbed)
-	case after.Position == 0:
+	case after == drivers.End{}:
 		return nil
-	case after.Position > int64(len(s.records)):
+	case after.Position < 1 || after.Position > int64(len(s.records)):
 		return fmt.Errorf("follow after %d: %w: it ends at %d", after.Position, drivers.ErrDiverged, len(s.records))
 	}
 	r := s.records[after.Position-1]

@@ -117,7 +117,7 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 // writable says why nothing can be committed now. Called with the token held.
 func (l *Log) writable() error {
 	if l.unsettled.Load() {
-		return errors.New("refused: the outcome of the write before is unknown until ReadIndex succeeds")
+		return drivers.ErrUnresolved
 	}
 	if l.checkpointer.broken.Load() {
 		return fmt.Errorf("refused: %w: see to the disk and restart the server", errSync)
