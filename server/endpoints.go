@@ -162,7 +162,8 @@ func (n *Node) webAPI(gateway http.Handler) (*httpapi.API, error) {
 
 func (n *Node) grpcOptions() []grpc.ServerOption {
 	opts := []grpc.ServerOption{
-		grpc.Creds(listen.Credentials()),
+		grpc.Creds(n.counted.Credentials(listen.Credentials())),
+		grpc.ChainStreamInterceptor(n.counted.Stream),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: n.opts.GRPCKeepAliveMinTime}),
 	}
 	if n.opts.GRPCKeepAliveInterval > 0 && n.opts.GRPCKeepAliveTimeout > 0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/metrics"
 	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/lessor"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -36,12 +37,15 @@ type Node struct {
 	lessor    *lessor.Lessor
 	compactor *compact.Compactor
 	metrics   *prometheus.Registry
+	counted   *metrics.Metrics
 	endpoints []endpoint
 }
 
 // Open opens the log, loads the store and binds the sockets. The node must be closed; it serves in Run.
 func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node, error) {
-	n := &Node{opts: opts, logger: logger, metrics: prometheus.NewRegistry()}
+	n := &Node{opts: opts, logger: logger, metrics: prometheus.NewRegistry(), counted: metrics.New(metrics.Options{
+		SlowApply: opts.WarningApplyDuration, Extensive: opts.Metrics == config.MetricsExtensive,
+	})}
 	if err := n.prepare(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -60,7 +64,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	n.lessor = lessor.New(n.logger)
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
 		Log: n.log, Logger: n.logger, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
-		Publish: n.hub.Publish, Leases: n.lessor.Changed,
+		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
 	})
 	if err != nil {
 		return err
@@ -77,7 +81,7 @@ func (n *Node) prepare(ctx context.Context) error {
 		return err
 	}
 	n.compactor = compact.New(compact.Options{
-		Store: n.store, Logger: n.logger, Mode: compact.Mode(n.opts.AutoCompactionMode),
+		Store: n.counted.Compactions(n.store), Logger: n.logger, Mode: compact.Mode(n.opts.AutoCompactionMode),
 		Period: auto.Period, Revisions: auto.Revisions,
 	})
 	return n.bind()
@@ -147,6 +151,9 @@ func (n *Node) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("record the member: %w", err)
 	}
+	if err := n.showMetrics(member.ID); err != nil {
+		return err
+	}
 	api := etcdv3.Options{
 		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor,
 		Cluster:              etcdv3.Cluster{ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion()},
@@ -157,6 +164,7 @@ func (n *Node) serve(ctx context.Context) error {
 		ProgressInterval:     n.opts.WatchProgressNotifyInterval,
 		SlowRequest:          n.opts.WarningUnaryRequestDuration,
 		MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
+		Observe:              n.counted,
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.hub.Run(gctx) })

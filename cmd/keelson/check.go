@@ -1,5 +1,214 @@
 package main
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
-func (p *program) check(ctx context.Context, args []string) int { return 1 }
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/sqlite"
+	"github.com/keelson-io/keelson/server"
+	"github.com/keelson-io/keelson/sqllog/verify"
+)
+
+// checkCommand examines the store of a stopped server.
+type checkCommand struct {
+	dataDir   string
+	datastore string
+	json      bool
+}
+
+const checkUsage = `Usage:
+
+  keelson check [--data-dir DIR] [--json]
+
+Examine the store of a stopped server, without changing it: its pages, and the invariants of its log.
+Prints a line for each finding, and then what the store holds. The exit code is 0 if the
+store is sound, 1 if something was found or the store could not be read, 2 for wrong usage.
+
+`
+
+// maxShown bounds the findings printed: a store broken from the start has one for every entry.
+const maxShown = 1000
+
+var errFindings = errors.New("the store is not sound")
+
+func (p *program) check(ctx context.Context, args []string) int {
+	c, err := p.parseCheck(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(p.stderr, "keelson:", err)
+		fmt.Fprintln(p.stderr, "'keelson check --help' says how it is used.")
+		return 2
+	}
+	log, err := c.open(ctx)
+	if err != nil {
+		return p.fail(fmt.Errorf("check: %w", err))
+	}
+	err = errors.Join(c.run(ctx, p, log), log.Close())
+	if err != nil && !errors.Is(err, errFindings) {
+		return p.fail(fmt.Errorf("check: %w", err))
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+func (p *program) parseCheck(args []string) (*checkCommand, error) {
+	c := &checkCommand{dataDir: p.getenv("ETCD_DATA_DIR"), datastore: p.getenv("ETCD_DATASTORE")}
+	if c.dataDir == "" {
+		c.dataDir = "default.etcd"
+	}
+	f := flag.NewFlagSet("check", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.dataDir, "data-dir", c.dataDir, "")
+	f.StringVar(&c.datastore, "datastore", c.datastore, "")
+	f.BoolVar(&c.json, "json", false, "")
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(p.stdout, checkUsage)
+		writeFlag(p.stdout, "--data-dir DIR", "the server's data directory; "+c.dataDir+" if not given")
+		writeFlag(p.stdout, "--datastore URL", "refused as yet: only the SQLite store of a data directory can be checked")
+		writeFlag(p.stdout, "--json", "one JSON object for each finding, and one for the summary")
+		return nil, flag.ErrHelp
+	case err != nil:
+		return nil, err
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("check takes no argument such as %q", f.Arg(0))
+	case c.datastore != "":
+		return nil, errors.New("--datastore: only the SQLite store of a data directory can be checked")
+	}
+	return c, nil
+}
+
+func writeFlag(w io.Writer, name, text string) { fmt.Fprintf(w, "  %-18s%s\n", name, text) }
+
+// getenv gives a variable of the environment that the program was given.
+func (p *program) getenv(name string) (value string) {
+	for _, e := range p.environ {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// open opens the store for reading. Nothing is made where there is none.
+func (c *checkCommand) open(ctx context.Context) (*sqlite.Log, error) {
+	if _, err := os.Stat(filepath.Join(c.dataDir, "member")); err != nil {
+		return nil, fmt.Errorf("there is no store under %s: %w", c.dataDir, err)
+	}
+	path, err := server.DatabasePath(c.dataDir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("there is no store under %s: %w", c.dataDir, err)
+	}
+	return sqlite.Open(ctx, sqlite.Options{Path: path, ReadOnly: true, Logger: slog.New(slog.DiscardHandler)})
+}
+
+func (c *checkCommand) run(ctx context.Context, p *program, log drivers.Log) error {
+	out := checkOutput{json: c.json, stdout: p.stdout, bar: newProgressLine(p.stderr)}
+	sum, err := verify.Walk(ctx, log, verify.Options{Report: out.finding, Progress: out.bar.show})
+	out.bar.clear()
+	if err != nil {
+		return errors.Join(err, out.err)
+	}
+	out.summary(sum)
+	if out.err == nil && sum.Findings > 0 {
+		return errFindings
+	}
+	return out.err
+}
+
+// checkOutput prints what is found.
+type checkOutput struct {
+	json   bool
+	stdout io.Writer
+	bar    *progressLine
+	shown  int
+	err    error // the first failure to print
+}
+
+func (o *checkOutput) print(v any, line string) {
+	o.bar.clear()
+	var err error
+	if o.json {
+		err = json.NewEncoder(o.stdout).Encode(v)
+	} else {
+		_, err = fmt.Fprintln(o.stdout, line)
+	}
+	if o.err == nil {
+		o.err = err
+	}
+}
+
+func (o *checkOutput) finding(f verify.Finding) {
+	if o.shown++; o.shown <= maxShown {
+		o.print(f, f.String())
+	}
+}
+
+func (o *checkOutput) summary(s verify.Summary) {
+	if more := o.shown - maxShown; more > 0 && !o.json {
+		o.print(nil, fmt.Sprintf("... and %d more", more))
+	}
+	verdict := "sound"
+	if s.Findings > 0 {
+		verdict = fmt.Sprintf("%d findings", s.Findings)
+	}
+	compact := "never compacted"
+	if s.Compact >= 0 {
+		compact = fmt.Sprintf("compact revision %d", s.Compact)
+	}
+	o.print(s, fmt.Sprintf("%s: %d entries up to position %d (scrubbed up to %d), revision %d with %d revisions kept, %s, %d keys, %d leases",
+		verdict, s.Entries, s.Position, s.Scrubbed, s.Revision, s.Revisions, compact, s.Keys, s.Leases))
+}
+
+// progressLine is a line of a terminal that says how far something is. Without a terminal there is none.
+type progressLine struct {
+	w     io.Writer // nil without a terminal
+	next  time.Time // when to show it again
+	shown bool
+}
+
+// progressEvery keeps short walks silent and long ones readable.
+const progressEvery = time.Second
+
+func newProgressLine(w io.Writer) *progressLine {
+	l := &progressLine{next: time.Now().Add(progressEvery)}
+	if f, ok := w.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			l.w = w
+		}
+	}
+	return l
+}
+
+func (l *progressLine) show(done, total int64) {
+	if l.w == nil || total == 0 || time.Now().Before(l.next) {
+		return
+	}
+	l.next, l.shown = time.Now().Add(progressEvery), true
+	fmt.Fprintf(l.w, "\rchecking: %3d %%", 100*done/total)
+}
+
+// clear makes room for another line.
+func (l *progressLine) clear() {
+	if l.shown {
+		fmt.Fprint(l.w, "\r\x1b[K")
+		l.shown = false
+	}
+}

@@ -47,13 +47,6 @@ func (p *program) serve(ctx context.Context) int {
 	return 0
 }
 
-func (p *program) help() int {
-	if err := config.Help(p.stdout); err != nil {
-		return p.fail(err)
-	}
-	return 0
-}
-
 func (p *program) version() int {
 	if err := config.Version(p.stdout, config.Build{Version: version(), Commit: commit()}); err != nil {
 		return p.fail(err)
