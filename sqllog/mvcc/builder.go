@@ -149,13 +149,10 @@ func (b *Builder) applyPut(key string, v Version, value []byte) {
 }
 
 func (b *Builder) applyDelete(key string, v Version) {
+	// The put that it ends may have been scrubbed already, and the tombstone not yet: it
+	// is kept all the same, so that the next prune finds it.
 	old, known := b.ix.keys.get(key)
-	if !known || old.Tombstone() {
-		// The put was scrubbed already and its tombstone not yet.
-		b.reach(v.Main, v.Position)
-		return
-	}
-	if old.Lease != 0 {
+	if known && old.Lease != 0 {
 		b.detach(old.Lease, key)
 	}
 	b.change(key, old, v, nil)

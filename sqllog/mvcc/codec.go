@@ -92,7 +92,7 @@ func decodeDelete(meta []byte) (main int64, sub int32, keys []string, err error)
 	prev := ""
 	for range n {
 		shared, rest := d.int(), d.int()
-		if d.bad || shared > int64(len(prev)) || rest > int64(len(d.buf)) {
+		if d.bad || shared < 0 || shared > int64(len(prev)) || rest < 0 || rest > int64(len(d.buf)) || shared+rest == 0 {
 			return 0, 0, nil, fmt.Errorf("%w: delete", ErrBadEntry)
 		}
 		prev = prev[:shared] + string(d.buf[:rest])

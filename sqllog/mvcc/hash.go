@@ -11,16 +11,24 @@ import (
 // (Castagnoli) over the revisions and KeyValues that a settled etcd holds up to
 // a revision, after a compaction at the compact revision (etcd's server/storage/mvcc/hash.go). What the
 // compaction keeps is judged by the index, so it does not matter what has been scrubbed.
+//
+// Of the versions up to the compact revision etcd leaves out those that a
+// compaction at the hashed revision would free, unless it would free every key.
 type Hasher struct {
-	ix  *Index
-	rev int64
-	sum uint32
-	buf []byte
+	ix    *Index
+	rev   int64
+	empty bool // no key lives at rev
+	sum   uint32
+	buf   []byte
 }
 
 // NewHasher begins the hash at revision rev.
 func (ix *Index) NewHasher(rev int64) *Hasher {
-	h := &Hasher{ix: ix, rev: rev}
+	h := &Hasher{ix: ix, rev: rev, empty: true}
+	for range ix.Scan(Everything, rev) {
+		h.empty = false
+		break
+	}
 	h.write([]byte("key")) // the name of etcd's bucket
 	return h
 }
@@ -39,7 +47,7 @@ func (h *Hasher) Add(e *drivers.Entry) error {
 		if err != nil {
 			return err
 		}
-		if v.Main <= h.rev && h.ix.Kept(key, v.Main, v.Sub) {
+		if v.Main <= h.rev && h.ix.Kept(key, v.Main, v.Sub) && h.counts(key, &v) {
 			h.change(key, &v, e.Value)
 		}
 	case KindDelete:
@@ -55,6 +63,15 @@ func (h *Hasher) Add(e *drivers.Entry) error {
 		}
 	}
 	return nil
+}
+
+// counts tells whether etcd hashes a version that the compaction kept.
+func (h *Hasher) counts(key string, v *Version) bool {
+	if v.Main > h.ix.Compact || h.empty {
+		return true
+	}
+	at := h.ix.Get(key, h.rev)
+	return at != nil && at.Main == v.Main && at.Sub == v.Sub
 }
 
 // change hashes one row of etcd's key bucket.
