@@ -6,26 +6,45 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
+
+	"gopkg.in/natefinch/lumberjack.v2"
 
 	"github.com/keelson-io/keelson/server/config"
 )
 
+// logSinks is where log lines can go beside files.
+type logSinks struct {
+	stdout, stderr io.Writer
+	journal        string // the socket of systemd's journal
+}
+
 // newLogger makes the logger that the options ask for: JSON lines with etcd's keys, or text.
-func newLogger(opts config.Options, stdout, stderr io.Writer) (*slog.Logger, func() error, error) {
+func newLogger(opts config.Options, sinks logSinks) (*slog.Logger, func() error, error) {
 	level, err := logLevel(opts.LogLevel)
 	if err != nil {
 		return nil, nil, err
 	}
-	out, closeOut, err := logOutputs(opts.LogOutputs, stdout, stderr)
+	h := &slog.HandlerOptions{Level: level, ReplaceAttr: etcdKeys}
+	format := func(w io.Writer) slog.Handler {
+		if opts.LogFormat == config.LogConsole {
+			return slog.NewTextHandler(w, h)
+		}
+		return slog.NewJSONHandler(w, h)
+	}
+	if slices.Contains(opts.LogOutputs, config.LogOutputJournal) {
+		j, err := openJournal(sinks.journal, sinks.stderr)
+		if err != nil {
+			return nil, nil, err
+		}
+		return slog.New(j.handler(format)), j.conn.Close, nil
+	}
+	out, closeOut, err := logOutputs(opts, sinks)
 	if err != nil {
 		return nil, nil, err
 	}
-	h := &slog.HandlerOptions{Level: level, ReplaceAttr: etcdKeys}
-	if opts.LogFormat == config.LogConsole {
-		return slog.New(slog.NewTextHandler(out, h)), closeOut, nil
-	}
-	return slog.New(slog.NewJSONHandler(out, h)), closeOut, nil
+	return slog.New(format(out)), closeOut, nil
 }
 
 func logLevel(name string) (slog.Level, error) {
@@ -64,23 +83,23 @@ func etcdKeys(groups []string, a slog.Attr) slog.Attr {
 }
 
 // logOutputs opens what --log-outputs names.
-func logOutputs(names []string, stdout, stderr io.Writer) (io.Writer, func() error, error) {
+func logOutputs(opts config.Options, sinks logSinks) (io.Writer, func() error, error) {
 	var outs []io.Writer
-	var files []*os.File
+	var files []io.Closer
 	closeAll := func() (err error) {
 		for _, f := range files {
 			err = errors.Join(err, f.Close())
 		}
 		return err
 	}
-	for _, name := range names {
+	for _, name := range opts.LogOutputs {
 		switch name {
-		case config.LogOutputDefault, config.LogOutputStderr, config.LogOutputJournal:
-			outs = append(outs, stderr)
+		case config.LogOutputDefault, config.LogOutputStderr:
+			outs = append(outs, sinks.stderr)
 		case config.LogOutputStdout:
-			outs = append(outs, stdout)
+			outs = append(outs, sinks.stdout)
 		default:
-			f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+			f, err := logFile(name, opts)
 			if err != nil {
 				return nil, nil, errors.Join(err, closeAll())
 			}
@@ -88,4 +107,24 @@ func logOutputs(names []string, stdout, stderr io.Writer) (io.Writer, func() err
 		}
 	}
 	return io.MultiWriter(outs...), closeAll, nil
+}
+
+// logFile opens a file to append to, which is rotated if the options say so.
+func logFile(path string, opts config.Options) (io.WriteCloser, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil || !opts.EnableLogRotation {
+		return f, err
+	}
+	// Rotation opens the file itself, at the first line: this was to see that it can.
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	r, err := opts.LogRotation()
+	if err != nil {
+		return nil, err
+	}
+	return &lumberjack.Logger{
+		Filename: path, MaxSize: r.MaxSize, MaxAge: r.MaxAge, MaxBackups: r.MaxBackups,
+		LocalTime: r.LocalTime, Compress: r.Compress,
+	}, nil
 }

@@ -24,13 +24,16 @@ func (p *program) serve(ctx context.Context) int {
 	case err != nil:
 		return p.fail(err)
 	}
-	logger, closeLog, err := newLogger(opts, p.stdout, p.stderr)
+	logger, closeLog, err := newLogger(opts, logSinks{stdout: p.stdout, stderr: p.stderr, journal: journalSocket})
 	if err != nil {
 		return p.fail(err)
 	}
 	defer closeLog()
 	for _, w := range warnings {
 		logger.Warn(w.Text, "flag", w.Flag)
+	}
+	if opts.UnsafeNoFsync {
+		logger.Warn("option has no effect: nothing is acknowledged before it is durable", "flag", "unsafe-no-fsync")
 	}
 	logger.Info("starting", "version", version(), "etcd_version", config.EtcdVersion(), "name", opts.Name, "data_dir", opts.DataDir)
 	node, err := server.Open(ctx, opts, logger)

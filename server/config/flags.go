@@ -223,7 +223,7 @@ func (f *flags) compaction(o *Options) {
 func (f *flags) unsafe(o *Options) {
 	f.begin("Unsafe")
 	f.yes(&o.ForceNewCluster, "force-new-cluster", "Make this member a cluster of its own, whatever its data say.")
-	f.yes(&o.UnsafeNoFsync, "unsafe-no-fsync", "Answer before data are durable. What was acknowledged can be lost.")
+	f.yes(&o.UnsafeNoFsync, "unsafe-no-fsync", "No effect: nothing is acknowledged before it is durable.")
 }
 
 func (f *flags) own(o *Options) {

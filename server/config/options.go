@@ -113,7 +113,7 @@ type Options struct {
 	// a warning is logged.
 	WarningApplyDuration        time.Duration `json:"warning-apply-duration"`
 	WarningUnaryRequestDuration time.Duration `json:"warning-unary-request-duration"`
-	// UnsafeNoFsync answers before data are durable. Unsafe.
+	// UnsafeNoFsync asks to answer before data are durable. It is not done; a server says so when it starts.
 	UnsafeNoFsync bool `json:"unsafe-no-fsync"`
 
 	// AuthToken is "simple" or "jwt,...", AuthTokenTTL the life of a simple token in seconds, BcryptCost the
