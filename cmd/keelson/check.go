@@ -121,6 +121,7 @@ func (c *checkCommand) open(ctx context.Context) (*sqlite.Log, error) {
 
 func (c *checkCommand) run(ctx context.Context, p *program, log drivers.Log) error {
 	out := checkOutput{json: c.json, stdout: p.stdout, bar: newProgressLine(p.stderr)}
+	out.bar.say("checking the database")
 	sum, err := verify.Walk(ctx, log, verify.Options{Report: out.finding, Progress: out.bar.show})
 	out.bar.clear()
 	if err != nil {
@@ -201,8 +202,18 @@ func (l *progressLine) show(done, total int64) {
 	if l.w == nil || total == 0 || time.Now().Before(l.next) {
 		return
 	}
-	l.next, l.shown = time.Now().Add(progressEvery), true
-	fmt.Fprintf(l.w, "\rchecking: %3d %%", 100*done/total)
+	l.next = time.Now().Add(progressEvery)
+	l.say(fmt.Sprintf("checking the log: %3d %%", 100*done/total))
+}
+
+// say puts a text on the line.
+func (l *progressLine) say(text string) {
+	if l.w == nil {
+		return
+	}
+	l.clear()
+	l.shown = true
+	fmt.Fprint(l.w, text)
 }
 
 // clear makes room for another line.
