@@ -18,20 +18,37 @@ func (ix *Index) Prunable(from string, rev int64, limit int) (keys []string, nex
 	return keys, ""
 }
 
-// keptAt tells whether a compaction at rev keeps v, the newest version at
-// that revision: unless it is an older tombstone. (One at the very revision is kept for
-// the sake of watchers that start there, as in etcd.)
-func (v *Version) keptAt(rev int64) bool { return !v.Tombstone() || v.Main == rev }
-
-func (r *record) prunable(rev int64) bool {
+// keep gives the number of versions, newest first, that a compaction at rev keeps: those after rev,
+// those at rev itself (a watcher may start there, so tombstones too, as in
+// etcd), and if there is none at rev the newest one before it, unless that is a tombstone.
+func (r *record) keep(rev int64) (n int) {
 	v, older := &r.Version, r.older
-	for v.Main > rev {
-		if older == nil {
-			return false
+	for v.Main >= rev {
+		n++
+		if v.Main == rev && (older == nil || older.Main < rev) || older == nil {
+			return n
 		}
 		v, older = &older.Version, older.prev
 	}
-	return older != nil || !v.keptAt(rev)
+	if !v.Tombstone() {
+		n++
+	}
+	return n
+}
+
+// versions is the number of versions known of the key.
+func (r *record) versions() int {
+	if r.older == nil {
+		return 1
+	}
+	return int(r.older.depth) + 2
+}
+
+func (r *record) prunable(rev int64) bool {
+	if r.older == nil && !r.Tombstone() {
+		return false
+	}
+	return r.keep(rev) < r.versions()
 }
 
 // Prune takes out of the index what a compaction at rev, which must not be above the compact
@@ -43,19 +60,17 @@ func (b *Builder) Prune(keys []string, rev int64) (freed []int64) {
 		if !ok || !rec.prunable(rev) {
 			continue
 		}
-		kept := []Version{}
-		v, older := &rec.Version, rec.older
-		for v.Main > rev {
-			kept = append(kept, *v)
-			v, older = &older.Version, older.prev
-		}
-		if v.keptAt(rev) {
-			kept = append(kept, *v)
-		} else {
-			freed = append(freed, v.Position)
-		}
-		for ; older != nil; older = older.prev {
-			freed = append(freed, older.Position)
+		kept, n := []Version{}, rec.keep(rev)
+		older := rec.older
+		for v := &rec.Version; v != nil; {
+			if len(kept) < n {
+				kept = append(kept, *v)
+			} else {
+				freed = append(freed, v.Position)
+			}
+			if v = nil; older != nil {
+				v, older = &older.Version, older.prev
+			}
 		}
 		if len(kept) == 0 {
 			b.ix.keys = b.ix.keys.del(b.own, key)
