@@ -20,7 +20,7 @@ var (
 )
 
 // shrinkTries bounds how many scripts are played to shorten one.
-const shrinkTries = 200
+const shrinkTries = 250
 
 // TestDifferential plays random scripts on etcd and on the server under test.
 func TestDifferential(t *testing.T) {

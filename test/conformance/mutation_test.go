@@ -184,7 +184,7 @@ func TestDifferenceIsShrunk(t *testing.T) {
 func firstDifference(t *testing.T, pair differ.Pair) ([]differ.Step, *differ.Result) {
 	const scripts = 12
 	for seed := range uint64(scripts) {
-		steps := differ.Generate(seed, 200)
+		steps := differ.Generate(seed, 300)
 		r, err := pair.Compare(t.Context(), steps)
 		if err != nil {
 			t.Fatal(err)

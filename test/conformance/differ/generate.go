@@ -30,7 +30,8 @@ type generator struct {
 // Generate makes a script of n steps, and a last one that looks at everything.
 func Generate(seed uint64, n int) []Step {
 	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), keys: keys()}
-	steps := make([]Step, 0, n+1)
+	steps := make([]Step, 0, n+3)
+	steps = append(steps, Step{"grant 10000 id=1"}, Step{"grant 20000 id=2"})
 	for range n {
 		steps = append(steps, g.step())
 	}
@@ -142,7 +143,7 @@ func (g *generator) leaseID() string {
 
 // ownLease is an id that the client has chosen, or nobody: what is attached to
 // one that the server chose would be in HashKV.
-func (g *generator) ownLease() string { return pick(g, "1", "2", "3", "4", "5", "-3", "max", "77") }
+func (g *generator) ownLease() string { return pick(g, "1", "2", "1", "2", "3", "4", "5", "-3", "max", "77") }
 
 func (g *generator) put() string {
 	line := "put " + g.key()
@@ -152,9 +153,9 @@ func (g *generator) put() string {
 	case 1:
 		return line + " " + g.value() + " ignore_lease" + g.flags(4, "prev_kv", "ignore_value")
 	case 2, 3, 4:
-		return line + " " + g.value() + " lease=" + g.ownLease() + g.flags(4, "prev_kv", "ignore_lease", "ignore_value")
+		return line + " " + g.value() + " lease=" + g.ownLease() + g.flags(2, "prev_kv") + g.flags(6, "ignore_lease", "ignore_value")
 	}
-	return line + " " + g.value() + g.flags(4, "prev_kv")
+	return line + " " + g.value() + g.flags(2, "prev_kv")
 }
 
 func (g *generator) del() string { return "del " + g.key() + g.end() + g.flags(3, "prev_kv") }

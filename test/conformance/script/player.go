@@ -203,7 +203,7 @@ func (p *Player) compact(ctx context.Context, w *words) (string, error) {
 	resp, err := p.kv.Compact(ctx, r)
 	if err == nil {
 		p.compacted = max(p.compacted, r.Revision)
-		p.everCompacted[r.Revision] = r.Revision != 0
+		p.everCompacted[r.Revision] = true
 	}
 	return late + p.answer(resp, err), nil
 }
