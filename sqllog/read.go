@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -87,7 +88,7 @@ func (s *Store) RangeStream(ctx context.Context, r *pb.RangeRequest, chunkBytes 
 		}
 		return v, err
 	}
-	return ix.Chunks(r, chunkBytes, func(resp *pb.RangeResponse, fills []mvcc.Fill) error {
+	return ix.Chunks(r, chunkBytes, values, func(resp *pb.RangeResponse, fills []mvcc.Fill) error {
 		// A later compaction ends the stream, as it does in etcd.
 		if now := s.index.Load(); r.Revision > 0 && r.Revision < now.Compact || ix.Rev < now.Compact {
 			return mvcc.ErrCompacted
@@ -179,6 +180,9 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (Hash, error) {
 		if err != nil {
 			return Hash{}, err
 		}
+		if h, ok := s.hashes.at(rev, ix); ok {
+			return h, nil
+		}
 		switch {
 		case rev > 0 && rev < ix.Compact:
 			return Hash{}, mvcc.ErrCompacted
@@ -203,8 +207,39 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (Hash, error) {
 			return Hash{}, fmt.Errorf("%w: %w", ErrStorage, err)
 		}
 		if s.index.Load().Compact == ix.Compact {
-			return Hash{Sum: h.Sum(), Revision: at, Compact: ix.Compact, Current: ix.Rev}, nil
+			sum := Hash{Sum: h.Sum(), Revision: at, Compact: ix.Compact, Current: ix.Rev}
+			s.hashes.add(sum)
+			return sum, nil
 		}
 		// A compaction came in between, and may have freed what was still to be read.
 	}
+}
+
+// hashes remembers the last hashes computed. etcd answers a revision that was
+// just compacted with the hash from before; so does this, if anybody asked before.
+type hashes struct {
+	mu   sync.Mutex
+	last []Hash
+}
+
+const rememberedHashes = 10
+
+func (h *hashes) add(sum Hash) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = append(h.last, sum)
+	h.last = h.last[max(len(h.last)-rememberedHashes, 0):]
+}
+
+// at gives the hash remembered for the compact revision of the index, if that is asked for.
+func (h *hashes) at(rev int64, ix *mvcc.Index) (Hash, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, sum := range h.last {
+		if rev > 0 && rev == ix.Compact && sum.Revision == rev {
+			sum.Current = ix.Rev
+			return sum, true
+		}
+	}
+	return Hash{}, false
 }

@@ -92,11 +92,12 @@ var (
 
 // Store serves a log.
 type Store struct {
-	opts  Options
-	log   drivers.Log
-	index atomic.Pointer[mvcc.Index]
-	cache *cache
-	fence fence
+	opts   Options
+	log    drivers.Log
+	index  atomic.Pointer[mvcc.Index]
+	cache  *cache
+	fence  fence
+	hashes hashes
 
 	calls   chan *call
 	edits   chan edit
@@ -105,6 +106,9 @@ type Store struct {
 	// unreadable is the failure of the last read from the log.
 	unreadable atomic.Pointer[error]
 	stalled    atomic.Pointer[stall]
+	// uncertain is set while it is not known whether the last append is in the
+	// log. The commit loop alone uses it.
+	uncertain bool
 
 	pruning sync.Mutex
 	freed   []int64 // positions to be scrubbed; guarded by pruning

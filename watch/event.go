@@ -13,6 +13,13 @@ type Event struct {
 	plain, prev atomic.Pointer[[]byte]
 }
 
+// withoutPrev gives the event without the version that it replaced.
+func (e *Event) withoutPrev() *Event {
+	c := *e.Event
+	c.Prev = mvcc.Version{}
+	return &Event{Event: &c}
+}
+
 // cost is what an event takes in memory, roughly.
 func (e *Event) cost() int { return len(e.Key) + len(e.Value) + 256 }
 

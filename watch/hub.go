@@ -208,10 +208,15 @@ func (h *Hub) Run(ctx context.Context) error {
 // pick takes the lagging watchers whose streams have room, and brings those up
 // to date that need only recent events.
 func (h *Hub) pick() (group []*watcher) {
+	compact := h.store.Index().Compact
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.lagging {
-		if w.stream.room() && !h.sync(w) {
+		switch {
+		case w.next < compact:
+			delete(h.lagging, w)
+			w.stream.compacted(w, compact)
+		case w.stream.room() && !h.sync(w, compact):
 			group = append(group, w)
 		}
 	}
@@ -220,15 +225,19 @@ func (h *Hub) pick() (group []*watcher) {
 
 // sync gives a lagging watcher the recent events it has not had and makes it a
 // synced one, if those are all it lacks. It gives false if it needs the log. Called with mu held.
-func (h *Hub) sync(w *watcher) bool {
+func (h *Hub) sync(w *watcher, compact int64) bool {
 	if w.next < h.recent.from {
 		return false
 	}
 	var events []*Event
 	for _, e := range h.recent.since(w.next) {
-		if w.r.Contains(e.Key) && w.wants(e) {
-			events = append(events, e)
+		if !w.r.Contains(e.Key) || !w.wants(e) {
+			continue
 		}
+		if e.Main <= compact {
+			e = e.withoutPrev() // what it replaced is compacted
+		}
+		events = append(events, e)
 	}
 	h.stats.Events += int64(len(events))
 	if len(events) > 0 && !w.stream.due(w, events) {
@@ -266,6 +275,8 @@ func (h *Hub) catchUp(ctx context.Context, group []*watcher) error {
 	if err != nil {
 		return err
 	}
+	// Where nothing was found, there may have been something that was freed meanwhile.
+	group = h.dropCompacted(group, h.store.Index().Compact)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range group {

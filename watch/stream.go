@@ -123,6 +123,11 @@ func (s *Stream) Watch(r Request) {
 	h.stats.Watchers++
 	if r.Start > 0 && r.Start <= rev {
 		w.next = r.Start
+		// Also where recent events could still be had: to clients, compacted is gone.
+		if compact := h.store.Index().Compact; r.Start < compact {
+			s.compacted(w, compact)
+			return
+		}
 		h.lagging[w] = struct{}{}
 		h.wake()
 		return
@@ -184,12 +189,23 @@ func (h *Hub) remove(w *watcher) {
 }
 
 // RequestProgress asks for an answer that tells how far all watchers of the stream are. It
-// comes after the events due, as soon as no watcher lags; without watchers there is none.
+// comes after the events due, as soon as no watcher lags. As in etcd there is
+// none if the stream has no watchers, or one that starts in the future.
 func (s *Stream) RequestProgress() {
+	rev := s.hub.rev.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.progress = true
-	s.signal()
+	watching := false
+	for _, w := range s.watchers {
+		if w.Start > rev {
+			return
+		}
+		watching = watching || !w.ended
+	}
+	if watching {
+		s.progress = true
+		s.signal()
+	}
 }
 
 // Notify makes every watcher that asked for progress notifications, and that was told

@@ -80,7 +80,10 @@ func (s *authServer) RoleDelete(context.Context, *pb.AuthRoleDeleteRequest) (*pb
 	return nil, rpctypes.ErrGRPCRoleNotFound
 }
 
-func (s *authServer) RoleGrantPermission(context.Context, *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
+func (s *authServer) RoleGrantPermission(_ context.Context, r *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
+	if r.Perm == nil {
+		return nil, rpctypes.ErrGRPCPermissionNotGiven
+	}
 	return nil, rpctypes.ErrGRPCRoleNotFound
 }
 

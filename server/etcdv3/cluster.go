@@ -6,6 +6,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -65,12 +67,13 @@ func validPeerURLs(urls []string) bool {
 	return len(urls) > 0
 }
 
-// MemberRemove refuses to remove the only member, as etcd's strict check does.
+// MemberRemove refuses to remove the only member, as etcd's strict check does:
+// with that text, and no code of its own.
 func (s *clusterServer) MemberRemove(_ context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
 	if r.ID != s.opts.Cluster.Member {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	return nil, rpctypes.ErrGRPCMemberNotEnoughStarted
+	return nil, status.Error(codes.Unknown, rpctypes.ErrMemberNotEnoughStarted.Error())
 }
 
 // MemberUpdate changes the peer URLs that MemberList shows.

@@ -26,18 +26,11 @@ func (s *kvServer) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (*encod
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	if s.corrupt() {
-		return nil, grpcError(mvcc.ErrCorrupt)
-	}
 	sel, values, err := s.opts.Store.Range(ctx, r)
 	if err != nil {
 		return nil, grpcError(err)
 	}
 	return s.encodeRange(sel, values), nil
-}
-
-func (s *kvServer) corrupt() bool {
-	return s.opts.Store.Index().Alarmed(int32(pb.AlarmType_CORRUPT))
 }
 
 func (s *kvServer) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {

@@ -67,9 +67,13 @@ func (s *leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest)
 	if err != nil {
 		return nil, grpcError(err)
 	}
-	resp := &pb.LeaseLeasesResponse{Header: s.fill(nil)}
+	var ids []int64
 	for l := range ix.Leases() {
-		resp.Leases = append(resp.Leases, &pb.LeaseStatus{ID: l.ID})
+		ids = append(ids, l.ID)
+	}
+	resp := &pb.LeaseLeasesResponse{Header: s.fill(nil)}
+	for _, id := range s.opts.Lessor.ByDeadline(ids) {
+		resp.Leases = append(resp.Leases, &pb.LeaseStatus{ID: id})
 	}
 	return resp, nil
 }

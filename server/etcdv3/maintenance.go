@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/coreos/go-semver/semver"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -99,12 +100,23 @@ func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderReques
 	return &pb.MoveLeaderResponse{}, nil
 }
 
+// Downgrade answers that there is nothing to downgrade to: this server's data is not an etcd's of any
+// version. Validating the version before the one it answers to succeeds, as in etcd.
 func (s *maintenanceServer) Downgrade(_ context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
-	switch r.Action {
-	case pb.DowngradeRequest_CANCEL:
-		return nil, rpctypes.ErrGRPCNoInflightDowngrade
-	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
+	now := *semver.New(s.opts.Cluster.Version)
+	ok := &pb.DowngradeResponse{Header: s.fill(nil), Version: fmt.Sprintf("%d.%d", now.Major, now.Minor)}
+	if r.Action == pb.DowngradeRequest_CANCEL {
+		return ok, nil
+	}
+	target, err := semver.NewVersion(r.Version)
+	if err != nil {
+		target, err = semver.NewVersion(r.Version + ".0")
+	}
+	switch {
+	case err != nil:
+		return nil, rpctypes.ErrGRPCWrongDowngradeVersionFormat
+	case target.Major != now.Major || target.Minor != now.Minor-1 || r.Action != pb.DowngradeRequest_VALIDATE:
 		return nil, rpctypes.ErrGRPCInvalidDowngradeTargetVersion
 	}
-	return nil, status.Error(codes.Unknown, "etcdserver: unknown method")
+	return ok, nil
 }

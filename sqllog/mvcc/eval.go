@@ -335,6 +335,9 @@ func (ev *evaluator) alarm(r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
 			}
 		}
 	case pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE:
+		if r.Alarm == pb.AlarmType_NONE {
+			break
+		}
 		on := r.Action == pb.AlarmRequest_ACTIVATE
 		if on || raised {
 			resp.Alarms = append(resp.Alarms, member(a))

@@ -88,6 +88,11 @@ type Selection struct {
 // Quirks of etcd that clients can see are kept: a limit cuts before sorting
 // if the sort order is NONE, bounds on revisions do not change the count.
 func (ix *Index) Select(r *pb.RangeRequest, values Values) (*Selection, error) {
+	return ix.pick(r, values, true)
+}
+
+// pick is Select; without total the count of a cut selection is not made.
+func (ix *Index) pick(r *pb.RangeRequest, values Values, total bool) (*Selection, error) {
 	rev, err := ix.CheckRevision(r.Revision)
 	if err != nil {
 		return nil, err
@@ -108,7 +113,9 @@ func (ix *Index) Select(r *pb.RangeRequest, values Values) (*Selection, error) {
 	for k, v := range ix.Scan(rng, rev) {
 		if sel.Count++; sel.Count > limit {
 			sel.More = true
-			sel.Count = ix.Count(rng, rev)
+			if total {
+				sel.Count = ix.Count(rng, rev)
+			}
 			break
 		}
 		if passes(r, v) {
@@ -300,44 +307,62 @@ func sortItems(items []item, r *pb.RangeRequest, values Values) error {
 	return nil
 }
 
-// Chunks answers a RangeRequest in pieces of about chunkBytes, in order, as etcd's
-// RangeStream does: the last piece has the header, the count and whether there is more.
-func (ix *Index) Chunks(r *pb.RangeRequest, chunkBytes int, send func(*pb.RangeResponse, []Fill) error) error {
+// firstChunk is the number of keys in the first piece of a stream, as in etcd.
+const firstChunk = 10
+
+// Chunks answers a RangeRequest in pieces of about chunkBytes, as etcd's
+// RangeStream does: the last piece has the header, the count and whether there is more. Pieces hold the
+// numbers of keys that etcd's hold, since a sort target without a sort order sorts within each of them.
+func (ix *Index) Chunks(r *pb.RangeRequest, chunkBytes int, values Values, send func(*pb.RangeResponse, []Fill) error) error {
 	rev, err := ix.CheckRevision(r.Revision)
 	if err != nil {
 		return err
 	}
-	rng := NewRange(r.Key, r.RangeEnd)
 	last := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: ix.Rev}}
 	if r.CountOnly {
-		last.Count = ix.Count(rng, rev)
+		last.Count = ix.Count(NewRange(r.Key, r.RangeEnd), rev)
 		return send(last, nil)
 	}
-	var items []item
-	size := 0
-	for k, v := range ix.Scan(rng, rev) {
-		if r.Limit > 0 && last.Count == r.Limit {
-			last.More = true
-			last.Count = ix.Count(rng, rev)
-			break
-		}
-		if size >= chunkBytes {
-			chunk := new(pb.RangeResponse)
-			var fills []Fill
-			chunk.Kvs, fills = keyValues(items, r)
-			if err := send(chunk, fills); err != nil {
-				return err
-			}
-			items, size = items[:0], 0
-		}
-		items = append(items, item{k, v})
-		last.Count++
-		size += len(k) + 32
-		if !r.KeysOnly {
-			size += int(v.Size)
-		}
+	left := r.Limit
+	if left == 0 {
+		left = math.MaxInt64
 	}
-	var fills []Fill
-	last.Kvs, fills = keyValues(items, r)
-	return send(last, fills)
+	part := &pb.RangeRequest{
+		Key: r.Key, RangeEnd: r.RangeEnd, Revision: rev, KeysOnly: r.KeysOnly,
+		SortOrder: r.SortOrder, SortTarget: r.SortTarget, Limit: min(firstChunk, left),
+	}
+	for {
+		sel, err := ix.pick(part, values, false)
+		if err != nil {
+			return err
+		}
+		last.Count += int64(sel.Len())
+		left -= int64(sel.Len())
+		resp := new(pb.RangeResponse)
+		if !sel.More || left == 0 {
+			resp = last
+			if resp.More = sel.More; resp.More {
+				rest := Range{Start: sel.items[sel.Len()-1].key + "\x00", End: NewRange(r.Key, r.RangeEnd).End}
+				resp.Count += ix.Count(rest, rev)
+			}
+		}
+		var fills []Fill
+		resp.Kvs, fills = keyValues(sel.items, part)
+		if err := send(resp, fills); err != nil || resp == last {
+			return err
+		}
+		part.Key = []byte(sel.items[sel.Len()-1].key + "\x00")
+		part.Limit = min(nextChunk(part.Limit, sel.Size(math.MaxInt), chunkBytes), left)
+	}
+}
+
+// nextChunk adjusts the number of keys to a piece by the size that the last one came to.
+func nextChunk(keys int64, size, want int) int64 {
+	switch {
+	case size < want/2:
+		return keys * 2
+	case size > want*2:
+		return max(keys/2, 1)
+	}
+	return keys
 }

@@ -143,7 +143,9 @@ func (g *generator) leaseID() string {
 
 // ownLease is an id that the client has chosen, or nobody: what is attached to
 // one that the server chose would be in HashKV.
-func (g *generator) ownLease() string { return pick(g, "1", "2", "1", "2", "3", "4", "5", "-3", "max", "77") }
+func (g *generator) ownLease() string {
+	return pick(g, "1", "2", "1", "2", "3", "4", "5", "-3", "max", "77")
+}
 
 func (g *generator) put() string {
 	line := "put " + g.key()
