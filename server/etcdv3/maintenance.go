@@ -103,6 +103,9 @@ func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderReques
 // Downgrade answers that there is nothing to downgrade to: this server's data is not an etcd's of any
 // version. Validating the version before the one it answers to succeeds, as in etcd.
 func (s *maintenanceServer) Downgrade(_ context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	if _, known := pb.DowngradeRequest_DowngradeAction_name[int32(r.Action)]; !known {
+		return nil, status.Error(codes.Unknown, "etcdserver: unknown method")
+	}
 	now := *semver.New(s.opts.Cluster.Version)
 	ok := &pb.DowngradeResponse{Header: s.fill(nil), Version: fmt.Sprintf("%d.%d", now.Major, now.Minor)}
 	if r.Action == pb.DowngradeRequest_CANCEL {

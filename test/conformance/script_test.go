@@ -14,13 +14,22 @@ import (
 func TestCorpusOnEtcd(t *testing.T) {
 	if !*rewrite {
 		script.RunCorpus(t, starter("etcd"))
+		later, err := script.Later()
+		if err != nil {
+			t.Fatal(err)
+		}
+		script.Run(t, starter("etcd"), later)
 		return
 	}
-	files, err := filepath.Glob("script/testdata/*.txt")
+	now, err := filepath.Glob("script/testdata/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range files {
+	later, err := filepath.Glob("script/testdata/later/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(now, later...) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			src, err := os.ReadFile(file)
 			if err != nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-//go:embed testdata/*.txt
+//go:embed testdata/*.txt testdata/later/*.txt
 var corpus embed.FS
 
 // Script is one file of the corpus.
@@ -24,14 +24,22 @@ type Script struct {
 }
 
 // Corpus returns the scripts of testdata.
-func Corpus() ([]Script, error) {
-	entries, err := corpus.ReadDir("testdata")
+func Corpus() ([]Script, error) { return scripts("testdata") }
+
+// Later returns the scripts of what Keelson does not have yet: see testdata/later/README.md.
+func Later() ([]Script, error) { return scripts("testdata/later") }
+
+func scripts(dir string) ([]Script, error) {
+	entries, err := corpus.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("script: corpus: %w", err)
 	}
 	var scripts []Script
 	for _, e := range entries {
-		src, err := corpus.ReadFile(path.Join("testdata", e.Name()))
+		if e.IsDir() {
+			continue
+		}
+		src, err := corpus.ReadFile(path.Join(dir, e.Name()))
 		if err != nil {
 			return nil, fmt.Errorf("script: corpus: %w", err)
 		}
@@ -57,13 +65,18 @@ func Parse(name string, src []byte) Script {
 // to be closed by tb.Cleanup.
 type StartFunc func(tb testing.TB, flags []string) Server
 
-// RunCorpus plays every script, each on a server of its own, and fails where an
+// RunCorpus plays every script of the corpus, each on a server of its own, and fails where an
 // answer is not the one that real etcd gave.
 func RunCorpus(t *testing.T, start StartFunc) {
 	scripts, err := Corpus()
 	if err != nil {
 		t.Fatal(err)
 	}
+	Run(t, start, scripts)
+}
+
+// Run plays scripts as RunCorpus does.
+func Run(t *testing.T, start StartFunc, scripts []Script) {
 	if len(scripts) == 0 {
 		t.Fatal("the corpus is empty")
 	}
