@@ -178,8 +178,7 @@ func (s *Store) commit(ctx context.Context, batch []*call) {
 func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, error) {
 	// What has begun to be appended is seen through, also when the server is stopping.
 	ctx = context.WithoutCancel(ctx)
-	if s.failure.Load() != nil {
-		// What was uncertain is certain after this.
+	if s.uncertain {
 		if err := s.catchUp(ctx); err != nil {
 			return nil, s.failed(err)
 		}
@@ -262,20 +261,38 @@ func (s *Store) catchUp(ctx context.Context) error {
 	}
 	ix := s.index.Load()
 	if bounds.End == ix.End {
-		s.failure.Store(nil)
+		s.known()
 		return nil
 	}
-	if bounds.Scrubbed > ix.End.Position {
-		return drivers.ErrScrubbed
+	if bounds.End.Position <= ix.End.Position {
+		return fmt.Errorf("the log ends at %d, %d was seen: %w", bounds.End.Position, ix.End.Position, drivers.ErrDiverged)
 	}
-	b := ix.Edit(true)
-	opts := drivers.ScanOptions{After: ix.End.Position, UpTo: bounds.End.Position, Values: true}
-	if err := s.log.Scan(ctx, opts, b.Load); err != nil {
+	// Follow, unlike Scan, makes sure that what comes is a continuation of what was seen.
+	b, end := ix.Edit(true), ix.End
+	err = s.log.Follow(ctx, ix.End, func(batch *drivers.Batch) error {
+		if err := b.Load(batch.Entries); err != nil {
+			return err
+		}
+		end = drivers.End{Position: end.Position + int64(len(batch.Entries)), Batch: batch.ID}
+		if end.Position >= bounds.End.Position {
+			return errEnough
+		}
+		return nil
+	})
+	if !errors.Is(err, errEnough) {
 		return err
 	}
-	s.failure.Store(nil)
-	s.publish(b, bounds.End)
+	s.known()
+	s.publish(b, end)
 	return nil
+}
+
+// known notes that the outcome of every append is known.
+func (s *Store) known() {
+	if s.uncertain {
+		s.uncertain = false
+		s.failure.Store(nil)
+	}
 }
 
 // failed remembers a storage error for the health checks and makes it the requests' answer.
@@ -284,6 +301,7 @@ func (s *Store) failed(err error) error {
 		s.opts.Logger.Error("the log cannot be written", "error", err)
 	}
 	if errors.Is(err, drivers.ErrUncertain) {
+		s.uncertain = true
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrStorage, err)

@@ -105,6 +105,9 @@ type Store struct {
 	// unreadable is the failure of the last read from the log.
 	unreadable atomic.Pointer[error]
 	stalled    atomic.Pointer[stall]
+	// uncertain is set while it is not known whether the last append is in the
+	// log. The commit loop alone uses it.
+	uncertain bool
 
 	pruning sync.Mutex
 	freed   []int64 // positions to be scrubbed; guarded by pruning
