@@ -266,6 +266,8 @@ func (h *Hub) catchUp(ctx context.Context, group []*watcher) error {
 	if err != nil {
 		return err
 	}
+	// Where nothing was found, there may have been something that was freed meanwhile.
+	group = h.dropCompacted(group, h.store.Index().Compact)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range group {

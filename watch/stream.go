@@ -123,6 +123,11 @@ func (s *Stream) Watch(r Request) {
 	h.stats.Watchers++
 	if r.Start > 0 && r.Start <= rev {
 		w.next = r.Start
+		// Also where recent events could still be had: to clients, compacted is gone.
+		if compact := h.store.Index().Compact; r.Start < compact {
+			s.compacted(w, compact)
+			return
+		}
 		h.lagging[w] = struct{}{}
 		h.wake()
 		return
