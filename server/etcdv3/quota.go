@@ -26,6 +26,9 @@ func (s *Server) checkQuota(ctx context.Context, request any) error {
 		return nil
 	}
 	need := cost(request)
+	if need == 0 {
+		return nil // it frees space, or only reads
+	}
 	if m := s.quota.measured.Load(); m > 0 && m+s.quota.since.Add(need) < limit {
 		return nil
 	}
