@@ -50,13 +50,16 @@ type Lessor struct {
 // lease is the deadline of one lease. Guarded by Lessor.mu.
 type lease struct {
 	id       int64
+	grant    int64 // mvcc.Lease.Grant
 	ttl      time.Duration
 	deadline time.Time
 	recorded time.Duration // what the log says is left: a restart would begin there
 	renewed  bool
 	expiring bool // being revoked: it cannot be renewed any more
 	gone     chan struct{}
-	at       int // in the queue
+	// recording is closed when the checkpoint in flight that has this lease is done; nil: none is.
+	recording <-chan struct{}
+	at        int // in the queue
 }
 
 // New makes a lessor. Attach comes before anything else.
@@ -82,16 +85,19 @@ func (l *Lessor) Changed(ix *mvcc.Index, ids []int64) {
 	for _, id := range ids {
 		le, known := l.leases[id]
 		granted := ix.Lease(id)
-		switch {
-		case granted == nil && known:
+		if known && (granted == nil || granted.Grant != le.grant) {
+			// Revoked; the same commit may have granted another lease of this id.
 			heap.Remove(&l.queue, le.at)
 			delete(l.leases, id)
 			close(le.gone)
+			known = false
+		}
+		switch {
 		case granted == nil:
 		case known:
 			le.recorded = left(granted)
 		default:
-			le = &lease{id: id, ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
+			le = &lease{id: id, grant: granted.Grant, ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
 			le.deadline = time.Now().Add(le.recorded)
 			l.leases[id] = le
 			heap.Push(&l.queue, le)
@@ -138,21 +144,37 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 			return 0, ctx.Err()
 		}
 	}
-	old := le.deadline
-	l.extend(le, time.Now().Add(le.ttl))
+	old, renewed := le.deadline, time.Now().Add(le.ttl)
+	l.extend(le, renewed)
 	le.renewed = true
-	checkpointed := le.recorded < le.ttl
+	checkpointed, recording := le.recorded < le.ttl, le.recording
 	l.mu.Unlock()
-	if checkpointed {
-		_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: id}}}, 0)
-		if err != nil {
+	if checkpointed || recording != nil {
+		if err := l.takeBack(ctx, id, recording); err != nil {
 			l.mu.Lock()
-			l.extend(le, old)
+			// Another renewal may have succeeded since.
+			if le.deadline.Equal(renewed) {
+				l.extend(le, old)
+			}
 			l.mu.Unlock()
 			return 0, err
 		}
 	}
 	return int64(le.ttl / time.Second), nil
+}
+
+// takeBack makes the log say that a lease has its whole TTL: after the
+// checkpoint in flight, which would have the last word otherwise.
+func (l *Lessor) takeBack(ctx context.Context, id int64, recording <-chan struct{}) error {
+	if recording != nil {
+		select {
+		case <-recording:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: id}}}, 0)
+	return err
 }
 
 // extend sets a deadline. Called with mu held.
@@ -247,18 +269,34 @@ func (l *Lessor) Stop(ctx context.Context) { l.checkpoint(ctx, true) }
 // more. A lease whose client keeps it alive needs none: it is not let down so far.
 func (l *Lessor) checkpoint(ctx context.Context, all bool) {
 	for {
-		c := l.overdue(all)
+		done := make(chan struct{})
+		c := l.overdue(all, done)
 		if len(c.Leases) == 0 {
 			return
 		}
-		if _, err := l.store.Do(ctx, c, 0); err != nil {
+		_, err := l.store.Do(ctx, c, 0)
+		l.recorded(c, done)
+		if err != nil {
 			l.logger.Warn("what is left of leases could not be recorded", "error", err)
 			return
 		}
 	}
 }
 
-func (l *Lessor) overdue(all bool) *mvcc.Checkpoint {
+// recorded ends what overdue began.
+func (l *Lessor) recorded(c *mvcc.Checkpoint, done chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(done)
+	for _, r := range c.Leases {
+		if le, ok := l.leases[r.ID]; ok {
+			le.recording = nil
+		}
+	}
+}
+
+// overdue makes the next checkpoint; its leases are marked as being recorded until done is closed.
+func (l *Lessor) overdue(all bool, done <-chan struct{}) *mvcc.Checkpoint {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -275,6 +313,7 @@ func (l *Lessor) overdue(all bool) *mvcc.Checkpoint {
 		if le.expiring || left < time.Second || le.recorded-left < drift {
 			continue
 		}
+		le.recording = done
 		// Rounded up: no lease ends before the time that was promised.
 		c.Leases = append(c.Leases, mvcc.Remaining{ID: le.id, Remaining: int64((left + time.Second - 1) / time.Second)})
 		if len(c.Leases) == maxPerRound {

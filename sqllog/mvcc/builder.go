@@ -188,8 +188,12 @@ func (b *Builder) reach(main, pos int64) {
 
 func (b *Builder) applyLease(l Lease) {
 	b.leases = append(b.leases, l.ID)
+	l.Grant = l.position
 	if old := b.ix.Lease(l.ID); old != nil {
 		l.keys = old.keys
+		if old.Grant != 0 {
+			l.Grant = old.Grant
+		}
 		if old.position != 0 {
 			b.discard(old.position)
 		}

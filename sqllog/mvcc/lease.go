@@ -13,6 +13,9 @@ type Lease struct {
 	// Remaining is what was left of the TTL in seconds when it was last
 	// checkpointed, or 0 if the whole TTL counts from the grant or the last renewal.
 	Remaining int64
+	// Grant tells a lease from an earlier one of the same id: it stays the same while the
+	// lease exists, and means nothing beyond this process.
+	Grant int64
 
 	position int64
 	keys     tree[attached]
