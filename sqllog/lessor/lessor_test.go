@@ -72,7 +72,7 @@ func TestExpiryAndRestart(t *testing.T) {
 		if left, _ := s.lessor.Remaining(1); left > 46*time.Second || left < 40*time.Second {
 			t.Errorf("%v left after the restart", left)
 		}
-		if !s.run(39 * time.Second) || s.run(8*time.Second) {
+		if !s.run(39*time.Second) || s.run(8*time.Second) {
 			t.Error("the deadline began anew, or came early")
 		}
 	})

@@ -30,8 +30,10 @@ func allowed() map[string][]string {
 		"server/httpapi":     {},
 		"server/listen":      {},
 		"server/membership":  {},
-		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "drivers/sqlite", "server/config", "server/etcdv3", "server/httpapi", "server/listen", "server/membership"),
-		"cmd":                append(api, "sqllog/mvcc", "drivers/sqlite", "server/config"),
+		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "drivers/sqlite", "server/config", "server/etcdv3", "server/httpapi", "server/listen", "server/membership", "server/metrics"),
+		"sqllog/verify":      {"sqllog/mvcc", "drivers"},
+		"server/metrics":     {"sqllog/mvcc", "watch", "compact", "sqllog"},
+		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config"),
 	}
 }
 
