@@ -12,7 +12,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/memory"
@@ -112,32 +111,14 @@ func (s *server) must(request any) any {
 
 func (s *server) get(k string) string {
 	s.t.Helper()
-	resp, err := rangeOf(s.Store, &pb.RangeRequest{Key: []byte(k)})
+	_, resp, err := s.Range(context.Background(), &pb.RangeRequest{Key: []byte(k)})
 	if err != nil {
 		s.t.Fatalf("get %q: %v", k, err)
 	}
-	if len(resp.Kvs) == 0 {
+	if len(resp) == 0 {
 		return ""
 	}
-	return string(resp.Kvs[0].Value)
-}
-
-// rangeOf asks the store and decodes the answer from its encoded form.
-func rangeOf(s *Store, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	sel, values, err := s.Range(context.Background(), r)
-	if err != nil {
-		return nil, err
-	}
-	resp := &pb.RangeResponse{}
-	buf, next, _ := sel.Append(make([]byte, 0, 1<<20), 0, values)
-	if next != sel.Len() {
-		return nil, fmt.Errorf("encoded %d of %d keys", next, sel.Len())
-	}
-	if err := proto.Unmarshal(buf, resp); err != nil {
-		return nil, err
-	}
-	resp.Header, resp.More, resp.Count = &pb.ResponseHeader{Revision: sel.Rev}, sel.More, sel.Count
-	return resp, nil
+	return string(resp[0])
 }
 
 // foreign appends what another server would for these requests.
@@ -317,7 +298,7 @@ func TestSlowAppend(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
-		if got, err := rangeOf(s.Store, &pb.RangeRequest{Key: []byte("first"), Serializable: true}); err != nil || len(got.Kvs) != 0 {
+		if _, got, err := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("first"), Serializable: true}); err != nil || len(got) != 0 {
 			t.Errorf("reads meanwhile: %v, %v", got, err)
 		}
 		close(hold)
@@ -432,17 +413,17 @@ func TestReadsBesidePrune(t *testing.T) {
 				if i >= 2 {
 					r.Revision = max(s.Index().Rev-3, keys+1)
 				}
-				resp, err := rangeOf(s.Store, r)
+				_, resp, err := s.Range(context.Background(), r)
 				if errors.Is(err, mvcc.ErrCompacted) && i >= 2 {
 					continue
 				}
-				if err != nil || len(resp.Kvs) != keys {
-					t.Errorf("%v: %d keys, %v", r, len(resp.GetKvs()), err)
+				if err != nil || len(resp) != keys {
+					t.Errorf("%v: %d keys, %v", r, len(resp), err)
 					return
 				}
-				for _, kv := range resp.Kvs {
-					if len(kv.Value) == 0 {
-						t.Errorf("%q has no value", kv.Key)
+				for i, v := range resp {
+					if len(v) == 0 {
+						t.Errorf("key %d has no value", i)
 					}
 				}
 			}
