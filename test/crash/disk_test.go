@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,27 +89,40 @@ type filler struct {
 	tried  int
 }
 
-// fillUp puts until each writer has got an error.
+// fillUp puts until not even a small value is taken from any writer: where a
+// large one does not fit any more, smaller ones may for a while.
 func (f *filler) fillUp(ctx context.Context, most int) error {
 	var g errgroup.Group
 	f.tried++
 	for w := range f.acked {
 		g.Go(func() error {
+			size := 4096
 			for i := range most {
-				key := fmt.Sprintf("%d/%d/%d", f.tried, w, i)
+				key := fmt.Sprintf("%d/%d/%d/%d", f.tried, w, i, size)
 				resp, err := f.client.Put(ctx, key, valueOf(key))
-				if err != nil {
+				switch {
+				case err == nil:
+					f.acked[w][key] = resp.Header.Revision
+				case size == 1:
 					return nil
+				default:
+					size /= 2
 				}
-				f.acked[w][key] = resp.Header.Revision
 			}
-			return fmt.Errorf("%d puts of 4 KiB went on to a full disk", most)
+			return fmt.Errorf("%d puts went on to a full disk", most)
 		})
 	}
 	return g.Wait()
 }
 
-func valueOf(key string) string { return key + strings.Repeat(".", 4096) }
+// valueOf gives the value of a key, of the size that the key ends with.
+func valueOf(key string) string {
+	size, err := strconv.Atoi(key[strings.LastIndexByte(key, '/')+1:])
+	if err != nil {
+		panic(err)
+	}
+	return key + strings.Repeat(".", size)
+}
 
 // check reads everything: what was acknowledged is there, and what is there is whole.
 func (f *filler) check(ctx context.Context, opts ...clientv3.OpOption) error {
@@ -139,6 +153,7 @@ func awaitHealth(ctx context.Context, srv *server, want int) error {
 	defer cancel()
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
+	last := "none"
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+srv.client+"/health", nil)
 		if err != nil {
@@ -146,17 +161,18 @@ func awaitHealth(ctx context.Context, srv *server, want int) error {
 		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
-			return err
+			return fmt.Errorf("want health %d, the last answer was %s: %w", want, last, err)
 		}
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil || resp.StatusCode == want {
 			return err
 		}
+		last = fmt.Sprintf("%d %s", resp.StatusCode, body)
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return fmt.Errorf("health is %d %s, want %d", resp.StatusCode, body, want)
+			return fmt.Errorf("want health %d, the last answer was %s", want, last)
 		}
 	}
 }
@@ -217,7 +233,7 @@ func TestFullDisk(t *testing.T) {
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
-		key := fmt.Sprint("after/", round)
+		key := fmt.Sprintf("after/%d/4096", round)
 		rev, err := awaitPut(t.Context(), client, key)
 		if err != nil {
 			t.Fatalf("with room again: %v", err)
@@ -275,7 +291,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	rev, err := awaitPut(t.Context(), client, "a")
+	rev, err := awaitPut(t.Context(), client, "a/1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +302,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 	if err := srv.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f := &filler{client: client, acked: []map[string]int64{{"a": rev}}}
+	f := &filler{client: client, acked: []map[string]int64{{"a/1": rev}}}
 	if err := f.check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
