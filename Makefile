@@ -73,7 +73,7 @@ test-differential: build peers ## Compare keelson with etcd on many random reque
 
 .PHONY: test-crash-long
 test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.
-	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^TestKill$$' . -rounds 240 $(CRASH)
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^TestKill$$' . -rounds 200 $(CRASH)
 
 .PHONY: peers
 peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
