@@ -3,12 +3,80 @@
 BIN  := $(CURDIR)/.build/bin
 GO   ?= go
 
+# SQLite is C, so cgo is needed.
+export CGO_ENABLED := 1
+
+GO_WANTED := $(shell sed -n 's/^go //p' go.mod)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Check that a Go toolchain and a C compiler are there.
+	@command -v $(GO) >/dev/null || { echo "Go is missing: install Go $(GO_WANTED) or later, from https://go.dev/dl/" >&2; exit 1; }
+	@$(GO) version >/dev/null 2>&1 && $(GO) list -m >/dev/null || { echo "Go $(GO_WANTED) or later is needed, this is: $$(GOTOOLCHAIN=local $(GO) env GOVERSION); get one from https://go.dev/dl/, or allow Go to fetch it (go env -u GOTOOLCHAIN)" >&2; exit 1; }
+	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null || { echo "A C compiler ($$cc) is missing, and SQLite is C: install gcc and the C library's headers (Debian and Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; Alpine: apk add gcc musl-dev), or set CC" >&2; exit 1; }
+
 .PHONY: build
-build: ## Build keelson into .build/bin.
+build: tools ## Build keelson into .build/bin.
 	$(GO) build -o $(BIN)/keelson ./cmd/keelson
 
+.PHONY: run
+run: build ## Serve etcd's API on 127.0.0.1:2379 over SQLite under ./default.etcd.
+	$(BIN)/keelson --data-dir=default.etcd --log-format=console \
+		--listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379
+
+.PHONY: lint
+lint: tools $(BIN)/staticcheck ## Check formats, and what vet, staticcheck and our own rules find.
+	STATICCHECK=$(BIN)/staticcheck GO=$(GO) test/tools/lint
+
+$(BIN)/staticcheck: test/tools/go.mod
+	cd test/tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
+
+# All tests: the server is built before them and is no input that go test's cache knows, hence -count=1.
+TIMEOUT    ?= 20m
+TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
+
+.PHONY: test
+test: lint test-unit test-crash test-kube test-etcd ## Lint, and all tests but the longest: 30 minutes at most on two cores.
+
+.PHONY: test-long
+test-long: test-control-plane test-differential test-crash-long ## The tests that take longer.
+
+.PHONY: test-unit
+test-unit: build peers ## Test the main module with the race detector, test/conformance included, and test/bench.
+	$(GO) test -race $(TEST_FLAGS) ./...
+	cd test/bench && $(GO) test $(TEST_FLAGS) ./...
+
+.PHONY: test-crash
+test-crash: build ## Kill the server under load for a minute, and break its disk. CRASH takes flags, as in CRASH="-seed 7".
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v . $(CRASH)
+
+.PHONY: test-kube
+test-kube: build ## Test with the storage tests of k8s.io/apiserver.
+	cd test/kube && $(GO) test $(TEST_FLAGS) -p 1 $$($(GO) list ./... | grep -v /cluster$$)
+
+.PHONY: test-etcd
+test-etcd: build peers ## Test with those of etcd's own tests that concern one member.
+	cd test/etcd && $(GO) test $(TEST_FLAGS) -v ./...
+
+.PHONY: test-control-plane
+test-control-plane: build kube-components ## Test a whole Kubernetes control plane, with kill -9 of keelson in between.
+	cd test/kube && $(GO) test $(TEST_FLAGS) -v ./cluster
+
+.PHONY: test-differential
+test-differential: build peers ## Compare keelson with etcd on many random requests. DIFFER takes flags, as in DIFFER="-seed 7".
+	$(GO) test $(TEST_FLAGS) -v -run '^TestDifferential$$' ./test/conformance -rounds 200 $(DIFFER)
+
+.PHONY: test-crash-long
+test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^TestKill$$' . -rounds 200 $(CRASH)
+
 .PHONY: peers
-peers: $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
+peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
 
 $(BIN)/etcd: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/server/v3
@@ -46,10 +114,10 @@ kube: build $(BIN)/kube-apiserver $(BIN)/kubectl ## Start keelson and a kube-api
 kube-down: ## Stop what `make kube` has started.
 	@cd test/kube && $(GO) run ./cmd/kube down
 
-.PHONY: kube-test
-kube-test: build kube-components ## Test with what Kubernetes is: its storage tests, and a whole control plane.
-	cd test/kube && $(GO) test -p 1 -timeout 30m ./...
-
 .PHONY: kube-idle
 kube-idle: build peers $(BIN)/kube-apiserver ## Measure resident memory, etcd and keelson idle under kube-apiserver.
 	cd test/kube && $(GO) run ./cmd/kube-idle etcd keelson
+
+.PHONY: clean
+clean: ## Remove what was built. Data under default.etcd stays.
+	rm -rf $(CURDIR)/.build
