@@ -29,7 +29,7 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 	if err != nil {
 		return fmt.Errorf("scrub: %w", classify(errors.Join(err, l.abandon())))
 	}
-	if err := l.commit(nil); err != nil {
+	if err := l.commitScrub(); err != nil {
 		return fmt.Errorf("scrub: %w", classify(err))
 	}
 	b := *l.bounds.Load()
@@ -39,6 +39,19 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 	l.checkpointer.grew(size)
 	l.checkpointer.freed()
 	return nil
+}
+
+// commitScrub commits a transaction that has changed the head row.
+func (l *Log) commitScrub() error {
+	before := l.writer.changes
+	err := l.commit(func() (bool, error) {
+		now, err := l.writer.conn.getInt("SELECT changes FROM head WHERE id = 1")
+		return now > before, err
+	})
+	if err == nil {
+		l.writer.changes = max(l.writer.changes, before+1)
+	}
+	return err
 }
 
 func ascending(positions []int64) error {
