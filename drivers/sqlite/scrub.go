@@ -29,12 +29,17 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 	if err != nil {
 		return fmt.Errorf("scrub: %w", classify(errors.Join(err, l.abandon())))
 	}
+	before := l.bounds.Load()
+	now := *before
+	now.Scrubbed = max(now.Scrubbed, highest)
+	// Before the COMMIT, or a reader could see holes above the mark that ReadIndex gives.
+	l.bounds.Store(&now)
 	if err := l.commitScrub(); err != nil {
+		if !l.unsettled.Load() {
+			l.bounds.Store(before)
+		}
 		return fmt.Errorf("scrub: %w", classify(err))
 	}
-	b := *l.bounds.Load()
-	b.Scrubbed = max(b.Scrubbed, highest)
-	l.bounds.Store(&b)
 	l.wake.all()
 	l.checkpointer.grew(size)
 	l.checkpointer.freed()
