@@ -14,7 +14,7 @@ import (
 // testTogether: one writer, a scrubber, and readers of all kinds at once. Positions
 // that are not multiples of four are scrubbed when the readers have been told so.
 func testTogether(f *fixture) {
-	const batches, readers = 300, 6
+	const batches, readers = 120, 6
 	var shared struct {
 		sync.RWMutex
 		want model

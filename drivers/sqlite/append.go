@@ -26,13 +26,10 @@ type writer struct {
 	// rows and pages serve defragmentation.
 	rows, pages *stmt
 
-	// pending is the append whose COMMIT is unsettled, nil if it was not an append.
-	pending *pendingAppend
-}
-
-type pendingAppend struct {
-	batch drivers.BatchID
-	end   drivers.End
+	// changes is how often the head row has been changed.
+	changes int64
+	// pending is the transaction whose COMMIT is unsettled.
+	pending *pendingWrite
 }
 
 // insertRows are how many rows each of writer.inserts inserts.
@@ -74,8 +71,8 @@ func (w *writer) prepare() error {
 		// By the primary key, both.
 		{&w.deleteOne, "DELETE FROM log WHERE position = ?1"},
 		{&w.deleteRange, "DELETE FROM log WHERE position BETWEEN ?1 AND ?2"},
-		{&w.mark, "UPDATE head SET scrubbed = max(scrubbed, ?1) WHERE id = 1"},
-		{&w.settle, "UPDATE head SET settled = settled + 1 WHERE id = 1"},
+		{&w.mark, "UPDATE head SET scrubbed = max(scrubbed, ?1), changes = changes + 1 WHERE id = 1"},
+		{&w.settle, "UPDATE head SET changes = changes + 1 WHERE id = 1"},
 	} {
 		s, err := w.conn.prepare(p.sql, 0)
 		if err != nil {
@@ -119,10 +116,7 @@ func (l *Log) writable() error {
 	if l.unsettled.Load() {
 		return drivers.ErrUnresolved
 	}
-	if l.checkpointer.broken.Load() {
-		return fmt.Errorf("refused: %w: see to the disk and restart the server", errSync)
-	}
-	return nil
+	return l.checkpointer.room()
 }
 
 func validate(batch *drivers.Batch) error {
@@ -147,7 +141,11 @@ func (l *Log) appendLocked(after drivers.End, batch *drivers.Batch) error {
 		return errors.Join(err, l.abandon())
 	}
 	end := drivers.End{Position: after.Position + int64(len(batch.Entries)), Batch: batch.ID}
-	if err := l.commit(&pendingAppend{batch: batch.ID, end: end}); err != nil {
+	err = l.commit(func() (bool, error) {
+		now, err := readEnd(l.writer.conn)
+		return now == end, err
+	})
+	if err != nil {
 		return err
 	}
 	l.advance(end)
@@ -248,82 +246,6 @@ func (w *writer) beginClean() error {
 // abandon ends a transaction that is not to be committed.
 func (l *Log) abandon() error {
 	return l.writer.conn.rollback()
-}
-
-// commit commits the writer's transaction. If that fails it finds out what
-// became of it; nil means that it is durable, errors other than
-// ErrUncertain that it is not and never will be. DESIGN.md, "A COMMIT that
-// failed", has the reasoning.
-func (l *Log) commit(p *pendingAppend) error {
-	err := l.writer.commit.run()
-	if err == nil {
-		return nil
-	}
-	if rerr := l.abandon(); rerr != nil {
-		err = errors.Join(err, rerr)
-	}
-	if isFull(err) {
-		// The frame that carries the commit mark is the last to be written,
-		// and a write came back short: it is not in the file.
-		return err
-	}
-	l.writer.pending = p
-	l.unsettled.Store(true)
-	in, serr := l.settleLocked()
-	switch {
-	case serr != nil:
-		return fmt.Errorf("%w: %w", drivers.ErrUncertain, errors.Join(err, serr))
-	case in:
-		return nil
-	}
-	return err
-}
-
-// settle finds out what became of the COMMIT that failed.
-func (l *Log) settle(ctx context.Context) error {
-	if err := l.lockWriter(ctx); err != nil {
-		return err
-	}
-	defer l.unlockWriter()
-	if !l.unsettled.Load() {
-		return nil
-	}
-	p := l.writer.pending
-	in, err := l.settleLocked()
-	if err == nil && in {
-		l.advance(p.end)
-	}
-	return err
-}
-
-// settleLocked reports whether the pending append is in the log, for good. If
-// its rows are not to be seen, a small transaction is committed in their
-// place: it overwrites their first frame in the write-ahead log, so that no recovery can
-// find them.
-func (l *Log) settleLocked() (in bool, err error) {
-	w := l.writer
-	if err := l.abandon(); err != nil {
-		return false, err
-	}
-	end, err := readEnd(w.conn)
-	if err != nil {
-		return false, err
-	}
-	if w.pending != nil && end.Batch == w.pending.batch {
-		in = true
-	}
-	if err := w.begin.run(); err != nil {
-		return false, err
-	}
-	if err := w.settle.run(); err != nil {
-		return false, errors.Join(err, l.abandon())
-	}
-	if err := w.commit.run(); err != nil {
-		return false, errors.Join(err, l.abandon())
-	}
-	w.pending = nil
-	l.unsettled.Store(false)
-	return in, nil
 }
 
 // closing is what the last row of a batch says about it.

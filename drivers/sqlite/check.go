@@ -164,7 +164,7 @@ func (l *Log) checkPages(ctx context.Context, report func(string)) error {
 
 // inspection is how to connect for reading beside the pool.
 func (l *Log) inspection() connOptions {
-	o := connOptions{path: l.opts.Path, cache: l.opts.ReaderCache, queryOnly: true}
+	o := connOptions{path: l.opts.Path, cache: l.opts.ReaderCache, queryOnly: true, vfs: l.opts.vfs}
 	if l.opts.ReadOnly {
 		o.readOnly, o.immutable = true, l.immutable
 	}

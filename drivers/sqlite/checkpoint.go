@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/keelson-io/keelson/drivers"
 )
 
 // checkpointer copies pages from the write-ahead log into the database, so that the log can begin
@@ -24,15 +26,20 @@ type checkpointer struct {
 	due  chan struct{} // a checkpoint is due; capacity 1
 	free chan struct{} // pages have been freed; capacity 1
 
-	// broken is set when the database file could not be synced. It stays so for the life of the process.
-	broken atomic.Bool
+	// retryAt is the size at which a checkpoint that failed is tried again; 0 if the last one succeeded.
+	retryAt atomic.Int64
+
+	// suspect is set when an fsync failed: what has been copied since the write-ahead log
+	// was begun may not be on disk. Nothing more is copied until mendLocked has succeeded.
+	suspect atomic.Bool
 
 	// patience is of a check of the pages that is under way.
 	patience atomic.Pointer[patience]
 
-	mu     sync.Mutex // guards conn; taken after the token and the gate
-	conn   *conn
-	failed bool // the last checkpoint failed, which has been logged
+	mu       sync.Mutex // guards what follows; taken after the token and the gate
+	conn     *conn      // nil when closed
+	syncFile func() error
+	failed   bool // the last checkpoint failed, which has been logged
 }
 
 // patience ends something when the write-ahead log has grown to a size.
@@ -43,8 +50,13 @@ type patience struct {
 
 const (
 	// hardLimit is how many times CheckpointBytes the write-ahead log may
-	// reach before an append stops to check-point by itself.
+	// reach before an append stops to check-point by itself, and stopLimit how many
+	// before appends are refused unless that succeeds.
 	hardLimit = 4
+	stopLimit = 64
+	// retryAfter is how much more of the write-ahead log a failed
+	// checkpoint waits for, as a fraction of CheckpointBytes.
+	retryAfter = 4
 	// shortEnd is how many bytes may be left for the end of a checkpoint, as
 	// a fraction of CheckpointBytes, and bulkRounds how often that is tried for.
 	shortEnd   = 8
@@ -55,11 +67,11 @@ const (
 )
 
 func newCheckpointer(l *Log) (*checkpointer, error) {
-	c, err := connect(connOptions{path: l.opts.Path, cache: 64 << 10})
+	c, err := connect(connOptions{path: l.opts.Path, cache: 64 << 10, vfs: l.opts.vfs})
 	if err != nil {
 		return nil, err
 	}
-	k := &checkpointer{log: l, conn: c, due: make(chan struct{}, 1), free: make(chan struct{}, 1)}
+	k := &checkpointer{log: l, conn: c, syncFile: l.file.Sync, due: make(chan struct{}, 1), free: make(chan struct{}, 1)}
 	if k.pageSize, err = c.getInt("PRAGMA page_size"); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -69,11 +81,11 @@ func newCheckpointer(l *Log) (*checkpointer, error) {
 // grew is told of each commit and about how many bytes of rows it had. Called with the token held.
 func (k *checkpointer) grew(rows int64) {
 	size := k.size.Add(rows + rows/8 + commitPages*(k.pageSize+frameHeader))
-	if size < k.log.opts.CheckpointBytes {
-		return
-	}
 	if p := k.patience.Load(); p != nil && size >= p.bytes {
 		p.end()
+	}
+	if size < max(k.log.opts.CheckpointBytes, k.retryAt.Load()) {
+		return
 	}
 	select {
 	case k.due <- struct{}{}:
@@ -83,6 +95,21 @@ func (k *checkpointer) grew(rows int64) {
 		// Run is not running, or cannot keep up: writers must wait.
 		k.report(k.finishLocked())
 	}
+}
+
+// room says why nothing can be committed now: the write-ahead log has grown
+// beyond all bounds and cannot be copied. Called with the token held.
+func (k *checkpointer) room() error {
+	size := k.size.Load()
+	if size < stopLimit*k.log.opts.CheckpointBytes {
+		return nil
+	}
+	err := k.finishLocked()
+	k.report(err)
+	if err != nil {
+		return fmt.Errorf("refused: the write-ahead log has %d MiB and cannot be copied into the database: %w", size>>20, err)
+	}
+	return nil
 }
 
 // freed is told that there are free pages.
@@ -96,6 +123,9 @@ func (k *checkpointer) freed() {
 // checkpoint copies everything and lets the write-ahead log begin anew.
 func (k *checkpointer) checkpoint(ctx context.Context) error {
 	for range bulkRounds {
+		if k.suspect.Load() {
+			break // it is mended with the token held
+		}
 		p, err := k.passive()
 		if err != nil {
 			return err
@@ -119,16 +149,20 @@ func (k *checkpointer) checkpoint(ctx context.Context) error {
 // moves, so that all pages are copied and the next commit finds
 // that it can write over the log from its beginning.
 func (k *checkpointer) finishLocked() error {
+	if err := k.mend(); err != nil {
+		return err
+	}
 	k.log.gate.Lock()
 	defer k.log.gate.Unlock()
 	p, err := k.passive()
 	if err != nil {
 		return err
 	}
-	k.size.Store(p.left() * (k.pageSize + frameHeader))
 	if p.left() > 0 {
+		k.size.Store(p.frames * (k.pageSize + frameHeader))
 		return fmt.Errorf("%d of %d pages could not be copied: something else reads the file", p.left(), p.frames)
 	}
+	k.size.Store(0)
 	return nil
 }
 
@@ -138,30 +172,32 @@ type progress struct{ frames, copied int64 }
 func (p progress) left() int64 { return p.frames - p.copied }
 
 func (k *checkpointer) passive() (progress, error) {
-	return k.run("PRAGMA wal_checkpoint(PASSIVE)")
-}
-
-func (k *checkpointer) run(pragma string) (progress, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.usableLocked(); err != nil {
-		return progress{}, err
+	if k.suspect.Load() {
+		return progress{}, errSync
+	}
+	p, err := k.ask("PRAGMA wal_checkpoint(PASSIVE)")
+	if isSyncError(err) {
+		k.suspect.Store(true)
+		err = fmt.Errorf("%w: %w", errSync, err)
+	}
+	if err != nil {
+		return progress{}, fmt.Errorf("checkpoint: %w", classify(err))
+	}
+	return p, nil
+}
+
+// ask runs a pragma of checkpoints. Called with mu held.
+func (k *checkpointer) ask(pragma string) (progress, error) {
+	if k.conn == nil {
+		return progress{}, drivers.ErrClosed
 	}
 	row, err := k.conn.get(pragma, 3)
 	if err != nil {
-		if isSyncError(err) {
-			err = k.broke(err)
-		}
-		return progress{}, fmt.Errorf("checkpoint: %w", classify(err))
+		return progress{}, err
 	}
 	return progress{frames: asInt(row[1]), copied: asInt(row[2])}, nil
-}
-
-func (k *checkpointer) usableLocked() error {
-	if k.broken.Load() {
-		return errSync
-	}
-	return k.log.usable(context.Background())
 }
 
 func asInt(v driver.Value) int64 {
@@ -174,20 +210,14 @@ func asInt(v driver.Value) int64 {
 func (k *checkpointer) sync() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.usableLocked(); err != nil {
-		return err
+	if k.conn == nil {
+		return drivers.ErrClosed
 	}
-	if err := k.log.file.Sync(); err != nil {
-		return k.broke(err)
+	if err := k.syncFile(); err != nil {
+		k.suspect.Store(true)
+		return fmt.Errorf("checkpoint: %w: %w", errSync, classify(err))
 	}
 	return nil
-}
-
-// broke ends checkpoints for good: pages that could not be written count as
-// clean from then on, and a second fsync would succeed without them.
-func (k *checkpointer) broke(err error) error {
-	k.broken.Store(true)
-	return fmt.Errorf("%w: writes are refused from now on, nothing acknowledged is lost; see to the disk and restart the server: %w", errSync, err)
 }
 
 func isSyncError(err error) bool {
@@ -201,6 +231,11 @@ func (k *checkpointer) report(err error) {
 	was := k.failed
 	k.failed = err != nil
 	k.mu.Unlock()
+	if err != nil {
+		k.retryAt.Store(k.size.Load() + k.log.opts.CheckpointBytes/retryAfter)
+	} else {
+		k.retryAt.Store(0)
+	}
 	switch {
 	case err != nil && !was:
 		k.log.logger.Warn("the write-ahead log could not be copied into the database and grows; this is tried again", "path", k.log.opts.Path, "error", err)
@@ -212,5 +247,7 @@ func (k *checkpointer) report(err error) {
 func (k *checkpointer) close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.conn.close()
+	c := k.conn
+	k.conn = nil
+	return c.close()
 }

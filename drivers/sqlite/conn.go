@@ -29,6 +29,7 @@ type connOptions struct {
 	immutable bool
 	cache     int64
 	queryOnly bool
+	vfs       string
 }
 
 func (o connOptions) dsn() string {
@@ -48,7 +49,7 @@ func (o connOptions) dsn() string {
 		// the write-ahead log in its memory: no -shm file, no system calls
 		// for locks, and no other process gets in.
 		q.Set("mode", "rw")
-		q.Set("vfs", "unix-excl")
+		q.Set("vfs", o.vfs)
 	}
 	// A plain path may hold '?', '#' and '%'.
 	u := url.URL{Scheme: "file", OmitHost: true, Path: o.path, RawQuery: q.Encode()}

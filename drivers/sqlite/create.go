@@ -38,7 +38,7 @@ func create(o Options) error {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	if err := initialise(tmp.Name(), o.PageSize); err != nil {
+	if err := initialise(tmp.Name(), o); err != nil {
 		return err
 	}
 	if err := syncPath(tmp.Name()); err != nil {
@@ -68,12 +68,12 @@ func noLeftovers(path string) error {
 }
 
 // initialise writes the schema into an empty file.
-func initialise(path string, pageSize int) error {
-	c, err := connect(connOptions{path: path, cache: 1 << 20})
+func initialise(path string, o Options) error {
+	c, err := connect(connOptions{path: path, cache: 1 << 20, vfs: o.vfs})
 	if err != nil {
 		return err
 	}
-	err = c.exec(fmt.Sprintf("PRAGMA page_size=%d; PRAGMA auto_vacuum=INCREMENTAL", pageSize))
+	err = c.exec(fmt.Sprintf("PRAGMA page_size=%d; PRAGMA auto_vacuum=INCREMENTAL", o.PageSize))
 	if err == nil {
 		err = migrate(c)
 	}

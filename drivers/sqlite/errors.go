@@ -10,15 +10,19 @@ import (
 	"github.com/keelson-io/keelson/drivers"
 )
 
-// errSync marks the failure of an fsync of the database file: see
+// errSync marks the failure of an fsync during a checkpoint: see
 // DESIGN.md, "After a failed fsync".
 var errSync = errors.New("the database file could not be synced")
 
 // classify puts the contract's sentinel and, where there is something to do, what
-// to do around an error of SQLite's.
+// to do around an error of SQLite's or of the file system's.
 func classify(err error) error {
 	var e sqlite3.Error
 	if err == nil || !errors.As(err, &e) {
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			return classifyErrno(err, errno)
+		}
 		return err
 	}
 	switch e.Code {
@@ -33,28 +37,32 @@ func classify(err error) error {
 	case sqlite3.ErrBusy, sqlite3.ErrLocked:
 		return fmt.Errorf("%w: %w", drivers.ErrLocked, err)
 	case sqlite3.ErrIoErr, sqlite3.ErrCantOpen:
-		switch e.SystemErrno {
-		case syscall.ENOSPC, syscall.EDQUOT:
-			return fmt.Errorf("%w: make room on its file system, no restart is needed: %w", drivers.ErrNoSpace, err)
-		case syscall.EROFS, syscall.EACCES, syscall.EPERM:
-			return fmt.Errorf("%w: check the owner and mode of the file and its directory, and how the file system is mounted: %w", drivers.ErrReadOnly, err)
-		}
+		return classifyErrno(err, e.SystemErrno)
 	}
 	return err
 }
 
-// isFull tells SQLITE_FULL, which means more than ErrNoSpace: see Append.
-func isFull(err error) bool {
+func classifyErrno(err error, errno syscall.Errno) error {
+	switch errno {
+	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
+		return fmt.Errorf("%w: make room on its file system, no restart is needed: %w", drivers.ErrNoSpace, err)
+	case syscall.EROFS, syscall.EACCES, syscall.EPERM:
+		return fmt.Errorf("%w: check the owner and mode of the file and its directory, and how the file system is mounted: %w", drivers.ErrReadOnly, err)
+	}
+	return err
+}
+
+// isShortWrite tells a write that came back short for want of room, which means more than ErrNoSpace: see commit.
+func isShortWrite(err error) bool {
 	var e sqlite3.Error
-	return errors.As(err, &e) && e.Code == sqlite3.ErrFull
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Code == sqlite3.ErrFull ||
+		e.ExtendedCode == sqlite3.ErrIoErrWrite && (e.SystemErrno == syscall.EDQUOT || e.SystemErrno == syscall.EFBIG)
 }
 
 func isConstraint(err error) bool {
 	var e sqlite3.Error
 	return errors.As(err, &e) && e.Code == sqlite3.ErrConstraint
-}
-
-func isBusy(err error) bool {
-	var e sqlite3.Error
-	return errors.As(err, &e) && (e.Code == sqlite3.ErrBusy || e.Code == sqlite3.ErrLocked)
 }

@@ -102,7 +102,7 @@ func (l *Log) open() error {
 		return l.openReadOnly()
 	}
 	removeLeftovers(l.opts.Path)
-	c, err := connect(connOptions{path: l.opts.Path, cache: l.opts.WriterCache})
+	c, err := connect(connOptions{path: l.opts.Path, cache: l.opts.WriterCache, vfs: l.opts.vfs})
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (l *Log) open() error {
 	if l.checkpointer, err = newCheckpointer(l); err != nil {
 		return err
 	}
-	if err := l.openReaders(connOptions{path: l.opts.Path, cache: l.opts.ReaderCache, queryOnly: true}); err != nil {
+	if err := l.openReaders(l.inspection()); err != nil {
 		return err
 	}
 	return l.readBounds(c)
@@ -167,6 +167,11 @@ func (l *Log) readBounds(c *conn) error {
 	}
 	if b.Scrubbed > 0 && b.Scrubbed >= b.End.Position {
 		return fmt.Errorf("%w: it is scrubbed up to %d and ends at %d", drivers.ErrCorrupt, b.Scrubbed, b.End.Position)
+	}
+	if l.writer != nil {
+		if l.writer.changes, err = c.getInt("SELECT changes FROM head WHERE id = 1"); err != nil {
+			return err
+		}
 	}
 	l.bounds.Store(&b)
 	return nil
@@ -251,10 +256,12 @@ func (l *Log) Close() error {
 
 // closeAll closes what is open; the file that holds the lock comes last.
 func (l *Log) closeAll() error {
-	if l.checkpointer != nil && l.checkpointer.broken.Load() {
-		// Closing the last connection would delete the write-ahead log, which
-		// may hold the only good copy: see DESIGN.md. The lock stays, too.
-		return fmt.Errorf("close the log: %w: end the process, the next start recovers from the write-ahead log", errSync)
+	if l.checkpointer != nil {
+		if err := l.checkpointer.mend(); err != nil {
+			// Closing the last connection would delete the write-ahead log, which
+			// may hold the only good copy: see DESIGN.md. The lock stays, too.
+			return fmt.Errorf("close the log: %w; end the process, the next start recovers from the write-ahead log", err)
+		}
 	}
 	l.checking <- struct{}{} // and keep it
 	var errs []error

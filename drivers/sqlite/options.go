@@ -46,6 +46,9 @@ type Options struct {
 
 	// Logger gets warnings about what goes on in the background. Default: slog.Default().
 	Logger *slog.Logger
+
+	// vfs is the SQLite file system of a log that is not ReadOnly. Tests set it. Default: unix-excl.
+	vfs string
 }
 
 func (o Options) withDefaults() Options {
@@ -55,6 +58,7 @@ func (o Options) withDefaults() Options {
 	o.CheckpointBytes = cmp.Or(o.CheckpointBytes, 4<<20)
 	o.PageSize = cmp.Or(o.PageSize, 1024)
 	o.FreePages = cmp.Or(o.FreePages, 25)
+	o.vfs = cmp.Or(o.vfs, "unix-excl")
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	return o
 }

@@ -21,7 +21,7 @@ const applicationID = 0x4b65656c
 // puts it, or most of it, on pages that a scan without values does not touch.
 //
 // head: one row, changed only by scrubbing, and by a commit whose only purpose is
-// to be one (settled): see DESIGN.md, "A COMMIT that failed".
+// to be one: see DESIGN.md, "A COMMIT that failed". changes counts both.
 var migrations = [...]string{
 	`CREATE TABLE log (
 	position INTEGER PRIMARY KEY,
@@ -33,9 +33,9 @@ var migrations = [...]string{
 CREATE TABLE head (
 	id INTEGER PRIMARY KEY CHECK (id = 1),
 	scrubbed INTEGER NOT NULL,
-	settled INTEGER NOT NULL
+	changes INTEGER NOT NULL
 ) STRICT;
-INSERT INTO head (id, scrubbed, settled) VALUES (1, 0, 0)`,
+INSERT INTO head (id, scrubbed, changes) VALUES (1, 0, 0)`,
 }
 
 // schemaVersion is what this code reads and writes.

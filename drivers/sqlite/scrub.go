@@ -29,16 +29,34 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 	if err != nil {
 		return fmt.Errorf("scrub: %w", classify(errors.Join(err, l.abandon())))
 	}
-	if err := l.commit(nil); err != nil {
+	before := l.bounds.Load()
+	now := *before
+	now.Scrubbed = max(now.Scrubbed, highest)
+	// Before the COMMIT, or a reader could see holes above the mark that ReadIndex gives.
+	l.bounds.Store(&now)
+	if err := l.commitScrub(); err != nil {
+		if !l.unsettled.Load() {
+			l.bounds.Store(before)
+		}
 		return fmt.Errorf("scrub: %w", classify(err))
 	}
-	b := *l.bounds.Load()
-	b.Scrubbed = max(b.Scrubbed, highest)
-	l.bounds.Store(&b)
 	l.wake.all()
 	l.checkpointer.grew(size)
 	l.checkpointer.freed()
 	return nil
+}
+
+// commitScrub commits a transaction that has changed the head row.
+func (l *Log) commitScrub() error {
+	before := l.writer.changes
+	err := l.commit(func() (bool, error) {
+		now, err := l.writer.conn.getInt("SELECT changes FROM head WHERE id = 1")
+		return now > before, err
+	})
+	if err == nil {
+		l.writer.changes = max(l.writer.changes, before+1)
+	}
+	return err
 }
 
 func ascending(positions []int64) error {

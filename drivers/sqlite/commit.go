@@ -1,0 +1,97 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// pendingWrite is a transaction whose COMMIT failed in a way that says not enough.
+type pendingWrite struct {
+	// visible looks for its changes; nil if it does not matter. The first answer stands: this
+	// process sees a transaction from its COMMIT on or not at all.
+	visible func() (bool, error)
+	known   bool
+	in      bool
+}
+
+// commit commits the writer's transaction. If that fails it finds out what
+// became of it, by visible; nil means that it is durable, errors other than
+// ErrUncertain that it is not and never will be. DESIGN.md, "A COMMIT that
+// failed", has the reasoning.
+func (l *Log) commit(visible func() (bool, error)) error {
+	err := l.writer.commit.run()
+	if err == nil && !l.writer.conn.c.AutoCommit() {
+		err = errors.New("the COMMIT has not ended the transaction")
+	}
+	if err == nil {
+		return nil
+	}
+	if rerr := l.abandon(); rerr != nil {
+		err = errors.Join(err, rerr)
+	}
+	if isShortWrite(err) {
+		// The frame that carries the commit mark is the last to be written,
+		// and a write came back short: it is not in the file.
+		return err
+	}
+	l.writer.pending = &pendingWrite{visible: visible}
+	l.unsettled.Store(true)
+	in, serr := l.settleLocked()
+	switch {
+	case serr != nil:
+		return fmt.Errorf("%w: %w", drivers.ErrUncertain, errors.Join(err, serr))
+	case in:
+		return nil
+	}
+	return err
+}
+
+// settle finds out what became of the COMMIT that failed.
+func (l *Log) settle(ctx context.Context) error {
+	if err := l.lockWriter(ctx); err != nil {
+		return err
+	}
+	defer l.unlockWriter()
+	if !l.unsettled.Load() {
+		return nil
+	}
+	_, err := l.settleLocked()
+	return err
+}
+
+// settleLocked reports whether the pending transaction is in the log, for good, and publishes
+// how the log is now. If its changes are not to be seen, a small transaction is committed in their
+// place: it overwrites their first frame in the write-ahead log, so that no recovery can
+// find them.
+func (l *Log) settleLocked() (in bool, err error) {
+	w, p := l.writer, l.writer.pending
+	if err := l.abandon(); err != nil {
+		return false, err
+	}
+	if !p.known && p.visible != nil {
+		if p.in, err = p.visible(); err != nil {
+			return false, err
+		}
+	}
+	p.known = true
+	if err := w.begin.run(); err != nil {
+		return false, err
+	}
+	if err := w.settle.run(); err != nil {
+		return false, errors.Join(err, l.abandon())
+	}
+	if err := w.commit.run(); err != nil {
+		return false, errors.Join(err, l.abandon())
+	}
+	// From here on it is settled; but until the new state is known nobody may go on.
+	if err := l.readBounds(w.conn); err != nil {
+		return false, err
+	}
+	w.pending = nil
+	l.unsettled.Store(false)
+	l.wake.all()
+	return p.in, nil
+}
