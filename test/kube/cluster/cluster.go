@@ -28,6 +28,8 @@ const (
 
 	serviceRange = "10.96.0.0/16"
 	podRange     = "10.244.0.0/16"
+	// nodeLeaseSeconds is how long kwok, started anew, has to wait until it may look after a node.
+	nodeLeaseSeconds = 8
 	// advertised is an address that nobody has (RFC 5737): the endpoints of the service "kubernetes" may
 	// not be on loopback, and nothing here connects to them.
 	advertised = "192.0.2.1"
@@ -175,7 +177,7 @@ func (c *Cluster) startKwok() error {
 		"--kubeconfig="+c.Kubeconfig("kwok"),
 		"--manage-all-nodes",
 		"--cidr="+podRange,
-		"--node-lease-duration-seconds=40")
+		fmt.Sprintf("--node-lease-duration-seconds=%d", nodeLeaseSeconds))
 	return err
 }
 

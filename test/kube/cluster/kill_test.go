@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,34 +37,14 @@ func testStorageKilled(t *testing.T, h *harness) {
 	seen := informer(t, h, namespace)
 
 	w := &load{client: h.kube, namespace: namespace, acknowledged: map[string]int64{}, names: map[int64]string{}, more: make(chan struct{}, 1)}
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	for writer := range writers {
-		running.Go(func() { w.write(ctx, writer) })
-	}
-	t.Cleanup(func() { stop(); running.Wait() })
-
 	for kill := 1; kill <= kills; kill++ {
-		w.awaitMore(t, writesBetween)
 		replicas := 5 + 5*kill
-		h.kubectl(t, "", "--namespace="+namespace, "scale", "deployment/"+application, fmt.Sprintf("--replicas=%d", replicas))
-		h.storage.Kill()
-		if err := h.storage.Restart(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		h.await(t, fmt.Sprintf("what was written, after kill %d", kill), w.check)
-		w.awaitMore(t, 1)
-		h.await(t, "the pods", func(ctx context.Context) error {
-			_, err := h.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
-			return err
-		})
+		killUnderLoad(t, h, w, replicas)
 		if err := h.cluster.RestartKwok(); err != nil {
 			t.Fatal(err)
 		}
 		h.awaitPods(t, namespace, "shop:1", replicas)
 	}
-	stop()
-	running.Wait()
 	t.Logf("%d writes were acknowledged", w.count())
 	h.await(t, "everything in the informer", func(context.Context) error {
 		return compare(w.written(), seen.Get)
@@ -74,6 +55,30 @@ func testStorageKilled(t *testing.T, h *harness) {
 	if err := h.cluster.Exited(); err != nil {
 		t.Error(err)
 	}
+}
+
+// killUnderLoad writes, sets a new size, kills and restarts the storage server, and returns when writing goes on.
+func killUnderLoad(t *testing.T, h *harness, w *load, replicas int) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	for range writers {
+		running.Go(func() { w.write(ctx) })
+	}
+	w.awaitMore(t, writesBetween)
+	h.kubectl(t, "", "--namespace="+w.namespace, "scale", "deployment/"+application, fmt.Sprintf("--replicas=%d", replicas))
+	h.storage.Kill()
+	if err := h.storage.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.await(t, "what was written before the kill", w.check)
+	w.awaitMore(t, 1)
+	h.await(t, "the pods", func(ctx context.Context) error {
+		_, err := h.kube.CoreV1().Pods(w.namespace).List(ctx, metav1.ListOptions{})
+		return err
+	})
 }
 
 // informer watches the config maps of a namespace from now on.
@@ -98,6 +103,7 @@ func informer(t *testing.T, h *harness, namespace string) listers.ConfigMapNames
 type load struct {
 	client    kubernetes.Interface
 	namespace string
+	next      atomic.Int64  // the number in the last name
 	more      chan struct{} // holds a token when something was acknowledged since it was last empty
 
 	mu           sync.Mutex
@@ -107,10 +113,10 @@ type load struct {
 }
 
 // write creates one after another until ctx ends. One that fails while the storage is away may be there later or not.
-func (w *load) write(ctx context.Context, writer int) {
+func (w *load) write(ctx context.Context) {
 	last := int64(0)
-	for i := 0; ctx.Err() == nil; i++ {
-		name := fmt.Sprintf("written-%d-%06d", writer, i)
+	for ctx.Err() == nil {
+		name := fmt.Sprintf("written-%06d", w.next.Add(1))
 		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"key": name}}
 		tryCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		created, err := w.client.CoreV1().ConfigMaps(w.namespace).Create(tryCtx, object, metav1.CreateOptions{})
