@@ -218,9 +218,13 @@ func (s *Store) readFailed(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrStorage, err)
 }
 
+// probeRoom is what a log must have room for to be taken for writable again. Less might still
+// fit on a disk that is too full for the writes of clients.
+const probeRoom = 64 << 10
+
 // Probe tells whether the log still fails: it appends an entry that says nothing.
 func (s *Store) Probe(ctx context.Context) error {
-	if _, err := s.Do(ctx, &mvcc.Barrier{}, 0); err != nil {
+	if _, err := s.Do(ctx, &mvcc.Barrier{Room: probeRoom}, probeRoom); err != nil {
 		return err
 	}
 	return s.Failure()

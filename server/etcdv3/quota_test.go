@@ -14,7 +14,9 @@ import (
 
 type fullBackend struct{ Backend }
 
-func (fullBackend) Size(context.Context) (total, inUse int64, err error) { return 1 << 40, 1 << 40, nil }
+func (fullBackend) Size(context.Context) (total, inUse int64, err error) {
+	return 1 << 40, 1 << 40, nil
+}
 
 // TestQuotaLetsDeletesPass: a transaction that puts nothing is let in over the quota, or space could
 // never be freed. The alarm is raised by what needs space alone.

@@ -46,11 +46,6 @@ func (f founding) founders() []Founder {
 	return list
 }
 
-func (f founding) urls() string {
-	i := slices.IndexFunc(f.founders(), func(m Founder) bool { return m.Name == f.name })
-	return strings.Join(f.founders()[i].PeerURLs, ",")
-}
-
 func TestIDsAreEtcds(t *testing.T) {
 	for _, f := range foundings() {
 		members, id, err := Found(f.founders(), f.token)

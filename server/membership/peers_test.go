@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,4 +100,9 @@ func TestEtcdAddsAMember(t *testing.T) {
 		}
 	}
 	t.Errorf("etcd gave the id %s", strconv.FormatUint(added.Member.ID, 16))
+}
+
+func (f founding) urls() string {
+	i := slices.IndexFunc(f.founders(), func(m Founder) bool { return m.Name == f.name })
+	return strings.Join(f.founders()[i].PeerURLs, ",")
 }

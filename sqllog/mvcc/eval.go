@@ -23,7 +23,10 @@ type Remaining struct{ ID, Remaining int64 }
 
 // Barrier is a request of the server's own that changes nothing but the log's
 // end: its success proves that the log can be appended to.
-type Barrier struct{}
+type Barrier struct {
+	// Room is the number of bytes that there has to be room for.
+	Room int
+}
 
 // Env is what evaluation may know besides the index and the requests.
 type Env struct {
@@ -125,7 +128,7 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		ev.b.applyMember(&m)
 		return &m, nil
 	case *Barrier:
-		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, nil))
+		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, make([]byte, r.Room)))
 		return nil, nil
 	}
 	panic(fmt.Sprintf("mvcc: request of type %T", request))

@@ -93,7 +93,6 @@ type walk struct {
 	bounds drivers.Bounds
 	index  *mvcc.Index // as a server loads it
 	sum    Summary
-	done   int64 // for Progress
 
 	position int64                   // the last one seen
 	main     int64                   // the last revision seen

@@ -236,7 +236,9 @@ func (f *fixture) checkStored(ctx context.Context, t *testing.T, key string) {
 		t.Fatalf("decode %s: %v", key, err)
 	}
 	pod := object.(*example.Pod)
+	//lint:ignore SA1019 what is deprecated must not be stored
 	if pod.ResourceVersion != "" || pod.SelfLink != "" {
+		//lint:ignore SA1019 see above
 		t.Errorf("%s was stored with resource version %q and self link %q", key, pod.ResourceVersion, pod.SelfLink)
 	}
 }
