@@ -108,18 +108,18 @@ func (ix *Index) pick(r *pb.RangeRequest, values Values, total bool) (*Selection
 		limit = r.Limit
 	}
 	if !Filtered(r) && !rng.single() && rev == ix.Rev {
-		sel.items = make([]item, 0, min(ix.Count(rng, rev), limit))
+		sel.items = make([]item, 0, min(ix.Count(rng, rev), limit)+1)
 	}
 	for k, v := range ix.Scan(rng, rev) {
-		if sel.Count++; sel.Count > limit {
-			sel.More = true
+		sel.Count++
+		if passes(r, v) {
+			sel.items = append(sel.items, item{k, v})
+		}
+		if sel.Count > limit { // one more is looked at, and sorted with the others
 			if total {
 				sel.Count = ix.Count(rng, rev)
 			}
 			break
-		}
-		if passes(r, v) {
-			sel.items = append(sel.items, item{k, v})
 		}
 	}
 	if err := sortItems(sel.items, r, values); err != nil {

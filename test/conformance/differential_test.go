@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	seed   = flag.Uint64("seed", 0, "seed of the first random script; 0 takes the time")
+	seed   = flag.Uint64("seed", 1, "seed of the first random script; 0 takes the time, to look for what is new")
 	ops    = flag.Int("ops", 300, "steps of a random script")
 	rounds = flag.Int("rounds", 20, "random scripts")
 )
