@@ -45,6 +45,8 @@ type Response struct {
 	Events   []*Event
 	PrevKV   bool // prev_kv is wanted
 	Fragment bool // may be split
+
+	w *watcher // whose events they are
 }
 
 // watcher is one watch of a stream.
@@ -310,7 +312,7 @@ func (s *Stream) takeDue() ([]Response, error) {
 		case q.w.queued:
 			w := q.w
 			out = append(out, Response{ID: w.ID, Revision: w.pending[len(w.pending)-1].Main,
-				Events: w.pending, PrevKV: w.PrevKV, Fragment: w.Fragment})
+				Events: w.pending, PrevKV: w.PrevKV, Fragment: w.Fragment, w: w})
 			w.pending, w.queued, w.active = nil, false, true
 			s.sent = max(s.sent, out[len(out)-1].Revision)
 		}
@@ -418,18 +420,18 @@ func (s *Stream) compacted(w *watcher, compact int64) {
 	s.signal()
 }
 
-// Compacted ends the watcher of a response whose events cannot be given whole any more.
-func (s *Stream) Compacted(id int64) {
-	h := s.hub
+// Compacted ends the watcher that a response with events was for, since they cannot be given whole any more.
+func (s *Stream) Compacted(r *Response) {
+	h, w := s.hub, r.w
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.mu.Lock()
-	w := s.watchers[id]
-	if w != nil {
+	known := s.watchers[w.ID] == w // and not one that was cancelled, or has its id since
+	if known {
 		s.drop(w)
 	}
 	s.mu.Unlock()
-	if w == nil {
+	if !known {
 		return
 	}
 	h.synced.remove(w)

@@ -139,7 +139,7 @@ func (ws *watchStream) tell(ctx context.Context, r *watch.Response) error {
 	for i, e := range r.Events {
 		b, err := ws.encode(ctx, r, e)
 		if watch.IsScrubbed(err) {
-			ws.watches.Compacted(r.ID)
+			ws.watches.Compacted(r)
 			return nil
 		}
 		if err != nil {
