@@ -17,7 +17,6 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -262,7 +261,7 @@ func (l *Lessor) revoke(ctx context.Context, due []*lease) error {
 	g.SetLimit(revokesAtOnce)
 	for _, le := range due {
 		g.Go(func() error {
-			_, err := l.store.Do(ctx, &pb.LeaseRevokeRequest{ID: le.id}, 0)
+			_, err := l.store.Do(ctx, &mvcc.Expire{ID: le.id, Grant: le.grant}, 0)
 			if errors.Is(err, mvcc.ErrLeaseNotFound) {
 				return nil
 			}
@@ -325,7 +324,7 @@ func (l *Lessor) overdue(all bool, done <-chan struct{}) *mvcc.Checkpoint {
 		}
 		le.recording = done
 		// Rounded up: no lease ends before the time that was promised.
-		c.Leases = append(c.Leases, mvcc.Remaining{ID: le.id, Remaining: int64((left + time.Second - 1) / time.Second)})
+		c.Leases = append(c.Leases, mvcc.Remaining{ID: le.id, Grant: le.grant, Remaining: int64((left + time.Second - 1) / time.Second)})
 		if len(c.Leases) == maxPerRound {
 			break
 		}

@@ -84,7 +84,7 @@ func TestRevokeIsTriedAgain(t *testing.T) {
 		s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 10})
 		failures := 3
 		s.before = func(request any) error {
-			if _, ok := request.(*pb.LeaseRevokeRequest); ok && failures > 0 {
+			if _, ok := request.(*mvcc.Expire); ok && failures > 0 {
 				failures--
 				return errors.New("storage fails")
 			}
@@ -145,6 +145,32 @@ func TestRenewalDuringCheckpoint(t *testing.T) {
 		<-recorded
 		if left := s.ix.Lease(1).Remaining; left != 0 {
 			t.Errorf("the log says that %d s are left of the renewed lease", left)
+		}
+	})
+}
+
+// TestGrantedAgainBeforeExpiry: what is on its way for an expired lease does not touch one that was
+// granted with its id meanwhile.
+func TestGrantedAgainBeforeExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := begin(mvcc.NewIndex())
+		s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 10})
+		again := func(any) error {
+			s.before = nil
+			s.batch(&pb.LeaseRevokeRequest{ID: 1}, &pb.LeaseGrantRequest{ID: 1, TTL: 100})
+			return nil
+		}
+		time.Sleep(5 * time.Second)
+		s.before = again
+		s.lessor.Stop(t.Context())
+		if left := s.ix.Lease(1).Remaining; left != 0 {
+			t.Errorf("the checkpoint of the old lease says that the new one has %d s left", left)
+		}
+		s.before = nil
+		time.Sleep(100 * time.Second)
+		s.before = again
+		if !s.run(5 * time.Second) {
+			t.Error("the new lease was revoked with the old one")
 		}
 	})
 }

@@ -18,8 +18,13 @@ type Checkpoint struct {
 	Leases []Remaining
 }
 
-// Remaining is the time in seconds that a lease has left.
-type Remaining struct{ ID, Remaining int64 }
+// Remaining is the time in seconds that a lease has left. It is passed over unless
+// Grant is that of the lease (see Lease.Grant) or 0.
+type Remaining struct{ ID, Remaining, Grant int64 }
+
+// Expire is a request of the server's own: it revokes a lease whose time is up,
+// unless the lease of this id is another one by now.
+type Expire struct{ ID, Grant int64 }
 
 // Barrier is a request of the server's own that changes nothing but the log's
 // end: its success proves that the log can be appended to.
@@ -48,7 +53,7 @@ type Result struct {
 // is in the builder. A request that is refused changes nothing and disturbs no other.
 //
 // Requests are etcdserverpb's: PutRequest, DeleteRangeRequest, TxnRequest, CompactionRequest,
-// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint, *Member and *Barrier. They
+// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint, *Expire, *Member and *Barrier. They
 // must have passed the checks of the API (see package etcdv3) and must not be changed any more.
 func Evaluate(ix *Index, env Env, requests []any) (*Builder, []Result) {
 	results := make([]Result, len(requests))
@@ -114,6 +119,11 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		return ev.grant(r)
 	case *pb.LeaseRevokeRequest:
 		return ev.revoke(r)
+	case *Expire:
+		if l := ev.b.ix.Lease(r.ID); l == nil || l.Grant != r.Grant {
+			return nil, ErrLeaseNotFound
+		}
+		return ev.revoke(&pb.LeaseRevokeRequest{ID: r.ID})
 	case *pb.AlarmRequest:
 		return ev.alarm(r)
 	case *Checkpoint:
@@ -313,7 +323,7 @@ func (ev *evaluator) revoke(r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, 
 
 func (ev *evaluator) checkpoint(r *Checkpoint) (any, error) {
 	for _, c := range r.Leases {
-		if l := ev.b.ix.Lease(c.ID); l != nil && l.Remaining != c.Remaining {
+		if l := ev.b.ix.Lease(c.ID); l != nil && l.Remaining != c.Remaining && (c.Grant == 0 || c.Grant == l.Grant) {
 			ev.writeLease(Lease{ID: c.ID, TTL: l.TTL, Remaining: c.Remaining})
 		}
 	}
