@@ -199,7 +199,8 @@ func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, erro
 		switch {
 		case err == nil:
 			return results, nil
-		case errors.Is(err, drivers.ErrConflict):
+		case errors.Is(err, drivers.ErrConflict), errors.Is(err, drivers.ErrUnresolved):
+			// Unresolved may be a scrub, of which this loop knows nothing.
 			if err := s.catchUp(ctx); err != nil {
 				return nil, s.failed(err)
 			}

@@ -535,3 +535,25 @@ func TestManyWriters(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteAfterUncertainScrub: housekeeping whose outcome is unknown does not
+// make writes fail until somebody reads.
+func TestWriteAfterUncertainScrub(t *testing.T) {
+	s := start(t, memory.NewStore())
+	for range 3 {
+		s.must(put("a", "v"))
+	}
+	s.must(&pb.CompactionRequest{Revision: 4})
+	s.must(put("a", "v"))
+	s.log.Inject(memory.OpScrub, memory.Fault{Err: drivers.ErrUncertain})
+	if _, err := s.Prune(t.Context(), func(context.Context) error { return nil }); !errors.Is(err, drivers.ErrUncertain) {
+		t.Fatalf("prune: %v", err)
+	}
+	for range 2 {
+		if _, err := s.do(put("a", "w")); err != nil {
+			t.Error(err)
+		}
+	}
+	s.checkPublished()
+}
+
