@@ -222,11 +222,27 @@ func (s *Store) readFailed(ctx context.Context, err error) error {
 // fit on a disk that is too full for the writes of clients.
 const probeRoom = 64 << 10
 
-// Probe tells whether the log still fails: it appends an entry that says nothing.
+// Probe tells whether the log still fails: it appends an entry that says nothing, and
+// after a read that failed it reads one back.
 func (s *Store) Probe(ctx context.Context) error {
 	if _, err := s.Do(ctx, &mvcc.Barrier{Room: probeRoom}, probeRoom); err != nil {
 		return err
 	}
+	if s.unreadable.Load() == nil {
+		return s.Failure()
+	}
+	bounds, err := s.log.ReadIndex(ctx)
+	if err == nil {
+		// The last entry of the log is always there.
+		err = s.log.Values(ctx, []int64{bounds.End.Position}, make([][]byte, 1))
+	}
+	switch {
+	case errors.Is(err, drivers.ErrScrubbed):
+		// It was the last one a moment ago: that much could be read.
+	case err != nil:
+		return s.readFailed(ctx, err)
+	}
+	s.unreadable.Store(nil)
 	return s.Failure()
 }
 

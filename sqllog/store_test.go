@@ -557,3 +557,20 @@ func TestWriteAfterUncertainScrub(t *testing.T) {
 	s.checkPublished()
 }
 
+// TestFailureEnds: a log that could not be read and can be again is healthy, also if nobody reads what is
+// not cached.
+func TestFailureEnds(t *testing.T) {
+	s := start(t, memory.NewStore())
+	s.must(put("a", "v"))
+	s.log.Inject(memory.OpReadIndex, memory.Fault{Err: errors.New("the disk is away")})
+	if _, err := s.Linearizable(t.Context()); err == nil || s.Failure() == nil {
+		t.Fatalf("%v, failure %v", err, s.Failure())
+	}
+	s.log.Inject(memory.OpValues, memory.Fault{Err: errors.New("the disk is still away")})
+	if err := s.Probe(t.Context()); err == nil {
+		t.Error("healthy, and cannot be read")
+	}
+	if err := s.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
