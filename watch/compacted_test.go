@@ -89,3 +89,28 @@ func TestCompactedWhileReading(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestWatchAfterRead: a watcher of what comes next, made by a client that has read a commit
+// which is not published yet, is not given that commit, nor told of an earlier revision.
+func TestWatchAfterRead(t *testing.T) {
+	store := &scriptedStore{ix: mvcc.NewIndex()}
+	h := NewHub(Options{})
+	h.Attach(store)
+	b, _ := mvcc.Evaluate(store.ix, mvcc.Env{}, []any{put("a")})
+	store.ix = b.Index(store.ix.End)
+	s := h.NewStream()
+	defer s.Close()
+	s.Watch(Request{Range: mvcc.Everything})
+	s.RequestProgress()
+	for _, r := range next(t, s) {
+		if r.Revision != 2 || r.ID == NoID {
+			t.Errorf("told %+v after a read at revision 2", r)
+		}
+	}
+	h.Publish(store.ix, b.Events())
+	for _, r := range next(t, s) {
+		if r.Revision != 2 || len(r.Events) > 0 {
+			t.Errorf("told %+v after a read at revision 2", r)
+		}
+	}
+}

@@ -89,7 +89,7 @@ type Stream struct {
 	nextID   int64
 	queue    []queued
 	bytes    int   // of the events due
-	sent     int64 // the highest revision told of with events
+	sent     int64 // the highest revision told of, but for progress
 	starved  bool  // a watcher was refused for lack of room
 	progress bool  // asked for by the client and not answered yet
 	announce bool  // a watcher is to be told its progress
@@ -116,14 +116,16 @@ func (s *Stream) Watch(r Request) {
 	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	rev := h.rev.Load()
+	published := h.rev.Load()
+	// The client may have read a commit that is about to be published.
+	rev := max(published, h.store.Index().Rev)
 	w, err := s.register(r, rev)
 	if err != nil {
 		s.answer(&Response{ID: NoID, Revision: rev, Created: true, Canceled: true, Reason: err.Error()})
 		return
 	}
 	h.stats.Watchers++
-	if r.Start > 0 && r.Start <= rev {
+	if r.Start > 0 && r.Start <= published {
 		w.next = r.Start
 		// Also where recent events could still be had: to clients, compacted is gone.
 		if compact := h.store.Index().Compact; r.Start < compact {
@@ -134,7 +136,9 @@ func (s *Stream) Watch(r Request) {
 		h.wake()
 		return
 	}
-	w.next = max(r.Start, rev+1)
+	if w.next = r.Start; r.Start == 0 {
+		w.next = rev + 1
+	}
 	h.synced.add(w)
 	s.synced(w)
 }
@@ -159,6 +163,7 @@ func (s *Stream) register(r Request, rev int64) (*watcher, error) {
 	}
 	w := &watcher{Request: r, r: r.Range, stream: s}
 	s.watchers[r.ID] = w
+	s.sent = max(s.sent, rev)
 	s.queue = append(s.queue, queued{answer: &Response{ID: r.ID, Revision: rev, Created: true}})
 	s.signal()
 	return w, nil
