@@ -78,6 +78,10 @@ func (f *fixture) runAndKill(after int) []string {
 		lines = append(lines, line)
 		if len(lines) > after && !killed {
 			killed = true
+			if !f.h.Shared {
+				_, err := f.h.Open(f.place)
+				f.wantError("open what another process has open", err, drivers.ErrLocked)
+			}
 			if err := cmd.Process.Kill(); err != nil {
 				f.Fatal(err)
 			}

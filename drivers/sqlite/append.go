@@ -22,7 +22,6 @@ type writer struct {
 	inserts [3]*stmt
 
 	deleteOne, deleteRange, mark *stmt
-	settle                       *stmt
 	// rows and pages serve defragmentation.
 	rows, pages *stmt
 
@@ -72,7 +71,6 @@ func (w *writer) prepare() error {
 		{&w.deleteOne, "DELETE FROM log WHERE position = ?1"},
 		{&w.deleteRange, "DELETE FROM log WHERE position BETWEEN ?1 AND ?2"},
 		{&w.mark, "UPDATE head SET scrubbed = max(scrubbed, ?1), changes = changes + 1 WHERE id = 1"},
-		{&w.settle, "UPDATE head SET changes = changes + 1 WHERE id = 1"},
 	} {
 		s, err := w.conn.prepare(p.sql, 0)
 		if err != nil {

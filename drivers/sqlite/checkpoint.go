@@ -5,6 +5,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -36,10 +38,17 @@ type checkpointer struct {
 	// patience is of a check of the pages that is under way.
 	patience atomic.Pointer[patience]
 
-	mu       sync.Mutex // guards what follows; taken after the token and the gate
-	conn     *conn      // nil when closed
-	syncFile func() error
-	failed   bool // the last checkpoint failed, which has been logged
+	mu      sync.Mutex // guards what follows; taken after the token and the gate
+	conn    *conn      // nil when closed
+	file    databaseFile
+	openWAL func() (walFile, error)
+	failed  bool // the last checkpoint failed, which has been logged
+}
+
+// databaseFile is how the database file is reached past SQLite.
+type databaseFile interface {
+	io.WriterAt
+	Sync() error
 }
 
 // patience ends something when the write-ahead log has grown to a size.
@@ -71,12 +80,14 @@ func newCheckpointer(l *Log) (*checkpointer, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &checkpointer{log: l, conn: c, syncFile: l.file.Sync, due: make(chan struct{}, 1), free: make(chan struct{}, 1)}
+	k := &checkpointer{log: l, conn: c, file: l.file, openWAL: l.openWAL, due: make(chan struct{}, 1), free: make(chan struct{}, 1)}
 	if k.pageSize, err = c.getInt("PRAGMA page_size"); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	return k, nil
 }
+
+func (l *Log) openWAL() (walFile, error) { return os.OpenFile(l.opts.Path+"-wal", os.O_RDWR, 0) }
 
 // grew is told of each commit and about how many bytes of rows it had. Called with the token held.
 func (k *checkpointer) grew(rows int64) {
@@ -213,7 +224,7 @@ func (k *checkpointer) sync() error {
 	if k.conn == nil {
 		return drivers.ErrClosed
 	}
-	if err := k.syncFile(); err != nil {
+	if err := k.file.Sync(); err != nil {
 		k.suspect.Store(true)
 		return fmt.Errorf("checkpoint: %w: %w", errSync, classify(err))
 	}

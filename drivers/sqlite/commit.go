@@ -29,14 +29,6 @@ func (l *Log) commit(visible func() (bool, error)) error {
 	if err == nil {
 		return nil
 	}
-	if rerr := l.abandon(); rerr != nil {
-		err = errors.Join(err, rerr)
-	}
-	if isShortWrite(err) {
-		// The frame that carries the commit mark is the last to be written,
-		// and a write came back short: it is not in the file.
-		return err
-	}
 	l.writer.pending = &pendingWrite{visible: visible}
 	l.unsettled.Store(true)
 	in, serr := l.settleLocked()
@@ -63,9 +55,8 @@ func (l *Log) settle(ctx context.Context) error {
 }
 
 // settleLocked reports whether the pending transaction is in the log, for good, and publishes
-// how the log is now. If its changes are not to be seen, a small transaction is committed in their
-// place: it overwrites their first frame in the write-ahead log, so that no recovery can
-// find them.
+// how the log is now. If its changes are not to be seen, what it may have left in the
+// write-ahead log is destroyed, so that no recovery can find them.
 func (l *Log) settleLocked() (in bool, err error) {
 	w, p := l.writer, l.writer.pending
 	if err := l.abandon(); err != nil {
@@ -77,16 +68,9 @@ func (l *Log) settleLocked() (in bool, err error) {
 		}
 	}
 	p.known = true
-	if err := w.begin.run(); err != nil {
+	if err := l.checkpointer.destroyTail(); err != nil {
 		return false, err
 	}
-	if err := w.settle.run(); err != nil {
-		return false, errors.Join(err, l.abandon())
-	}
-	if err := w.commit.run(); err != nil {
-		return false, errors.Join(err, l.abandon())
-	}
-	// From here on it is settled; but until the new state is known nobody may go on.
 	if err := l.readBounds(w.conn); err != nil {
 		return false, err
 	}

@@ -60,8 +60,10 @@ func TestContract(t *testing.T) {
 					}
 					return runLog(l), nil
 				},
-				Doubt: func(t *testing.T, _ drivertest.Log, d drivertest.Doubt) {
-					setHook(t, &doubt{done: d.Done})
+				Doubt: func(t *testing.T, l drivertest.Log, d drivertest.Doubt) {
+					h := &doubt{done: d.Done}
+					setHook(t, h)
+					l.(*running).checkpointer.openWAL = h.openWAL(l.(*running).Log)
 				},
 			})
 		})
@@ -86,12 +88,10 @@ type doubt struct {
 func (d *doubt) Before(op faultfs.Op) faultfs.Verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// Only the writer writes to the write-ahead log.
-	write := op.Kind == faultfs.Write && strings.HasSuffix(op.Path, "-wal")
+	wal := strings.HasSuffix(op.Path, "-wal")
 	switch {
 	case d.n == 0 && d.done && op.Kind == faultfs.Committed,
-		d.n == 0 && !d.done && write,
-		d.n == 1 && write:
+		d.n == 0 && !d.done && op.Kind == faultfs.Write && wal: // none but the writer writes there
 		d.n++
 		return faultfs.Verdict{Errno: syscall.EIO}
 	}
@@ -99,3 +99,15 @@ func (d *doubt) Before(op faultfs.Op) faultfs.Verdict {
 }
 
 func (d *doubt) Synced(string) {}
+
+// openWAL fails once if it comes second.
+func (d *doubt) openWAL(l *Log) func() (walFile, error) {
+	return func() (walFile, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.n++; d.n == 2 {
+			return nil, syscall.EIO
+		}
+		return l.openWAL()
+	}
+}

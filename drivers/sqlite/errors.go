@@ -52,16 +52,6 @@ func classifyErrno(err error, errno syscall.Errno) error {
 	return err
 }
 
-// isShortWrite tells a write that came back short for want of room, which means more than ErrNoSpace: see commit.
-func isShortWrite(err error) bool {
-	var e sqlite3.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	return e.Code == sqlite3.ErrFull ||
-		e.ExtendedCode == sqlite3.ErrIoErrWrite && (e.SystemErrno == syscall.EDQUOT || e.SystemErrno == syscall.EFBIG)
-}
-
 func isConstraint(err error) bool {
 	var e sqlite3.Error
 	return errors.As(err, &e) && e.Code == sqlite3.ErrConstraint

@@ -85,24 +85,39 @@ func (f *follower) readAll(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("follow after %d: %w", f.position, err)
 		}
-		if err := f.deliver(ctx); err != nil {
+		if err := f.deliver(ctx, upTo); err != nil {
 			return err
 		}
 	}
 }
 
-// deliver gives the whole batches of the slice to fn and keeps the rest.
-func (f *follower) deliver(ctx context.Context) error {
-	for _, e := range f.slice.entries {
-		// Above the mark every position is present, so a hole means that the
-		// mark has passed this follower.
-		if f.position++; e.Position != f.position {
-			return fmt.Errorf("follow: position %d: %w", f.position, drivers.ErrScrubbed)
+// deliver gives the whole batches of the slice, which was read up to a position, to fn and keeps the rest.
+func (f *follower) deliver(ctx context.Context, upTo int64) error {
+	last := f.position
+	for i := range f.slice.entries {
+		if f.slice.entries[i].Position != last+1 {
+			return f.hole(last+1, upTo)
 		}
+		last++
 	}
-	if len(f.slice.entries) == 0 {
-		return fmt.Errorf("follow after %d: %w: the rows up to the log's end are missing", f.position, drivers.ErrCorrupt)
+	if !f.slice.full && last != upTo {
+		return f.hole(last+1, upTo)
 	}
+	f.position = last
+	return f.give(ctx)
+}
+
+// hole says what it means that a position is not there. Above the mark every position is,
+// so the mark must have passed this follower.
+func (f *follower) hole(position, upTo int64) error {
+	if _, err := f.log.checkHoles(f.position, upTo, f.slice.entries, f.slice.full); err != nil {
+		return fmt.Errorf("follow after %d: %w", f.position, err)
+	}
+	return fmt.Errorf("follow: position %d: %w", position, drivers.ErrScrubbed)
+}
+
+// give gives the whole batches of the slice to fn.
+func (f *follower) give(ctx context.Context) error {
 	from := 0
 	for _, c := range f.slice.closings {
 		entries := f.slice.entries[from : c.index+1]

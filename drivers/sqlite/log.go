@@ -89,9 +89,26 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 	}
 	l.wake.init()
 	if err := l.open(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the log %s: %w", opts.Path, classify(err)), l.closeAll())
+		err = classify(err)
+		if l.damagedOrForeign(err) {
+			// The end of the last connection would copy the write-ahead log into
+			// the database and delete it. The end of the process does not, and
+			// until then the lock stays.
+			return nil, fmt.Errorf("open the log %s: %w", opts.Path, err)
+		}
+		return nil, errors.Join(fmt.Errorf("open the log %s: %w", opts.Path, err), l.closeAll())
 	}
 	return l, nil
+}
+
+// damagedOrForeign tells an error after which the files are to be left as they are, if
+// there is anything that closing them would change.
+func (l *Log) damagedOrForeign(err error) bool {
+	if !errors.Is(err, drivers.ErrCorrupt) && !errors.Is(err, drivers.ErrForeign) && !errors.Is(err, drivers.ErrNewer) {
+		return false
+	}
+	info, serr := os.Stat(l.opts.Path + "-wal")
+	return serr == nil && info.Size() > 0 && !l.opts.ReadOnly
 }
 
 func (l *Log) open() error {

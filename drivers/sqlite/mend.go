@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -44,7 +46,50 @@ func (k *checkpointer) mendLocked() error {
 			return err
 		}
 	}
-	return k.syncFile()
+	return k.file.Sync()
+}
+
+// destroyTail makes sure that no recovery finds transactions in the write-ahead log
+// beyond the last one which was committed: each frame's checksum
+// covers those before it, so the first of them is enough. Nothing is allocated, so this works on a full disk.
+// Called with the token held.
+func (k *checkpointer) destroyTail() (err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p, err := k.ask("PRAGMA wal_checkpoint(NOOP)")
+	if err != nil {
+		return err
+	}
+	wal, err := k.openWAL()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, wal.Close()) }()
+	info, err := wal.Stat()
+	if err != nil {
+		return err
+	}
+	offset := k.frameOffset(p.frames)
+	if info.Size() > offset {
+		// A page number of 0 ends a recovery.
+		if _, err := wal.WriteAt(make([]byte, min(frameHeader, info.Size()-offset)), offset); err != nil {
+			return err
+		}
+	}
+	return wal.Sync()
+}
+
+// walFile is how the write-ahead log is reached past SQLite, which has no locks on that file that a
+// close could drop.
+type walFile interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (os.FileInfo, error)
+	Sync() error
 }
 
 const (
@@ -59,11 +104,10 @@ const (
 // copyAgain writes the newest version of each page in the first n frames, which SQLite has
 // copied already. The readers that go on beside it see the same bytes as before.
 func (k *checkpointer) copyAgain(n int64) (err error) {
-	wal, err := os.Open(k.log.opts.Path + "-wal")
+	wal, err := k.openWAL()
 	if err != nil {
 		return err
 	}
-	// SQLite has no locks on this file that a close could drop.
 	defer func() { err = errors.Join(err, wal.Close()) }()
 	frames, err := k.newestFrames(wal, n)
 	if err != nil {
@@ -74,7 +118,7 @@ func (k *checkpointer) copyAgain(n int64) (err error) {
 		if _, err := wal.ReadAt(page, k.frameOffset(frame)+frameHeader); err != nil {
 			return err
 		}
-		if _, err := k.log.file.WriteAt(page, int64(number-1)*k.pageSize); err != nil {
+		if _, err := k.file.WriteAt(page, int64(number-1)*k.pageSize); err != nil {
 			return err
 		}
 	}
@@ -87,7 +131,7 @@ func (k *checkpointer) frameOffset(frame int64) int64 {
 
 // newestFrames gives for each page in the first n frames the last frame that has
 // it. Pages that lie beyond the end which the database has by then are left out.
-func (k *checkpointer) newestFrames(wal *os.File, n int64) (map[uint32]int64, error) {
+func (k *checkpointer) newestFrames(wal walFile, n int64) (map[uint32]int64, error) {
 	var header [walHeaderSize]byte
 	if _, err := wal.ReadAt(header[:], 0); err != nil {
 		return nil, err

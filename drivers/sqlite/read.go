@@ -97,15 +97,44 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 		if err != nil {
 			return fmt.Errorf("scan after %d: %w", after, err)
 		}
+		last, err := l.checkHoles(after, upTo, slice.entries, slice.full)
+		if err != nil {
+			return fmt.Errorf("scan: %w", err)
+		}
+		after = last
 		if len(slice.entries) == 0 {
 			return nil
 		}
-		after = slice.entries[len(slice.entries)-1].Position
 		if err := fn(slice.entries); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkHoles finds what is missing among the entries read after a position, up to upTo if
+// they are all, and gives the last position that they speak for.
+func (l *Log) checkHoles(after, upTo int64, entries []drivers.Entry, more bool) (int64, error) {
+	// The mark moves before holes can be seen, so this one is not too old.
+	scrubbed := l.bounds.Load().Scrubbed
+	for i := range entries {
+		p := entries[i].Position
+		if p-1 > max(after, scrubbed) {
+			return 0, missing(max(after, scrubbed)+1, p-1)
+		}
+		after = p
+	}
+	if !more && upTo > max(after, scrubbed) {
+		return 0, missing(max(after, scrubbed)+1, upTo)
+	}
+	if !more {
+		after = upTo
+	}
+	return after, nil
+}
+
+func missing(from, to int64) error {
+	return fmt.Errorf("%w: the rows at %d to %d are missing", drivers.ErrCorrupt, from, to)
 }
 
 // scanSlice is a run of rows read under one state of the database.
@@ -114,6 +143,7 @@ type scanSlice struct {
 	// closings has what closes a batch, by index into entries. With values only.
 	closings []closingAt
 	bytes    int
+	full     bool // there may be more
 }
 
 type closingAt struct {
@@ -123,7 +153,7 @@ type closingAt struct {
 
 func (s *scanSlice) reset() {
 	clear(s.entries)
-	s.entries, s.closings, s.bytes = s.entries[:0], s.closings[:0], 0
+	s.entries, s.closings, s.bytes, s.full = s.entries[:0], s.closings[:0], 0, false
 }
 
 func (s *scanSlice) fill(r *reader, opts drivers.ScanOptions) error {
@@ -159,6 +189,7 @@ func (s *scanSlice) add(row []driver.Value) error {
 	s.entries = append(s.entries, e)
 	s.bytes += len(e.Meta) + len(e.Value)
 	if len(s.entries) >= sliceRows || s.bytes >= sliceBytes {
+		s.full = true
 		return errStop
 	}
 	return nil
@@ -170,9 +201,9 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 		return fmt.Errorf("values: %d positions but room for %d", len(positions), len(dst))
 	}
 	if len(positions) == 1 {
-		return l.read(ctx, func(r *reader) error { return r.readValue(positions[0], &dst[0]) })
+		return l.read(ctx, func(r *reader) error { return l.readValue(r, positions[0], &dst[0]) })
 	}
-	f := valueFetch{positions: positions, dst: dst, order: make([]int32, len(positions))}
+	f := valueFetch{log: l, positions: positions, dst: dst, order: make([]int32, len(positions))}
 	for i := range f.order {
 		f.order[i] = int32(i)
 	}
@@ -185,12 +216,15 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 	return nil
 }
 
-func (r *reader) readValue(position int64, dst *[]byte) error {
+func (l *Log) readValue(r *reader, position int64, dst *[]byte) error {
 	ok, err := r.value.queryRow(position)
 	if err != nil {
 		return fmt.Errorf("value at %d: %w", position, err)
 	}
 	if !ok {
+		if b := l.bounds.Load(); position > b.Scrubbed && position <= b.End.Position {
+			return missing(position, position)
+		}
 		return fmt.Errorf("value at %d: %w", position, drivers.ErrScrubbed)
 	}
 	*dst, ok = r.value.row[0].([]byte)
@@ -203,6 +237,7 @@ func (r *reader) readValue(position int64, dst *[]byte) error {
 
 // valueFetch fetches many values in the order of their positions.
 type valueFetch struct {
+	log       *Log
 	positions []int64
 	dst       [][]byte
 	order     []int32 // indexes into positions that are still to be fetched, ascending by position
@@ -225,7 +260,7 @@ func (f *valueFetch) slice(r *reader) error {
 func (f *valueFetch) fetch(r *reader) error {
 	for rows, bytes := 0, 0; len(f.order) > 0 && rows < sliceRows && bytes < sliceBytes; rows++ {
 		i := f.order[0]
-		if err := r.readValue(f.positions[i], &f.dst[i]); err != nil {
+		if err := f.log.readValue(r, f.positions[i], &f.dst[i]); err != nil {
 			return err
 		}
 		bytes += len(f.dst[i])

@@ -20,8 +20,8 @@ const applicationID = 0x4b65656c
 // write a page for that. The value comes last: when it is large SQLite
 // puts it, or most of it, on pages that a scan without values does not touch.
 //
-// head: one row, changed only by scrubbing, and by a commit whose only purpose is
-// to be one: see DESIGN.md, "A COMMIT that failed". changes counts both.
+// head: one row, changed only by scrubbing. changes counts how often, so that
+// it can be told what became of a scrub whose COMMIT failed.
 var migrations = [...]string{
 	`CREATE TABLE log (
 	position INTEGER PRIMARY KEY,
