@@ -82,6 +82,8 @@ func (c *Compactor) Finish(ctx context.Context) error {
 // Run works until ctx ends.
 func (c *Compactor) Run(ctx context.Context) error {
 	interval := c.interval()
+	seen := history{period: c.opts.Period}
+	seen.add(time.Now(), c.opts.Store.Index().Rev) // history is kept from here on
 	ticker := time.NewTicker(max(interval/samples, time.Millisecond))
 	if interval == 0 {
 		ticker.Stop()
@@ -91,7 +93,6 @@ func (c *Compactor) Run(ctx context.Context) error {
 	defer garbage.Stop()
 	retry := time.NewTimer(0)
 	retry.Stop()
-	seen := history{period: c.opts.Period}
 	ticks := 0
 	for {
 		select {
@@ -99,8 +100,8 @@ func (c *Compactor) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			seen.add(time.Now(), c.opts.Store.Index().Rev)
-			if ticks++; ticks%samples == 0 {
-				c.compact(ctx, &seen)
+			if ticks++; ticks >= samples && (c.compact(ctx, &seen) || c.opts.Mode == Revision) {
+				ticks = 0
 			}
 			continue
 		case <-garbage.C:
@@ -127,13 +128,15 @@ func (c *Compactor) interval() time.Duration {
 	return 0
 }
 
-func (c *Compactor) compact(ctx context.Context, seen *history) {
+// compact makes the automatic compaction that is due; false means that it is due still: by time
+// it is tried again at the next sample, as in etcd.
+func (c *Compactor) compact(ctx context.Context, seen *history) bool {
 	rev := seen.before(time.Now())
 	if c.opts.Mode == Revision {
 		rev = c.opts.Store.Index().Rev - c.opts.Revisions
 	}
 	if rev <= max(c.opts.Store.Index().Compact, 0) {
-		return
+		return false
 	}
 	_, err := c.opts.Store.Do(ctx, &pb.CompactionRequest{Revision: rev}, 0)
 	switch {
@@ -142,7 +145,9 @@ func (c *Compactor) compact(ctx context.Context, seen *history) {
 		c.Compacted()
 	case ctx.Err() == nil && !errors.Is(err, mvcc.ErrCompacted):
 		c.opts.Logger.Warn("automatic compaction failed", "revision", rev, "error", err)
+		return false
 	}
+	return true
 }
 
 // scrub frees what is free, a quarter of the time at most; false means that it is to be tried again.
