@@ -201,8 +201,12 @@ func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, erro
 			return results, nil
 		case errors.Is(err, drivers.ErrConflict), errors.Is(err, drivers.ErrUnresolved):
 			// Unresolved may be a scrub, of which this loop knows nothing.
-			if err := s.catchUp(ctx); err != nil {
-				return nil, s.failed(err)
+			if cerr := s.catchUp(ctx); cerr != nil {
+				return nil, s.failed(cerr)
+			}
+			if errors.Is(err, drivers.ErrConflict) && s.index.Load().End == ix.End {
+				// The log says that it has moved, and has not: trying again would not end.
+				return nil, s.failed(fmt.Errorf("%w: the log refuses its own end: %v", ErrStorage, err))
 			}
 		default:
 			return nil, s.failed(err)

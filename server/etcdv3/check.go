@@ -92,11 +92,15 @@ func checkOp(op *pb.RequestOp, maxOps int) error {
 // touched is what one side of a transaction puts and deletes, nested ones included.
 type touched struct {
 	puts map[string]struct{}
-	dels []mvcc.Range
+	dels map[string]struct{} // of single keys
+	many []mvcc.Range        // of more than one
 }
 
 func (t *touched) deletes(key string) bool {
-	for _, r := range t.dels {
+	if _, ok := t.dels[key]; ok {
+		return true
+	}
+	for _, r := range t.many {
 		if r.Contains(key) {
 			return true
 		}
@@ -109,7 +113,7 @@ func (t *touched) deletes(key string) bool {
 // may overlap. As in etcd, deletes collide with puts on the same level or above it,
 // and with those of transactions nested after them.
 func checkOverlaps(ops []*pb.RequestOp) (*touched, error) {
-	t := &touched{puts: make(map[string]struct{})}
+	t := &touched{puts: make(map[string]struct{}), dels: make(map[string]struct{})}
 	for _, op := range ops {
 		if d := op.GetRequestDeleteRange(); d != nil {
 			t.addDelete(d)
@@ -136,10 +140,13 @@ func checkOverlaps(ops []*pb.RequestOp) (*touched, error) {
 // addDelete notes the keys that a delete takes. One from a key on is an empty
 // interval to etcd's check, and so it is here.
 func (t *touched) addDelete(d *pb.DeleteRangeRequest) {
-	if len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0 {
-		return
+	switch {
+	case len(d.RangeEnd) == 0:
+		t.dels[string(d.Key)] = struct{}{}
+	case len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0:
+	default:
+		t.many = append(t.many, mvcc.NewRange(d.Key, d.RangeEnd))
 	}
-	t.dels = append(t.dels, mvcc.NewRange(d.Key, d.RangeEnd))
 }
 
 func (t *touched) nest(n *pb.TxnRequest) error {
@@ -165,7 +172,10 @@ func (t *touched) nest(n *pb.TxnRequest) error {
 		for k := range side.puts {
 			t.puts[k] = struct{}{}
 		}
-		t.dels = append(t.dels, side.dels...)
+		for k := range side.dels {
+			t.dels[k] = struct{}{}
+		}
+		t.many = append(t.many, side.many...)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -81,9 +82,13 @@ func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequ
 	if r.ID != s.opts.Cluster.Member {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
+	size := proto.Size(r)
+	if size > s.opts.MaxRequestBytes {
+		return nil, rpctypes.ErrGRPCRequestTooLarge
+	}
 	m := s.opts.Store.Index().Member()
 	updated := &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: r.PeerURLs, ClientURLs: m.ClientURLs}
-	if _, err := s.opts.Store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}, 0); err != nil {
+	if _, err := s.opts.Store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}, size); err != nil {
 		return nil, grpcError(err)
 	}
 	return &pb.MemberUpdateResponse{Header: s.header(), Members: s.members()}, nil

@@ -131,11 +131,8 @@ func (ev *evaluator) check(br *branch, deleted *[]Range) error {
 			err = ev.checkRange(op.GetRequestRange())
 		case op.GetRequestPut() != nil:
 			put := op.GetRequestPut()
-			err = ev.checkPut(put)
-			for _, r := range *deleted {
-				if err == nil && (put.IgnoreValue || put.IgnoreLease) && r.Contains(string(put.Key)) {
-					err = ErrDuplicateKey
-				}
+			if err = ev.checkPut(put); err == nil && (put.IgnoreValue || put.IgnoreLease) && contains(*deleted, string(put.Key)) {
+				err = ErrDuplicateKey
 			}
 		case op.GetRequestDeleteRange() != nil:
 			del := op.GetRequestDeleteRange()
@@ -149,6 +146,15 @@ func (ev *evaluator) check(br *branch, deleted *[]Range) error {
 		}
 	}
 	return nil
+}
+
+func contains(ranges []Range, key string) bool {
+	for _, r := range ranges {
+		if r.Contains(key) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkRange judges the revision of a range in a transaction: against the
