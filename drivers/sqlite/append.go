@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,8 +23,8 @@ type writer struct {
 	inserts [3]*stmt
 
 	deleteOne, deleteRange, mark *stmt
-	// rows and pages serve defragmentation.
-	rows, pages *stmt
+	// rows and pages serve defragmentation; frames tells the size of the write-ahead log.
+	rows, pages, frames *stmt
 
 	// changes is how often the head row has been changed.
 	changes int64
@@ -39,8 +40,6 @@ const (
 	// from then on. A larger row gets a statement of its own.
 	insertBytes = 256 << 10
 	insertLast  = "INSERT INTO log (position, kind, batch, meta, value) VALUES (?1, ?2, ?3, ?4, ?5)"
-	// rowOverhead is about what a row adds to its bytes in the write-ahead log.
-	rowOverhead = 24
 )
 
 // insertSQL is the statement for n rows at ?1, ?1+1, …
@@ -83,6 +82,9 @@ func (w *writer) prepare() error {
 	if w.rows, err = w.conn.prepare("SELECT position, kind, batch, meta, value FROM log WHERE position BETWEEN ?1 AND ?2 ORDER BY position", 5); err != nil {
 		return err
 	}
+	if w.frames, err = w.conn.prepare("PRAGMA wal_checkpoint(NOOP)", 3); err != nil {
+		return err
+	}
 	w.pages, err = w.conn.prepare("SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count", 1)
 	return err
 }
@@ -112,7 +114,12 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 // writable says why nothing can be committed now. Called with the token held.
 func (l *Log) writable() error {
 	if l.unsettled.Load() {
-		return drivers.ErrUnresolved
+		if l.writer.pending.visible != nil {
+			return drivers.ErrUnresolved // the caller has to learn what became of it
+		}
+		if _, err := l.settleLocked(); err != nil {
+			return fmt.Errorf("%w: %w", drivers.ErrUnresolved, err)
+		}
 	}
 	return l.checkpointer.room()
 }
@@ -130,8 +137,7 @@ func validate(batch *drivers.Batch) error {
 }
 
 func (l *Log) appendLocked(after drivers.End, batch *drivers.Batch) error {
-	size, err := l.writer.insert(after.Position, batch)
-	if err != nil {
+	if err := l.writer.insert(after.Position, batch); err != nil {
 		// Before COMMIT nothing can have become durable.
 		if isConstraint(err) {
 			err = fmt.Errorf("%w: somebody else has written to the file: %w", drivers.ErrConflict, err)
@@ -139,7 +145,7 @@ func (l *Log) appendLocked(after drivers.End, batch *drivers.Batch) error {
 		return errors.Join(err, l.abandon())
 	}
 	end := drivers.End{Position: after.Position + int64(len(batch.Entries)), Batch: batch.ID}
-	err = l.commit(func() (bool, error) {
+	err := l.commit(func() (bool, error) {
 		now, err := readEnd(l.writer.conn)
 		return now == end, err
 	})
@@ -147,7 +153,7 @@ func (l *Log) appendLocked(after drivers.End, batch *drivers.Batch) error {
 		return err
 	}
 	l.advance(end)
-	l.checkpointer.grew(size)
+	l.checkpointer.grew()
 	return nil
 }
 
@@ -159,45 +165,41 @@ func (l *Log) advance(end drivers.End) {
 	l.wake.all()
 }
 
-// insert begins a transaction and puts the batch into it. It gives the
-// bytes that were put in.
-func (w *writer) insert(after int64, batch *drivers.Batch) (int64, error) {
+// insert begins a transaction and puts the batch into it.
+func (w *writer) insert(after int64, batch *drivers.Batch) error {
 	if err := w.beginClean(); err != nil {
-		return 0, err
+		return err
 	}
-	size := int64(0)
 	entries, position := batch.Entries, after+1
 	last := len(entries) - 1
 	for i := 0; i < last; {
-		n, bytes, err := w.insertSome(position+int64(i), entries[i:last])
+		n, err := w.insertSome(position+int64(i), entries[i:last])
 		if err != nil {
-			return 0, err
+			return err
 		}
 		i += n
-		size += bytes
 	}
 	e := &entries[last]
-	size += int64(len(e.Meta) + len(e.Value) + rowOverhead)
 	closing := encodeClosing(batch)
 	if len(e.Meta)+len(e.Value) > insertBytes {
-		return size, w.insertLarge(position+int64(last), e, closing)
+		return w.insertLarge(position+int64(last), e, closing)
 	}
-	return size, w.last.run(position+int64(last), int64(e.Kind), closing, e.Meta, notNil(e.Value))
+	return w.last.run(position+int64(last), int64(e.Kind), closing, e.Meta, notNil(e.Value))
 }
 
 // insertSome inserts as many of the entries as one statement takes.
-func (w *writer) insertSome(position int64, entries []drivers.Entry) (int, int64, error) {
+func (w *writer) insertSome(position int64, entries []drivers.Entry) (int, error) {
 	for i, n := range insertRows {
 		if n > len(entries) {
 			continue
 		}
-		size := int64(0)
+		size := 0
 		for j := range n {
-			size += int64(len(entries[j].Meta) + len(entries[j].Value) + rowOverhead)
+			size += len(entries[j].Meta) + len(entries[j].Value)
 		}
 		if size > insertBytes {
 			if n == 1 {
-				return 1, size, w.insertLarge(position, &entries[0], nil)
+				return 1, w.insertLarge(position, &entries[0], nil)
 			}
 			continue
 		}
@@ -207,7 +209,7 @@ func (w *writer) insertSome(position int64, entries []drivers.Entry) (int, int64
 			e, a := &entries[j], s.args[3*j+1:]
 			a[0].Value, a[1].Value, a[2].Value = int64(e.Kind), e.Meta, notNil(e.Value)
 		}
-		return n, size, s.runBound()
+		return n, s.runBound()
 	}
 	panic("sqlite: no insert for one row")
 }
@@ -231,6 +233,15 @@ func notNil(b []byte) []byte {
 		return []byte{}
 	}
 	return b
+}
+
+// walFrames counts the pages in the write-ahead log. SQLite has the number at hand.
+func (w *writer) walFrames() (int64, error) {
+	ok, err := w.frames.queryRow()
+	if err != nil || !ok {
+		return 0, cmp.Or(err, errStop)
+	}
+	return asInt(w.frames.row[1]), nil
 }
 
 // beginClean begins a transaction, after ending one whose rollback had failed.

@@ -22,8 +22,8 @@ type checkpointer struct {
 	log      *Log
 	pageSize int64
 
-	// size is about how many bytes the write-ahead log has taken since it
-	// was begun. A guess from what was appended, set right by each checkpoint.
+	// size is how many bytes of the write-ahead log are used since it was
+	// begun, as of the last commit; 0 when all is copied.
 	size atomic.Int64
 	due  chan struct{} // a checkpoint is due; capacity 1
 	free chan struct{} // pages have been freed; capacity 1
@@ -68,10 +68,8 @@ const (
 	retryAfter = 4
 	// shortEnd is how many bytes may be left for the end of a checkpoint, as
 	// a fraction of CheckpointBytes, and bulkRounds how often that is tried for.
-	shortEnd   = 8
-	bulkRounds = 4
-	// commitPages is about how many pages a commit writes besides its rows.
-	commitPages = 4
+	shortEnd    = 8
+	bulkRounds  = 4
 	frameHeader = 24
 )
 
@@ -89,9 +87,15 @@ func newCheckpointer(l *Log) (*checkpointer, error) {
 
 func (l *Log) openWAL() (walFile, error) { return os.OpenFile(l.opts.Path+"-wal", os.O_RDWR, 0) }
 
-// grew is told of each commit and about how many bytes of rows it had. Called with the token held.
-func (k *checkpointer) grew(rows int64) {
-	size := k.size.Add(rows + rows/8 + commitPages*(k.pageSize+frameHeader))
+// grew is told of each commit. Called with the token held.
+func (k *checkpointer) grew() {
+	frames, err := k.log.writer.walFrames()
+	if err != nil {
+		k.report(fmt.Errorf("the size of the write-ahead log: %w", classify(err)))
+		return
+	}
+	size := frames * (k.pageSize + frameHeader)
+	k.size.Store(size)
 	if p := k.patience.Load(); p != nil && size >= p.bytes {
 		p.end()
 	}

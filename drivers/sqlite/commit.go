@@ -10,7 +10,7 @@ import (
 
 // pendingWrite is a transaction whose COMMIT failed in a way that says not enough.
 type pendingWrite struct {
-	// visible looks for its changes; nil if it does not matter. The first answer stands: this
+	// visible looks for its changes; nil if they change nothing that can be read. The first answer stands: this
 	// process sees a transaction from its COMMIT on or not at all.
 	visible func() (bool, error)
 	known   bool

@@ -13,6 +13,8 @@ const (
 	// Sparse rows are rewritten so many bytes or rows at a time; appends wait for one slice at most.
 	packBytes = 256 << 10
 	packRows  = 2048
+	// rowOverhead is about what a row takes besides its meta and value.
+	rowOverhead = 24
 	// packGain is the least gain that is worth the writing: one page freed for so many rewritten.
 	packGain = 8
 )
@@ -116,7 +118,7 @@ func (l *Log) packRun(ctx context.Context, r run) error {
 	if err := l.commit(nil); err != nil {
 		return fmt.Errorf("rewrite rows %d to %d: %w", r.first, r.last, classify(err))
 	}
-	l.checkpointer.grew(written)
+	l.checkpointer.grew()
 	return nil
 }
 

@@ -15,7 +15,16 @@
 // S4. A file at a log's path is whole from the moment it is there, and says in its header
 // that it is Keelson's.
 //
-// S5. No read transaction is held while a callback runs or anything else is
+// S5. Of a transaction whose COMMIT failed either its changes are to be seen, or nothing of it
+// is left that a recovery could find, before the next one begins.
+//
+// S6. What is copied into the database counts as copied when an fsync has
+// succeeded since, and none has failed in between that was not made good (mend).
+//
+// S7. The mark in Bounds is never below a hole that a reader can see. A row missing above it
+// is damage, never an answer.
+//
+// S8. No read transaction is held while a callback runs or anything else is
 // waited for, so the write-ahead log can always begin anew.
 //
 // # Concurrency

@@ -417,6 +417,25 @@ func TestManyFaults(t *testing.T) {
 	}
 }
 
+// TestDoubtAboutSpaceIsNobodysBusiness: what became of a slice of a defragmentation does not matter to appends.
+func TestDoubtAboutSpaceIsNobodysBusiness(t *testing.T) {
+	d := &doubt{n: 2} // not yet
+	l := faulty(t, d, Options{})
+	l.checkpointer.openWAL = d.openWAL(l)
+	end := goOn(t, l, 100, 20, 300)
+	scrubExcept(t, l, end, 3)
+	d.n = 0
+	if err := l.Defragment(t.Context()); !errors.Is(err, drivers.ErrUncertain) {
+		t.Fatalf("got %v", err)
+	}
+	if err := l.Append(t.Context(), end, newBatch(1, nil)); err != nil {
+		t.Error(err)
+	}
+	if err := l.Defragment(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // throughDisk puts what the driver does past SQLite on the disk too.
 func throughDisk(l *Log, disk faultfs.Hook) {
 	path := l.opts.Path

@@ -25,8 +25,7 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 	if end := l.bounds.Load().End.Position; highest >= end {
 		return fmt.Errorf("scrub: position %d is not below the log's last, %d", highest, end)
 	}
-	size, err := l.writer.delete(positions)
-	if err != nil {
+	if err := l.writer.delete(positions); err != nil {
 		return fmt.Errorf("scrub: %w", classify(errors.Join(err, l.abandon())))
 	}
 	before := l.bounds.Load()
@@ -41,7 +40,7 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 		return fmt.Errorf("scrub: %w", classify(err))
 	}
 	l.wake.all()
-	l.checkpointer.grew(size)
+	l.checkpointer.grew()
 	l.checkpointer.freed()
 	return nil
 }
@@ -68,13 +67,10 @@ func ascending(positions []int64) error {
 	return nil
 }
 
-// scrubbedRow is about what the deletion of a row adds to the write-ahead log.
-const scrubbedRow = 64
-
 // delete begins a transaction, deletes the rows run by run and moves the mark.
-func (w *writer) delete(positions []int64) (int64, error) {
+func (w *writer) delete(positions []int64) error {
 	if err := w.beginClean(); err != nil {
-		return 0, err
+		return err
 	}
 	for i := 0; i < len(positions); {
 		n := 1
@@ -88,9 +84,9 @@ func (w *writer) delete(positions []int64) (int64, error) {
 			err = w.deleteRange.run(positions[i], positions[i+n-1])
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 		i += n
 	}
-	return int64(len(positions) * scrubbedRow), w.mark.run(positions[len(positions)-1])
+	return w.mark.run(positions[len(positions)-1])
 }

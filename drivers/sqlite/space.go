@@ -112,6 +112,6 @@ func (l *Log) vacuumSlice(ctx context.Context) error {
 	if err := l.commit(nil); err != nil {
 		return fmt.Errorf("vacuum: %w", classify(err))
 	}
-	l.checkpointer.grew(vacuumBytes)
+	l.checkpointer.grew()
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -98,5 +99,28 @@ func TestMarkIsKnownBeforeItsHoles(t *testing.T) {
 	close(looked)
 	if err := <-scrubbed; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWALIsBoundedUnderScrubs: a scrub of rows here and there changes a page for each of them.
+func TestWALIsBoundedUnderScrubs(t *testing.T) {
+	const checkpointBytes = 64 << 10
+	l := openLog(t, Options{CheckpointBytes: checkpointBytes})
+	end := goOn(t, l, 20, 1000, 100)
+	if err := l.checkpointer.checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := fileSize(t, l.opts.Path+"-wal") // as the appends have left it
+	var positions []int64
+	for p := int64(1); p < end.Position; p += 10 {
+		positions = append(positions, p)
+	}
+	for part := range slices.Chunk(positions, 50) {
+		if err := l.Scrub(t.Context(), part); err != nil {
+			t.Fatal(err)
+		}
+		if size := fileSize(t, l.opts.Path+"-wal"); size > max(before, (hardLimit+2)*checkpointBytes) {
+			t.Fatalf("the write-ahead log has %d bytes", size)
+		}
 	}
 }
