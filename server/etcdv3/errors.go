@@ -40,13 +40,18 @@ func grpcError(err error) error {
 	if err == nil {
 		return nil
 	}
+	// Before the table: a read that its client gave up is no failure of the storage.
+	if !errors.Is(err, drivers.ErrUncertain) {
+		for _, ctxErr := range []error{context.Canceled, context.DeadlineExceeded} {
+			if errors.Is(err, ctxErr) {
+				return status.FromContextError(ctxErr).Err()
+			}
+		}
+	}
 	for _, e := range errorTable() {
 		if errors.Is(err, e.is) {
 			return e.answer
 		}
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return status.FromContextError(err).Err()
 	}
 	if _, ok := status.FromError(err); ok {
 		return err
