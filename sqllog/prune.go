@@ -23,8 +23,12 @@ const (
 //
 // It gives the number of entries removed from the log.
 func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (int, error) {
-	s.pruning.Lock()
-	defer s.pruning.Unlock()
+	select {
+	case s.pruning <- struct{}{}:
+		defer func() { <-s.pruning }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	if err := s.pruneIndex(ctx, rest); err != nil {
 		return 0, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -110,8 +109,8 @@ type Store struct {
 	// log. The commit loop alone uses it.
 	uncertain bool
 
-	pruning sync.Mutex
-	freed   []int64 // positions to be scrubbed; guarded by pruning
+	pruning chan struct{} // holds a token while a Prune runs
+	freed   []int64       // positions to be scrubbed; guarded by pruning
 }
 
 // Open loads the log and builds the index. The store serves reads from then on,
@@ -125,6 +124,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		calls:   make(chan *call, opts.MaxWaiting),
 		edits:   make(chan edit),
 		stopped: make(chan struct{}),
+		pruning: make(chan struct{}, 1),
 	}
 	start := time.Now()
 	ix, err := load(ctx, s.log)
