@@ -292,7 +292,9 @@ func newWork(t *testing.T, disk *faultfs.Disk, h faultfs.Hook, seed uint64) *wor
 	faultfs.Set(h)
 	l, err := Open(t.Context(), Options{
 		Path: filepath.Join(t.TempDir(), "log.db"), CheckpointBytes: 32 << 10, vfs: faultfs.Name,
-		Logger: slog.New(slog.DiscardHandler),
+		// With the small one pages go to the write-ahead log in the middle of a transaction, and are read and changed there.
+		WriterCache: []int64{4 << 20, 8 << 10}[seed%2],
+		Logger:      slog.New(slog.DiscardHandler),
 	})
 	disk.Fail = fail
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/sqlite/internal/walfs"
 )
 
 var (
@@ -70,6 +71,10 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 		return nil, err
 	}
 	if !opts.ReadOnly {
+		var err error
+		if opts.vfs, err = walfs.Register(opts.vfs); err != nil {
+			return nil, fmt.Errorf("open the log %s: %w", opts.Path, err)
+		}
 		if err := create(opts); err != nil {
 			return nil, fmt.Errorf("create the log %s: %w", opts.Path, classify(err))
 		}

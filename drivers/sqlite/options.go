@@ -47,7 +47,7 @@ type Options struct {
 	// Logger gets warnings about what goes on in the background. Default: slog.Default().
 	Logger *slog.Logger
 
-	// vfs is the SQLite file system of a log that is not ReadOnly. Tests set it. Default: unix-excl.
+	// vfs is the SQLite file system of a log that is not ReadOnly, walfs stands before it. Tests set it. Default: unix-excl.
 	vfs string
 }
 

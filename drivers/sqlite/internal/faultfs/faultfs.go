@@ -6,7 +6,7 @@
 // There is one hook for the process; tests that use it do not run in parallel.
 package faultfs
 
-// #cgo CFLAGS: -std=gnu99 -O1
+// #cgo CFLAGS: -std=gnu99 -O1 -I${SRCDIR}/../walfs
 // #include "shim.h"
 import "C"
 

@@ -4,20 +4,7 @@
 #include <errno.h>
 #include <stddef.h>
 
-// Weak, so that this package links by itself; the program has them from go-sqlite3.
-extern sqlite3_vfs *sqlite3_vfs_find(const char *) __attribute__((weak));
-extern int sqlite3_vfs_register(sqlite3_vfs *, int) __attribute__((weak));
-
 enum {
-	RC_OK = 0,
-	RC_FULL = 13,
-	RC_IOERR_READ = 10 | 1 << 8,
-	RC_IOERR_WRITE = 10 | 3 << 8,
-	RC_IOERR_FSYNC = 10 | 4 << 8,
-	RC_IOERR_TRUNCATE = 10 | 6 << 8,
-	RC_IOERR_DELETE = 10 | 10 << 8,
-	RC_IOERR = 10,
-	FCNTL_COMMIT_PHASETWO = 22,
 	// As in faultfs.go.
 	OP_WRITE = 0,
 	OP_SYNC = 1,
@@ -41,14 +28,14 @@ static sqlite3_vfs shim_vfs;
 
 static int fail(int number, int rc) {
 	errno = number;
-	return rc == RC_IOERR_WRITE && number == ENOSPC ? RC_FULL : rc;
+	return rc == SQLITE_IOERR_WRITE && number == ENOSPC ? SQLITE_FULL : rc;
 }
 
 static int x_close(sqlite3_file *f) { return REAL(f)->pMethods->xClose(REAL(f)); }
 
 static int x_read(sqlite3_file *f, void *p, int n, sqlite3_int64 off) {
 	struct faultfsVerdict_return v = faultfsVerdict(OP_READ, NAME(f), 0, n, off);
-	if (v.r0) return fail(v.r0, RC_IOERR_READ);
+	if (v.r0) return fail(v.r0, SQLITE_IOERR_READ);
 	return REAL(f)->pMethods->xRead(REAL(f), p, n, off);
 }
 
@@ -60,27 +47,27 @@ static int x_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off) {
 		int rc = REAL(f)->pMethods->xWrite(REAL(f), p, v.r1, off);
 		if (rc) return rc;
 	}
-	return fail(v.r0, RC_IOERR_WRITE);
+	return fail(v.r0, SQLITE_IOERR_WRITE);
 }
 
 static int x_truncate(sqlite3_file *f, sqlite3_int64 size) {
 	struct faultfsVerdict_return v = faultfsVerdict(OP_TRUNCATE, NAME(f), 0, 0, size);
-	if (v.r0) return fail(v.r0, RC_IOERR_TRUNCATE);
+	if (v.r0) return fail(v.r0, SQLITE_IOERR_TRUNCATE);
 	return REAL(f)->pMethods->xTruncate(REAL(f), size);
 }
 
 static int x_sync(sqlite3_file *f, int flags) {
 	struct faultfsVerdict_return v = faultfsVerdict(OP_SYNC, NAME(f), 0, 0, 0);
-	if (v.r0) return fail(v.r0, RC_IOERR_FSYNC);
+	if (v.r0) return fail(v.r0, SQLITE_IOERR_FSYNC);
 	int rc = REAL(f)->pMethods->xSync(REAL(f), flags);
-	if (rc == RC_OK) faultfsSynced(NAME(f));
+	if (rc == SQLITE_OK) faultfsSynced(NAME(f));
 	return rc;
 }
 
 static int x_file_control(sqlite3_file *f, int op, void *arg) {
-	if (op == FCNTL_COMMIT_PHASETWO) {
+	if (op == SQLITE_FCNTL_COMMIT_PHASETWO) {
 		struct faultfsVerdict_return v = faultfsVerdict(OP_COMMITTED, NAME(f), 0, 0, 0);
-		if (v.r0) return fail(v.r0, RC_IOERR);
+		if (v.r0) return fail(v.r0, SQLITE_IOERR);
 	}
 	return REAL(f)->pMethods->xFileControl(REAL(f), op, arg);
 }
@@ -114,13 +101,13 @@ static int x_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int fl
 
 static int x_delete(sqlite3_vfs *vfs, const char *name, int sync) {
 	struct faultfsVerdict_return v = faultfsVerdict(OP_DELETE, (char *)name, 0, 0, 0);
-	if (v.r0) return fail(v.r0, RC_IOERR_DELETE);
+	if (v.r0) return fail(v.r0, SQLITE_IOERR_DELETE);
 	return parent->xDelete(parent, name, sync);
 }
 
 int faultfs_register(void) {
-	if (parent) return RC_OK;
-	if (!sqlite3_vfs_find || !(parent = sqlite3_vfs_find("unix-excl"))) return RC_IOERR;
+	if (parent) return SQLITE_OK;
+	if (!sqlite3_vfs_find || !(parent = sqlite3_vfs_find("unix-excl"))) return SQLITE_IOERR;
 	shim_vfs = *parent;
 	shim_vfs.zName = "faultfs";
 	shim_vfs.pNext = NULL;

@@ -1,0 +1,3 @@
+#include "sqliteabi.h"
+
+const char *walfs_register(const char *parent);
