@@ -89,6 +89,19 @@ func checkOp(op *pb.RequestOp, maxOps int) error {
 	return rpctypes.ErrGRPCKeyNotFound // etcd's answer to an empty operation
 }
 
+// checkCollisions refuses a transaction that would change a key twice, whichever way its compares go.
+func checkCollisions(r *pb.TxnRequest) error {
+	for _, side := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		if len(side) == 0 || len(side) == 1 && side[0].GetRequestTxn() == nil {
+			continue // most transactions of a Kubernetes API server
+		}
+		if _, err := checkOverlaps(side); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // touched is what one side of a transaction puts and deletes, nested ones included.
 type touched struct {
 	puts map[string]struct{}

@@ -82,10 +82,8 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, 
 	if err := checkTxn(r, s.opts.MaxTxnOps); err != nil {
 		return nil, err
 	}
-	for _, side := range [][]*pb.RequestOp{r.Success, r.Failure} {
-		if _, err := checkOverlaps(side); err != nil {
-			return nil, err
-		}
+	if err := checkCollisions(r); err != nil {
+		return nil, err
 	}
 	resp, err := s.txn(ctx, r)
 	if err != nil {
