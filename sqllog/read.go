@@ -74,9 +74,10 @@ func (s *Store) ReadTxn(ctx context.Context, r *pb.TxnRequest) (resp *pb.TxnResp
 // RangeStream answers a RangeRequest in chunks of about chunkBytes. All speak of the revision at which it began; only the last
 // one has a header, whether there is more, and the count. The request
 // must not ask for another order or for bounds on revisions.
+//
+// It does not stand in the fence: what it needs is freed by a compaction above its revision only, which ends it
+// as it does in etcd. So nobody waits for a client that does not read.
 func (s *Store) RangeStream(ctx context.Context, r *pb.RangeRequest, chunkBytes int, send func(*pb.RangeResponse) error) error {
-	t := s.fence.enter()
-	defer s.fence.leave(t)
 	ix, err := s.snapshot(ctx, r.Serializable)
 	if err != nil {
 		return err
@@ -89,7 +90,6 @@ func (s *Store) RangeStream(ctx context.Context, r *pb.RangeRequest, chunkBytes 
 		return v, err
 	}
 	return ix.Chunks(r, chunkBytes, values, func(resp *pb.RangeResponse, fills []mvcc.Fill) error {
-		// A later compaction ends the stream, as it does in etcd.
 		if now := s.index.Load(); r.Revision > 0 && r.Revision < now.Compact || ix.Rev < now.Compact {
 			return mvcc.ErrCompacted
 		}

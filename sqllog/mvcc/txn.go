@@ -98,25 +98,47 @@ func (ev *evaluator) choose(r *pb.TxnRequest) (*branch, error) {
 // compare judges a Compare: it must hold for every key of its range. On an
 // empty range a key with zeros everywhere is compared, but a value never holds.
 func (ev *evaluator) compare(c *pb.Compare) (bool, error) {
+	if c.Target == pb.Compare_VALUE {
+		return ev.compareValues(c)
+	}
+	empty := true
+	for _, v := range ev.b.ix.Scan(NewRange(c.Key, c.RangeEnd), ev.b.ix.Rev) {
+		if !compareVersion(c, v, nil) {
+			return false, nil
+		}
+		empty = false
+	}
+	return !empty || compareVersion(c, &Version{}, nil), nil
+}
+
+// comparedAtOnce is how many values are read together for a Compare.
+const comparedAtOnce = 256
+
+// compareValues is compare for values, which are read in groups.
+func (ev *evaluator) compareValues(c *pb.Compare) (bool, error) {
+	var positions []int64
+	hold := func() (bool, error) {
+		got, err := ev.values(positions)
+		positions = positions[:0]
+		for _, value := range got {
+			if err == nil && !compareVersion(c, &Version{}, value) {
+				return false, nil
+			}
+		}
+		return true, err
+	}
 	empty := true
 	for _, v := range ev.b.ix.Scan(NewRange(c.Key, c.RangeEnd), ev.b.ix.Rev) {
 		empty = false
-		var value []byte
-		if c.Target == pb.Compare_VALUE {
-			got, err := ev.values([]int64{v.Position})
-			if err != nil {
-				return false, err
-			}
-			value = got[0]
+		if positions = append(positions, v.Position); len(positions) < comparedAtOnce {
+			continue
 		}
-		if !compareVersion(c, v, value) {
-			return false, nil
+		if ok, err := hold(); err != nil || !ok {
+			return false, err
 		}
 	}
-	if empty {
-		return c.Target != pb.Compare_VALUE && compareVersion(c, &Version{}, nil), nil
-	}
-	return true, nil
+	ok, err := hold()
+	return ok && !empty, err
 }
 
 // check refuses what cannot be done. deleted collects what the operations
