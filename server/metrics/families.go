@@ -64,14 +64,18 @@ func (m *Metrics) server(f *set, s Sources) {
 	f.label("etcd_server_go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version())
 	f.label("etcd_server_id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.", "server_id", fmt.Sprintf("%x", s.Member))
 
+	alone := func() float64 { return 0 }
 	position := func() float64 { return float64(s.Index().End.Position) }
 	f.gauge("etcd_server_proposals_committed_total", "The total number of consensus proposals committed: the log's last position.", position)
 	f.gauge("etcd_server_proposals_applied_total", "The total number of consensus proposals applied: the log's last position in the index.", position)
 	f.gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit.", func() float64 { return m.calls.pending(writes()...) })
 	f.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", func() float64 { return float64(m.calls.failures(writes())) })
 	f.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", func() float64 { return float64(m.calls.failures(reads())) })
-	f.counter("etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests: none in a server of one member.", func() float64 { return 0 })
+	f.counter("etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests: none in a server of one member.", alone)
 	f.counter("etcd_server_slow_apply_total", "The total number of slow apply requests (likely overloaded from slow disk): appends that took longer than --warning-apply-duration.", count(&m.slow))
+	f.counter("etcd_server_heartbeat_send_failures_total", "The total number of leader heartbeat send failures: none in a server of one member.", alone)
+	f.counter("etcd_server_learner_promote_successes", "The total number of successful learner promotions while this member is leader: none in a server of one member.", alone)
+	f.gauge("etcd_server_snapshot_apply_in_progress_total", "1 if the server is applying the incoming snapshot. 0 if none: always, in a server of one member.", alone)
 	f.gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", func() float64 { return float64(s.Quota) })
 	f.add("etcd_debugging_server_alarms", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm", []string{"server_id", "alarm_type"}, func(e emitter) {
 		for _, a := range s.Index().Alarms() {
@@ -158,6 +162,10 @@ func (m *Metrics) rpcs(f *set) {
 			e.histogram(m.calls[name].answered, kind, "true")
 			e.histogram(m.calls[name].refused, kind, "false")
 		}
+	})
+	f.add("etcd_server_range_duration_seconds", "The latency distributions of ranges, but for those in transactions.", []string{"success"}, func(e emitter) {
+		e.histogram(m.calls[pb.KV_Range_FullMethodName].answered, "true")
+		e.histogram(m.calls[pb.KV_Range_FullMethodName].refused, "false")
 	})
 	labels := []string{"grpc_service", "grpc_method", "grpc_type"}
 	each := func(read func(*method) uint64) func(emitter) {
