@@ -19,6 +19,7 @@ type Builder struct {
 	entries []drivers.Entry
 	events  []*Event
 	leases  []int64 // granted, checkpointed or revoked
+	garbage []int64 // not in ix yet
 	collect bool    // events too
 }
 
@@ -26,12 +27,13 @@ type Builder struct {
 func (ix *Index) Edit(collect bool) *Builder {
 	b := &Builder{ix: *ix, own: new(owner), collect: collect}
 	// Appending must not reach into memory that another builder may share.
-	b.ix.garbage, b.ix.marks = slices.Clip(ix.garbage), slices.Clip(ix.marks)
+	b.ix.marks = slices.Clip(ix.marks)
 	return b
 }
 
 // Index gives the index as built so far; the builder may go on.
 func (b *Builder) Index(end drivers.End) *Index {
+	b.ix.garbage, b.garbage = b.ix.garbage.grow(b.garbage), nil
 	ix := b.ix
 	ix.End = end
 	b.ix.End = end
@@ -245,4 +247,4 @@ func (b *Builder) applyMember(m *Member) {
 	b.ix.member = m
 }
 
-func (b *Builder) discard(pos int64) { b.ix.garbage = append(b.ix.garbage, pos) }
+func (b *Builder) discard(pos int64) { b.garbage = append(b.garbage, pos) }

@@ -29,7 +29,7 @@ type Index struct {
 	// compactPos is the position of the entry that set Compact.
 	compactPos int64
 	// garbage lists positions of entries that are not key-value and that a later one superseded.
-	garbage []int64
+	garbage *heap
 	// marks says where in the log some revisions begin, ascending.
 	marks []mark
 }
@@ -47,6 +47,27 @@ type Member struct {
 	ClusterID uint64
 	*pb.Member
 	position int64
+}
+
+// heap is a list of positions that grows by slices. It shares what it has grown from.
+type heap struct {
+	positions []int64
+	below     *heap
+	total     int
+}
+
+func (h *heap) size() int {
+	if h == nil {
+		return 0
+	}
+	return h.total
+}
+
+func (h *heap) grow(positions []int64) *heap {
+	if len(positions) == 0 {
+		return h
+	}
+	return &heap{positions, h, h.size() + len(positions)}
 }
 
 // mark: the first change of revision rev stands at position pos.

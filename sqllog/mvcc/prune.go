@@ -93,8 +93,11 @@ func chain(versions []Version) *record {
 // TakeGarbage gives, and forgets, the positions of superseded entries that
 // are not key-value, and trims what is remembered of revisions long compacted.
 func (b *Builder) TakeGarbage() []int64 {
-	g := b.ix.garbage
-	b.ix.garbage = nil
+	g := b.garbage
+	for h := b.ix.garbage; h != nil; h = h.below {
+		g = append(g, h.positions...)
+	}
+	b.ix.garbage, b.garbage = nil, nil
 	n := 0
 	for n+1 < len(b.ix.marks) && b.ix.marks[n+1].rev <= b.ix.Compact {
 		n++
@@ -104,4 +107,4 @@ func (b *Builder) TakeGarbage() []int64 {
 }
 
 // Garbage is the number of superseded entries that are not key-value.
-func (ix *Index) Garbage() int { return len(ix.garbage) }
+func (ix *Index) Garbage() int { return ix.garbage.size() }
