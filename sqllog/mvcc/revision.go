@@ -10,7 +10,8 @@ type Range struct {
 func NewRange(key, rangeEnd []byte) Range {
 	switch {
 	case len(rangeEnd) == 0:
-		return Range{Start: string(key), End: string(key) + "\x00"}
+		end := string(key) + "\x00"
+		return Range{Start: end[:len(key)], End: end}
 	case len(rangeEnd) == 1 && rangeEnd[0] == 0:
 		return Range{Start: string(key)}
 	}
