@@ -1,6 +1,6 @@
 // Command kube-idle measures the resident memory of storage servers that idle under a kube-apiserver: each
 // server named on the command line gets a kube-apiserver of its own, one server at a time, and nothing else
-// asks it for anything. It prints what it finds and writes it as JSON.
+// asks it for anything. It prints what it finds and writes it for the table of `make bench`.
 package main
 
 import (
@@ -21,7 +21,8 @@ import (
 )
 
 func main() {
-	output := flag.String("output", "", "the `file` to write; .build/bench/kube-idle.json by default")
+	output := flag.String("output", "", "the `file` to write; .build/bench/memory-kube.json by default")
+	rounds := flag.Int("rounds", 1, "how often each server is measured")
 	idle := flag.Duration("idle", 90*time.Second, "how long the server is watched after kube-apiserver is ready")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: kube-idle [flags] server...\nA server is a path, or a name in .build/bin.")
@@ -30,26 +31,23 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *output, *idle, flag.Args()); err != nil {
+	if err := run(ctx, *output, *rounds, *idle, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "kube-idle:", err)
 		os.Exit(1)
 	}
 }
 
-// result is what is found of one server.
+// result is what is found of one server, in bytes of VmRSS.
 type result struct {
-	Server string `json:"server"`
-	// ReadyBytes is VmRSS when kube-apiserver has just become ready.
-	ReadyBytes int64 `json:"ready_bytes"`
-	// IdleBytes is the median of VmRSS, taken once a second in the last third of the time.
-	IdleBytes int64 `json:"idle_bytes"`
-	// PeakBytes is the most that was seen.
-	PeakBytes int64 `json:"peak_bytes"`
-	// Seconds is how long the server was watched.
-	Seconds float64 `json:"seconds"`
+	ready int64 // when kube-apiserver has just become ready
+	idle  int64 // the median of what is seen once a second in the last third of the time
+	peak  int64
 }
 
-func run(ctx context.Context, output string, idle time.Duration, servers []string) error {
+// figures is what `make bench` reads: for each measure and server what the rounds gave.
+type figures map[string]map[string][]float64
+
+func run(ctx context.Context, output string, rounds int, idle time.Duration, servers []string) error {
 	bin, err := storage.BinDir()
 	if err != nil {
 		return err
@@ -58,22 +56,25 @@ func run(ctx context.Context, output string, idle time.Duration, servers []strin
 		servers = []string{"etcd", "keelson"}
 	}
 	if output == "" {
-		output = filepath.Join(filepath.Dir(bin), "bench", "kube-idle.json")
+		output = filepath.Join(filepath.Dir(bin), "bench", "memory-kube.json")
 	}
-	results := make([]result, 0, len(servers))
-	for _, server := range servers {
-		if filepath.Base(server) == server {
-			server = filepath.Join(bin, server)
+	found := map[string][]float64{}
+	for range rounds {
+		for _, server := range servers {
+			name := filepath.Base(server)
+			if name == server {
+				server = filepath.Join(bin, server)
+			}
+			r, err := measure(ctx, bin, server, idle)
+			if err != nil {
+				return fmt.Errorf("%s: %w", server, err)
+			}
+			fmt.Printf("%s idle under kube-apiserver: %.1f MB (ready %.1f MB, peak %.1f MB)\n",
+				name, megabytes(r.idle), megabytes(r.ready), megabytes(r.peak))
+			found[name] = append(found[name], float64(r.idle))
 		}
-		r, err := measure(ctx, bin, server, idle)
-		if err != nil {
-			return fmt.Errorf("%s: %w", server, err)
-		}
-		fmt.Printf("%s idle under kube-apiserver: %.1f MB (ready %.1f MB, peak %.1f MB)\n",
-			r.Server, megabytes(r.IdleBytes), megabytes(r.ReadyBytes), megabytes(r.PeakBytes))
-		results = append(results, r)
 	}
-	b, err := json.MarshalIndent(results, "", "  ")
+	b, err := json.MarshalIndent(figures{"memory-kube.idle": found}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -99,18 +100,11 @@ func measure(ctx context.Context, bin, binary string, idle time.Duration) (resul
 		return result{}, err
 	}
 	defer c.Stop()
-	began := time.Now()
 	samples, err := sample(ctx, server, idle)
 	if err != nil {
 		return result{}, err
 	}
-	return result{
-		Server:     server.Name(),
-		ReadyBytes: samples[0],
-		IdleBytes:  median(samples[len(samples)*2/3:]),
-		PeakBytes:  slices.Max(samples),
-		Seconds:    time.Since(began).Seconds(),
-	}, nil
+	return result{ready: samples[0], idle: median(samples[len(samples)*2/3:]), peak: slices.Max(samples)}, nil
 }
 
 // sample reads the server's memory now and then once a second.
