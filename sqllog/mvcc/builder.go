@@ -118,6 +118,18 @@ func (b *Builder) load(e *drivers.Entry) error {
 		}
 		m.position = e.Position
 		b.applyMember(m)
+	case KindUser:
+		u, err := decodeUser(e)
+		if err != nil {
+			return err
+		}
+		b.applyUser(u)
+	case KindRole:
+		r, err := decodeRole(e)
+		if err != nil {
+			return err
+		}
+		b.applyRole(r)
 	case KindBarrier:
 		b.discard(e.Position)
 	default:

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/drivers"
 )
 
 // The kinds of entries in the log. Numbers are on disk: never reuse one.
@@ -28,6 +31,11 @@ const (
 	KindBarrier uint8 = 7
 	// KindMember is the whole state of a member of the cluster.
 	KindMember uint8 = 8
+	// KindUser is the whole state of a user of the Auth API, or says that there is none of its name any more;
+	// either way it says which auth revision that is.
+	KindUser uint8 = 9
+	// KindRole is the same of a role.
+	KindRole uint8 = 10
 )
 
 // maxDeleteMeta bounds a KindDelete entry, so that no driver meets one too large to carry.
@@ -131,6 +139,38 @@ func decodeMember(meta []byte) (*Member, error) {
 		return nil, fmt.Errorf("%w: member", ErrBadEntry)
 	}
 	return m, nil
+}
+
+// encodeAuth writes down a change of a user or role. Of one that is removed the message has the name alone.
+func encodeAuth(c AuthChange, m proto.Message) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(appendInts(nil, c.AuthRev, flag(c.Removed)), m)
+}
+
+func decodeAuth(e *drivers.Entry, into proto.Message) (AuthChange, error) {
+	d := decoder{buf: e.Meta}
+	rev, removed := d.int(), d.int()
+	if err := proto.Unmarshal(d.buf, into); err != nil || d.bad || rev < 2 || removed < 0 || removed > 1 {
+		return AuthChange{}, fmt.Errorf("%w: user or role", ErrBadEntry)
+	}
+	return AuthChange{rev, removed == 1, e.Position}, nil
+}
+
+func decodeUser(e *drivers.Entry) (*User, error) {
+	u := &User{User: new(authpb.User)}
+	var err error
+	if u.AuthChange, err = decodeAuth(e, u.User); err == nil && len(u.Name) == 0 {
+		err = fmt.Errorf("%w: user", ErrBadEntry)
+	}
+	return u, err
+}
+
+func decodeRole(e *drivers.Entry) (*Role, error) {
+	r := &Role{Role: new(authpb.Role)}
+	var err error
+	if r.AuthChange, err = decodeAuth(e, r.Role); err == nil && len(r.Name) == 0 {
+		err = fmt.Errorf("%w: role", ErrBadEntry)
+	}
+	return r, err
 }
 
 // decoder reads varints off a buffer; bad stays set once something did not fit.

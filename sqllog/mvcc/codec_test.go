@@ -103,6 +103,10 @@ func FuzzLoad(f *testing.F) {
 	f.Add(KindCompaction, appendInts(nil, 2))
 	f.Add(KindAlarm, appendInts(nil, 1, 1, 1))
 	f.Add(KindMember, []byte{1})
+	f.Add(KindUser, []byte{2, 0, 10, 1, 'u'})
+	f.Add(KindUser, []byte{2, 1, 10, 1, 'u'})
+	f.Add(KindRole, []byte{2, 0, 10, 1, 'r'})
+	f.Add(KindRole, []byte{2, 1, 10, 9, 'r'})
 	f.Add(KindBarrier, []byte{0})
 	f.Add(uint8(200), []byte{0})
 	f.Fuzz(func(t *testing.T, kind uint8, meta []byte) {

@@ -16,6 +16,9 @@ type Record struct {
 	Revoked int64
 	// Compact is a new compact revision.
 	Compact int64
+	// User or Role is a user or role that was changed or removed.
+	User *User
+	Role *Role
 }
 
 // Decode reads an entry. ErrBadEntry if it cannot be read.
@@ -48,6 +51,10 @@ func Decode(e *drivers.Entry) (Record, error) {
 		err = decodeInts(e.Meta, &member, &alarm, &on)
 	case KindMember:
 		_, err = decodeMember(e.Meta)
+	case KindUser:
+		r.User, err = decodeUser(e)
+	case KindRole:
+		r.Role, err = decodeRole(e)
 	case KindBarrier:
 	default:
 		err = fmt.Errorf("%w: unknown kind %d", ErrBadEntry, e.Kind)

@@ -8,7 +8,7 @@
 // # Data
 //
 // An [Index] is a snapshot of the state at one end of the log: for each key its
-// versions since the last compaction, the leases, the alarms. It
+// versions since the last compaction, the leases, the alarms, the users and roles. It
 // never changes; a [Builder] makes the next one and shares what did not change. [Evaluate] turns
 // requests into entries of the log and results; [Builder.Load] takes entries that come from the log.
 // Both change the index by the same functions.
@@ -22,6 +22,10 @@
 //	I6  A read at revision r sees exactly r, for compact revision <= r <= current.
 //	I7  Scrubbing, in the log and in the index, is invisible.
 //	I9  Evaluation is a function of its arguments.
+//	I11 The auth revision rises by 1 per request that changes users or roles, from 2
+//	    on. Every entry of a user or role carries it. The newest of them is never
+//	    garbage, not even a removal of what is gone: a log that is loaded, however
+//	    much of it was scrubbed, is at the auth revision of its newest such entry.
 //
 // # Concurrency
 //

@@ -3,7 +3,6 @@ package mvcc
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -53,8 +52,8 @@ type Result struct {
 // is in the builder. A request that is refused changes nothing and disturbs no other.
 //
 // Requests are etcdserverpb's: PutRequest, DeleteRangeRequest, TxnRequest, CompactionRequest,
-// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest; and *Checkpoint, *Expire, *Member and *Barrier. They
-// must have passed the checks of the API (see package etcdv3) and must not be changed any more.
+// LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest, those of the Auth API that change users (with
+// passwords hashed) and roles; and *Checkpoint, *Expire, *Member and *Barrier. They must have passed the checks of the API (see package etcdv3) and must not be changed any more.
 func Evaluate(ix *Index, env Env, requests []any) (*Builder, []Result) {
 	results := make([]Result, len(requests))
 	var failed map[int]error
@@ -65,10 +64,10 @@ again:
 			results[i] = Result{Err: err}
 			continue
 		}
-		ev := evaluator{b: b, env: env, begin: b.ix.Rev}
+		ev, before := evaluator{b: b, env: env, begin: b.ix.Rev}, len(b.entries)
 		resp, err := ev.evaluate(r)
-		if err != nil && ev.sub > 0 {
-			// A value could not be read when changes had been made already: leave
+		if err != nil && len(b.entries) > before {
+			// A value could not be read, say, when changes had been made already: leave
 			// this request out and begin again.
 			if failed == nil {
 				failed = make(map[int]error)
@@ -101,8 +100,8 @@ type evaluator struct {
 func (ev *evaluator) evaluate(request any) (any, error) {
 	if ev.b.ix.Alarmed(int32(pb.AlarmType_CORRUPT)) {
 		switch request.(type) {
-		case *pb.AlarmRequest, *Checkpoint, *Member, *Barrier:
-		default:
+		case *pb.PutRequest, *pb.DeleteRangeRequest, *pb.TxnRequest, *pb.CompactionRequest,
+			*pb.LeaseGrantRequest, *pb.LeaseRevokeRequest, *Expire:
 			return nil, ErrCorrupt
 		}
 	}
@@ -141,7 +140,7 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, make([]byte, r.Room)))
 		return nil, nil
 	}
-	panic(fmt.Sprintf("mvcc: request of type %T", request))
+	return ev.auth(request)
 }
 
 func (ev *evaluator) full() bool { return ev.b.ix.Alarmed(int32(pb.AlarmType_NOSPACE)) }

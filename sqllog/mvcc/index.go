@@ -20,11 +20,19 @@ type Index struct {
 	// Compact is the compact revision: -1 if the store was never compacted.
 	// A read at a revision r is answered for Compact <= r <= Rev (invariant I6).
 	Compact int64
+	// AuthRev is the auth revision: 1 in an empty store, +1 per request that changes users or
+	// roles. The newest entry of those kinds tells it, and is never garbage (invariant I11).
+	AuthRev int64
 
 	keys   tree[*record]
 	leases tree[*Lease]
+	users  tree[*User]
+	roles  tree[*Role]
 	alarms []Alarm
 	member *Member
+
+	// authRemoval is the position of the newest entry of a user or role, if that is a removal, and otherwise 0.
+	authRemoval int64
 
 	// compactPos is the position of the entry that set Compact.
 	compactPos int64
@@ -131,7 +139,7 @@ func (r *record) at(rev int64) *Version {
 }
 
 // NewIndex gives the index of an empty log.
-func NewIndex() *Index { return &Index{Rev: 1, Compact: -1} }
+func NewIndex() *Index { return &Index{Rev: 1, Compact: -1, AuthRev: 1} }
 
 // Get gives the live version of key at revision rev, or nil.
 func (ix *Index) Get(key string, rev int64) *Version {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/encoding/prototext"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -20,6 +21,7 @@ type model struct {
 	rev, compact int64
 	keys         map[string][]modelVersion
 	leases       map[int64]int64 // TTL
+	auth         authModel
 }
 
 type modelVersion struct {
@@ -29,7 +31,7 @@ type modelVersion struct {
 }
 
 func newModel() *model {
-	return &model{rev: 1, compact: -1, keys: map[string][]modelVersion{}, leases: map[int64]int64{}}
+	return &model{rev: 1, compact: -1, keys: map[string][]modelVersion{}, leases: map[int64]int64{}, auth: newAuthModel()}
 }
 
 func (m *model) at(key string, rev int64) *modelVersion {
@@ -135,6 +137,8 @@ func (m *model) request(request any) error {
 		}
 		del(keys)
 		delete(m.leases, r.ID)
+	default:
+		return m.auth.request(request)
 	}
 	if changes > 0 {
 		m.rev++
@@ -240,6 +244,13 @@ func dump(ix *Index) string {
 		fmt.Fprintf(&b, "lease %d ttl %d left %d keys %q\n", l.ID, l.TTL, l.Remaining, slices.Collect(l.Keys()))
 	}
 	fmt.Fprintf(&b, "alarms %v\n", ix.alarms)
+	fmt.Fprintf(&b, "auth rev %d, of the removal at %d\n", ix.AuthRev, ix.authRemoval)
+	for name, u := range ix.Users() {
+		fmt.Fprintf(&b, "user %q %+v %s\n", name, u.AuthChange, prototext.Format(u.User))
+	}
+	for name, r := range ix.Roles() {
+		fmt.Fprintf(&b, "role %q %+v %s\n", name, r.AuthChange, prototext.Format(r.Role))
+	}
 	return b.String()
 }
 
@@ -292,7 +303,9 @@ func randomPut(r *rand.Rand, key string) *pb.PutRequest {
 
 func randomRequest(r *rand.Rand, m *model) any {
 	key := modelKeys[r.IntN(len(modelKeys))]
-	switch r.IntN(20) {
+	switch r.IntN(24) {
+	case 20, 21, 22, 23:
+		return randomAuth(r)
 	case 0, 1:
 		rng := randomRange(r)
 		return &pb.DeleteRangeRequest{Key: []byte(rng.Start + "\x00")[:max(len(rng.Start), 1)], RangeEnd: rangeEnd(rng), PrevKv: r.IntN(2) == 0}
@@ -327,6 +340,7 @@ func compare(t *testing.T, r *rand.Rand, ix *Index, m *model, values Values) {
 	if ix.Rev != m.rev || ix.Compact != m.compact {
 		t.Fatalf("revision %d, compact %d; the model has %d, %d", ix.Rev, ix.Compact, m.rev, m.compact)
 	}
+	compareAuth(t, ix, &m.auth)
 	oldest := max(m.compact, 1)
 	for rev := oldest; rev <= m.rev; rev++ {
 		if rev > oldest+3 && rev < m.rev-3 && r.IntN(4) != 0 {

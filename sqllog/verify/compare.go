@@ -38,6 +38,7 @@ func (w *walk) compare() {
 		}
 	}
 	w.compareLeases()
+	w.compareAuth()
 }
 
 // compareLeases checks both ways that leases and keys agree (I8).

@@ -15,6 +15,8 @@
 //	I6   The index that a server loads has the keys, versions and revisions that the log has.
 //	I7   Every live key's value is there, and as long as recorded; compact revisions rise.
 //	I8   Keys are attached to leases that exist, and leases hold the keys attached to them.
+//	I11  Auth revisions ascend; the index is at the newest one, and has the users and roles that the
+//	     log has. Users have roles that exist (but for root, which needs no role), each once, in order.
 //
 // It knows only drivers.Log and what entries mean. Nothing is written. One Walk uses one
 // goroutine; several may run on one log, also while it is served, up to the end that was there at the beginning.

@@ -20,6 +20,12 @@ func (w *walk) entry(e *drivers.Entry) {
 	switch {
 	case r.Lease != nil && (r.Lease.ID == 0 || r.Lease.TTL <= 0 || r.Lease.Remaining < 0 || r.Lease.Remaining > r.Lease.TTL):
 		w.find("I8", e.Position, "lease %x has a TTL of %d s, of which %d s are left", r.Lease.ID, r.Lease.TTL, r.Lease.Remaining)
+	case r.User != nil:
+		w.authChange(e.Position, r.User.AuthChange)
+		keep(w.users, r.User, string(r.User.Name), r.User.Removed)
+	case r.Role != nil:
+		w.authChange(e.Position, r.Role.AuthChange)
+		keep(w.roles, r.Role, string(r.Role.Name), r.Role.Removed)
 	case e.Kind == mvcc.KindCompaction:
 		w.compaction(e.Position, r.Compact)
 	}

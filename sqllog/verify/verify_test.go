@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -48,7 +49,7 @@ func entries(t *testing.T, requests ...any) []drivers.Entry {
 	return all
 }
 
-// story is a log with something of everything: positions 1 to 11, revisions 2 to 9.
+// story is a log with something of everything: positions 1 to 14, revisions 2 to 9, auth revisions 2 to 4.
 func story(t *testing.T) []drivers.Entry {
 	return entries(t,
 		&pb.LeaseGrantRequest{ID: 7, TTL: 60}, // position 1
@@ -62,8 +63,11 @@ func story(t *testing.T) []drivers.Entry {
 		del("c", "e"), // 7: revision 6
 		put("c", ""),  // 8: revision 7
 		&mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: 7, Remaining: 30}}}, // 9
-		put("c", "4"),   // 10: revision 8
-		put("a", "333"), // 11: revision 9
+		put("c", "4"),                                      // 10: revision 8
+		put("a", "333"),                                    // 11: revision 9
+		&pb.AuthRoleAddRequest{Name: "r"},                  // 12: auth revision 2
+		&pb.AuthUserAddRequest{Name: "u"},                  // 13: auth revision 3
+		&pb.AuthUserGrantRoleRequest{User: "u", Role: "r"}, // 14: auth revision 4
 	)
 }
 
@@ -124,11 +128,11 @@ func TestSound(t *testing.T) {
 	if len(all) > 0 {
 		t.Errorf("found %v", all)
 	}
-	want := Summary{Entries: 11, Position: 11, Revision: 9, Compact: -1, Revisions: 8, Keys: 3, Leases: 1}
+	want := Summary{Entries: 14, Position: 14, Revision: 9, Compact: -1, Revisions: 8, Keys: 3, Leases: 1, Users: 1, Roles: 1, AuthRevision: 4}
 	if s != want {
 		t.Errorf("summary %+v, want %+v", s, want)
 	}
-	if all, s := found(t, logOf(t, nil)); len(all) > 0 || s != (Summary{Revision: 1, Compact: -1}) {
+	if all, s := found(t, logOf(t, nil)); len(all) > 0 || s != (Summary{Revision: 1, Compact: -1, AuthRevision: 1}) {
 		t.Errorf("an empty log: %v, %+v", all, s)
 	}
 }
@@ -145,6 +149,15 @@ func meta(key string, main, sub, create, count, lease, size int64) []byte {
 func ints(ns ...int64) (b []byte) {
 	for _, n := range ns {
 		b = binary.AppendUvarint(b, uint64(n))
+	}
+	return b
+}
+
+// user encodes a user "u" as it stands in a log.
+func user(authRev int64, roles ...string) []byte {
+	b := append(ints(authRev, 0), 10, 1, 'u')
+	for _, r := range roles {
+		b = append(append(b, 26, byte(len(r))), r...)
 	}
 	return b
 }
@@ -185,6 +198,12 @@ func TestBroken(t *testing.T) {
 		{"a compaction of what comes later", func(l log) log {
 			return slices.Insert(l, 10, drivers.Entry{Kind: mvcc.KindCompaction, Meta: ints(9)})
 		}, []string{"I2"}, "revision 9 follows a compaction at revision 9"},
+		{"an auth revision gone back", func(l log) log { l[13].Meta = user(2, "r"); return l }, []string{"I11"}, "position 14: auth revision 2 follows auth revision 3"},
+		{"a role of nobody's", func(l log) log { return slices.Delete(l, 11, 12) }, []string{"I11"}, `user "u" has role "r", which does not exist`},
+		{"roles in no order", func(l log) log { l[13].Meta = user(4, "root", "r"); return l }, []string{"I11"}, `user "u" has role "r" after role "root"`},
+		{"a role twice", func(l log) log { l[13].Meta = user(4, "r", "r"); return l }, []string{"I11"}, `user "u" has role "r" after role "r"`},
+		{"a user without a name", func(l log) log { l[12].Meta = ints(3, 0); return l }, []string{"I1"}, "position 13: the entry cannot be read"},
+		{"the root of all roles", func(l log) log { l[13].Meta = user(4, "r", "root"); return l }, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			all, _ := found(t, logOf(t, c.edit(story(t))))
@@ -216,7 +235,7 @@ func TestPositions(t *testing.T) {
 	}{
 		{"a hole", func(l []drivers.Entry) []drivers.Entry { return slices.Delete(slices.Clone(l), 8, 9) }, nil, []string{"I1"}, "positions 9 to 9 are missing, and the log is scrubbed up to 0 only"},
 		{"twice", func(l []drivers.Entry) []drivers.Entry { return slices.Insert(slices.Clone(l), 9, l[8]) }, nil, []string{"I1"}, "position 9: it comes after position 9"},
-		{"an end too early", func(l []drivers.Entry) []drivers.Entry { return l[:9] }, nil, []string{"I1"}, "position 9: the log's last entry is here, and its end is said to be at 11"},
+		{"an end too early", func(l []drivers.Entry) []drivers.Entry { return l[:9] }, nil, []string{"I1"}, "position 9: the log's last entry is here, and its end is said to be at 14"},
 		{"a scrubbed end", keep, &drivers.Bounds{End: drivers.End{Position: 11}, Scrubbed: 11}, []string{"I1"}, "scrubbed up to 11"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -324,7 +343,7 @@ func testStore(t *testing.T, r *rand.Rand) {
 		t.Errorf("found %q", all)
 	}
 	ix := store.Index()
-	if s.Revision != ix.Rev || s.Keys != ix.Keys() || s.Compact != ix.Compact || s.Position != ix.End.Position {
+	if s.Revision != ix.Rev || s.Keys != ix.Keys() || s.Compact != ix.Compact || s.Position != ix.End.Position || s.AuthRevision != ix.AuthRev {
 		t.Errorf("summary %+v, and the store is at revision %d with %d keys, compacted at %d", s, ix.Rev, ix.Keys(), ix.Compact)
 	}
 }
@@ -332,7 +351,20 @@ func testStore(t *testing.T, r *rand.Rand) {
 func request(r *rand.Rand, ix *mvcc.Index) any {
 	key := func() string { return string(rune('a' + r.IntN(8))) }
 	lease := 1 + r.Int64N(4)
-	switch r.IntN(12) {
+	user, role := []string{"u", "v", "root"}[r.IntN(3)], []string{"r", "s", "root"}[r.IntN(3)]
+	switch r.IntN(18) {
+	case 12:
+		return &pb.AuthUserAddRequest{Name: user}
+	case 13:
+		return &pb.AuthUserDeleteRequest{Name: user}
+	case 14:
+		return &pb.AuthRoleAddRequest{Name: role}
+	case 15:
+		return &pb.AuthRoleDeleteRequest{Role: role}
+	case 16:
+		return &pb.AuthUserGrantRoleRequest{User: user, Role: role}
+	case 17:
+		return &pb.AuthRoleGrantPermissionRequest{Name: role, Perm: &authpb.Permission{Key: []byte(key())}}
 	case 0:
 		return &pb.LeaseGrantRequest{ID: lease, TTL: 60}
 	case 1:

@@ -37,9 +37,13 @@ type Summary struct {
 	Revision  int64 `json:"revision"`
 	Compact   int64 `json:"compact_revision"`
 	Revisions int64 `json:"revisions"`
-	// Keys is the number of live keys, Leases that of leases.
+	// Keys is the number of live keys, Leases, Users and Roles that of those.
 	Keys   int64 `json:"keys"`
 	Leases int64 `json:"leases"`
+	Users  int64 `json:"users"`
+	Roles  int64 `json:"roles"`
+	// AuthRevision is the auth revision.
+	AuthRevision int64 `json:"auth_revision"`
 	// Findings is the number of findings.
 	Findings int64 `json:"findings"`
 }
@@ -55,7 +59,8 @@ type Options struct {
 // Walk examines a log. An error means that it could not be read to the end;
 // what is wrong with it is a finding and no error.
 func Walk(ctx context.Context, log drivers.Log, opts Options) (Summary, error) {
-	w := &walk{log: log, opts: opts, keys: make(map[string]mvcc.Version)}
+	w := &walk{log: log, opts: opts, keys: make(map[string]mvcc.Version), authRev: 1,
+		users: make(map[string]*mvcc.User), roles: make(map[string]*mvcc.Role)}
 	if opts.Progress == nil {
 		w.opts.Progress = func(int64, int64) {}
 	}
@@ -83,6 +88,7 @@ func Walk(ctx context.Context, log drivers.Log, opts Options) (Summary, error) {
 	for range w.index.Leases() {
 		w.sum.Leases++
 	}
+	w.sum.Users, w.sum.Roles, w.sum.AuthRevision = int64(len(w.users)), int64(len(w.roles)), w.index.AuthRev
 	return w.sum, nil
 }
 
@@ -99,6 +105,9 @@ type walk struct {
 	sub      int32                   // the last one seen in it
 	compact  int64                   // the compact revision as of the position
 	keys     map[string]mvcc.Version // the newest version of every key that lives
+	authRev  int64                   // the last auth revision seen
+	users    map[string]*mvcc.User
+	roles    map[string]*mvcc.Role
 }
 
 func (w *walk) find(rule string, position int64, format string, args ...any) {
