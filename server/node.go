@@ -164,6 +164,7 @@ func (n *Node) serve(ctx context.Context) error {
 		ProgressInterval:     n.opts.WatchProgressNotifyInterval,
 		SlowRequest:          n.opts.WarningUnaryRequestDuration,
 		MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
+		BcryptCost:           int(n.opts.BcryptCost),
 		Observe:              n.counted,
 	}
 	g, gctx := errgroup.WithContext(ctx)

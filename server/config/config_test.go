@@ -319,6 +319,14 @@ func TestUnusedTLSIsPointedOut(t *testing.T) {
 	}
 }
 
+func TestBcryptCost(t *testing.T) {
+	for cost, want := range map[string][]string{"3": {"bcrypt-cost"}, "4": nil, "31": nil, "32": {"bcrypt-cost"}} {
+		if _, warnings := load(t, Input{Args: []string{"--bcrypt-cost=" + cost}}); !slices.Equal(about(warnings), want) {
+			t.Errorf("cost %s: %v", cost, warnings)
+		}
+	}
+}
+
 func TestAutoCompaction(t *testing.T) {
 	for _, c := range []struct {
 		mode, retention string

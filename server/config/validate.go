@@ -322,6 +322,9 @@ func (o *Options) advice() []Warning {
 		ws = append(ws, Warning{"name", "it isn't recommended to use default name, please set a value for --name. " +
 			"Several members with the same name cannot be told apart"})
 	}
+	if lowest, highest := uint(4), uint(31); o.BcryptCost < lowest || o.BcryptCost > highest {
+		ws = append(ws, Warning{"bcrypt-cost", fmt.Sprintf("bcrypt takes no cost of %d: passwords are hashed with its default, %d", o.BcryptCost, Default().BcryptCost)})
+	}
 	if len(o.FeatureGates) > 0 {
 		ws = append(ws, Warning{"feature-gates", "feature gates have no effect: " + o.FeatureGates.String()})
 	}

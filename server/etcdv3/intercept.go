@@ -102,6 +102,12 @@ func describe(req any) []slog.Attr {
 		}
 	case *pb.CompactionRequest:
 		return []slog.Attr{slog.Int64("revision", r.Revision), slog.Bool("physical", r.Physical)}
+	case *pb.AuthRoleGrantPermissionRequest:
+		return []slog.Attr{
+			slog.String("name", r.Name), slog.String("key", string(r.Perm.GetKey())), slog.String("range_end", string(r.Perm.GetRangeEnd())),
+		}
+	case interface{ GetName() string }: // the others of Auth: whom they are about
+		return []slog.Attr{slog.String("name", r.GetName())}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
@@ -60,6 +61,9 @@ type Options struct {
 	SlowRequest time.Duration
 	// MaxConcurrentStreams bounds the streams of one connection.
 	MaxConcurrentStreams uint32
+	// BcryptCost is the cost of hashing a password: --bcrypt-cost. Outside of bcrypt's bounds it is
+	// bcrypt's default, as in etcd.
+	BcryptCost int
 	// Stopping, once closed, ends the watches and keep-alive streams, which end only with their clients
 	// otherwise.
 	Stopping <-chan struct{}
@@ -98,6 +102,9 @@ func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 	if opts.Observe == nil {
 		s.opts.Observe = nobody{}
 	}
+	if opts.BcryptCost < bcrypt.MinCost || opts.BcryptCost > bcrypt.MaxCost {
+		s.opts.BcryptCost = bcrypt.DefaultCost
+	}
 	all := append([]grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -129,11 +136,20 @@ func (s *Server) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	return h
 }
 
+// checkSize refuses a request that is larger than what the log takes.
+func (s *Server) checkSize(request proto.Message) (size int, err error) {
+	size = proto.Size(request)
+	if size > s.opts.MaxRequestBytes {
+		return 0, rpctypes.ErrGRPCRequestTooLarge
+	}
+	return size, nil
+}
+
 // commit sends a request through the log.
 func (s *Server) commit(ctx context.Context, request proto.Message) (any, error) {
-	size := proto.Size(request)
-	if size > s.opts.MaxRequestBytes {
-		return nil, rpctypes.ErrGRPCRequestTooLarge
+	size, err := s.checkSize(request)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := s.opts.Store.Do(ctx, request, size)
 	if err != nil {

@@ -115,6 +115,7 @@ func (m *Metrics) storage(f *set, s Sources) {
 	f.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "The total size of put kv pairs seen by this member.", func() float64 { return float64(m.putBytes.Load()) })
 	f.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", func() float64 { return float64(s.Index().Keys()) })
 	f.gauge("etcd_debugging_mvcc_current_revision", "The current revision of store.", func() float64 { return float64(s.Index().Rev) })
+	f.gauge("etcd_debugging_auth_revision", "The current revision of auth store.", func() float64 { return float64(s.Index().AuthRev) })
 	f.gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction in store.", func() float64 { return float64(s.Index().Compact) })
 	f.counter("etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted: entries removed from the log.", count(&m.scrubbed))
 	f.gauge("etcd_debugging_mvcc_db_compaction_last", "The unix time of the last db compaction. Resets to 0 on start.", func() float64 { return float64(m.scrubbedS.Load()) })

@@ -111,6 +111,7 @@ func TestCommits(t *testing.T) {
 		&pb.PutRequest{Key: []byte("key"), Value: []byte("value")},
 		&pb.PutRequest{Key: []byte("kez"), Value: []byte("v")},
 		&pb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("z")},
+		&pb.AuthUserAddRequest{Name: "u"},
 	)
 	if f.m.Appended(99 * time.Millisecond) {
 		t.Error("99 ms count as slow")
@@ -124,6 +125,7 @@ func TestCommits(t *testing.T) {
 	f.expect(float64(f.index.End.Position), "etcd_server_proposals_applied_total")
 	f.expect(4, "etcd_debugging_mvcc_current_revision")
 	f.expect(-1, "etcd_debugging_mvcc_compact_revision")
+	f.expect(2, "etcd_debugging_auth_revision")
 	f.expect(0, "etcd_debugging_mvcc_keys_total")
 }
 
