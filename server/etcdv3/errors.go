@@ -28,6 +28,7 @@ func errorTable() []struct{ is, answer error } {
 		{mvcc.ErrUserEmpty, rpctypes.ErrGRPCUserEmpty},
 		{mvcc.ErrUserExists, rpctypes.ErrGRPCUserAlreadyExist},
 		{mvcc.ErrUserNotFound, rpctypes.ErrGRPCUserNotFound},
+		{mvcc.ErrNameTooLong, rpctypes.ErrGRPCRequestTooLarge},
 		// etcd has no code for this one, and a text that says something else.
 		{mvcc.ErrBadPassword, status.Error(codes.Unknown, "auth: authentication failed, password was given for no password user")},
 		{mvcc.ErrRoleEmpty, rpctypes.ErrGRPCRoleEmpty},

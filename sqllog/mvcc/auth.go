@@ -10,6 +10,10 @@ import (
 // RootName is the name of the user and of the role that may do everything.
 const RootName = "root"
 
+// maxName is the longest name of a user or role in bytes: what etcd's file format can carry. An etcd that is given a
+// longer one ends, and does not start again.
+const maxName = 32768
+
 // AuthChange is the change of a user or role that made it what it is.
 type AuthChange struct {
 	// AuthRev is the auth revision that the change made.

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/authpb"
@@ -424,5 +425,22 @@ func TestPasswordsStayInside(t *testing.T) {
 		if text := fmt.Sprint(res.Response, res.Err); bytes.Contains([]byte(text), hash) {
 			t.Errorf("%s", text)
 		}
+	}
+}
+
+// TestLongNames: a name that etcd's file format cannot carry is refused.
+func TestLongNames(t *testing.T) {
+	fits, long := strings.Repeat("n", maxName), strings.Repeat("n", maxName+1)
+	b, results := Evaluate(NewIndex(), Env{}, []any{
+		&pb.AuthUserAddRequest{Name: fits}, &pb.AuthRoleAddRequest{Name: fits}, &pb.AuthUserGrantRoleRequest{User: fits, Role: fits},
+		&pb.AuthUserAddRequest{Name: long}, &pb.AuthRoleAddRequest{Name: long},
+	})
+	for i, want := range []error{nil, nil, nil, ErrNameTooLong, ErrNameTooLong} {
+		if !errors.Is(results[i].Err, want) {
+			t.Errorf("request %d: %v, want %v", i, results[i].Err, want)
+		}
+	}
+	if len(b.Entries()) != 3 {
+		t.Errorf("%d entries", len(b.Entries()))
 	}
 }

@@ -18,6 +18,7 @@ var (
 	ErrUserEmpty            = errors.New("mvcc: user name is empty")
 	ErrUserExists           = errors.New("mvcc: user name already exists")
 	ErrUserNotFound         = errors.New("mvcc: user name not found")
+	ErrNameTooLong          = errors.New("mvcc: the name of a user or role is too long")
 	ErrBadPassword          = errors.New("mvcc: the hash of a password is not in base64")
 	ErrRoleEmpty            = errors.New("mvcc: role name is empty")
 	ErrRoleExists           = errors.New("mvcc: role name already exists")

@@ -81,6 +81,8 @@ func (ev *evaluator) userAdd(r *pb.AuthUserAddRequest) error {
 	switch {
 	case r.Name == "":
 		return ErrUserEmpty
+	case len(r.Name) > maxName:
+		return ErrNameTooLong
 	case ev.b.ix.User(r.Name) != nil:
 		return ErrUserExists
 	}
@@ -150,6 +152,8 @@ func (ev *evaluator) roleAdd(r *pb.AuthRoleAddRequest) error {
 	switch {
 	case r.Name == "":
 		return ErrRoleEmpty
+	case len(r.Name) > maxName:
+		return ErrNameTooLong
 	case ev.b.ix.Role(r.Name) != nil:
 		return ErrRoleExists
 	}
