@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/keelson-io/keelson/test/conformance/differ"
@@ -63,6 +64,18 @@ func faults() map[string]grpc.DialOption {
 		"a hash of something else": unary(func(m any, err error) error {
 			if r, ok := m.(*pb.HashKVResponse); ok && r.CompactRevision > 0 {
 				r.Hash ^= 1
+			}
+			return err
+		}),
+		"permissions in another order": unary(func(m any, err error) error {
+			if r, ok := m.(*pb.AuthRoleGetResponse); ok {
+				slices.Reverse(r.Perm)
+			}
+			return err
+		}),
+		"an auth revision of its own": unary(func(m any, err error) error {
+			if r, ok := m.(*pb.AuthStatusResponse); ok && r.AuthRevision > 5 {
+				r.AuthRevision--
 			}
 			return err
 		}),

@@ -8,5 +8,5 @@
 //
 // Requests are sequential, so that a correct server has only one answer to give.
 // Not made: what etcd itself does not survive (a transaction that deletes from a
-// key on and puts what it deleted), and leases short enough to expire.
+// key on and puts what it deleted), leases short enough to expire, and what enables authentication.
 package differ

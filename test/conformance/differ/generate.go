@@ -27,15 +27,16 @@ type generator struct {
 	grants  int
 }
 
-// Generate makes a script of n steps, and a last one that looks at everything.
+// Generate makes a script of n steps, and last ones that look at everything.
 func Generate(seed uint64, n int) []Step {
 	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), keys: keys()}
-	steps := make([]Step, 0, n+3)
-	steps = append(steps, Step{"grant 10000 id=1"}, Step{"grant 20000 id=2"})
+	steps := make([]Step, 0, n+6)
+	steps = append(steps, Step{"grant 10000 id=1"}, Step{"grant 20000 id=2"},
+		Step{"call Auth.RoleAdd name=r"}, Step{"call Auth.UserAdd name=u password=p"})
 	for range n {
 		steps = append(steps, g.step())
 	}
-	return append(steps, finalStep())
+	return append(steps, everyAuth(), finalStep())
 }
 
 func finalStep() Step {
@@ -64,6 +65,7 @@ func (g *generator) step() Step {
 		{4, func() Step { return Step{"events"} }},
 		{2, func() Step { return Step{pick(g, "progress", "progress s2", "progress s3")} }},
 		{3, func() Step { return Step{"hashkv " + g.revision()} }},
+		{10, g.auth},
 		{1, func() Step { return Step{g.other()} }},
 	}
 	total := 0
@@ -232,5 +234,5 @@ func (g *generator) lease() Step {
 
 func (g *generator) other() string {
 	return pick(g, "call Maintenance.Status", "call Cluster.MemberList", "call Maintenance.Alarm",
-		"call Auth.AuthStatus", "call Maintenance.Hash", "call Maintenance.Defragment", "hashkv")
+		"call Maintenance.Hash", "call Maintenance.Defragment", "hashkv")
 }
