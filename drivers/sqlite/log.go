@@ -70,6 +70,9 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := opts.followLink(); err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
 	if !opts.ReadOnly {
 		var err error
 		if opts.vfs, err = walfs.Register(opts.vfs); err != nil {
