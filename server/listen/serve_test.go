@@ -533,6 +533,36 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 }
 
+// TestBusySocketStays: a server that does not get to its connections is not a dead one.
+func TestBusySocketStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", path); err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	if !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("a socket with many waiting: %v", err)
+	}
+	if listeners, err := Open(parse(t, "unix://"+path), Options{}); err == nil {
+		closeAll(listeners)
+		t.Error("two servers on one socket")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReuse(t *testing.T) {
 	o := Options{ReusePort: true, ReuseAddress: true}
 	first := open(t, o, "http://127.0.0.1:0")
