@@ -42,8 +42,9 @@ type Log struct {
 
 	// checking is held (by having sent into it) by who checks the pages.
 	checking chan struct{}
-	// immutable is set when the log was opened for inspection and has no write-ahead log.
-	immutable bool
+	// immutable is set when the log was opened for inspection and has no write-ahead log, leftover if it has one, and
+	// SQLite makes a file for that one's index which it does not remove.
+	immutable, leftover bool
 
 	// bounds is what has been committed. Written with the token held.
 	bounds atomic.Pointer[drivers.Bounds]
@@ -158,6 +159,9 @@ func (l *Log) open() error {
 func (l *Log) openReadOnly() error {
 	_, err := os.Stat(l.opts.Path + "-wal")
 	l.immutable = errors.Is(err, os.ErrNotExist)
+	if _, err := os.Lstat(l.opts.Path + "-shm"); errors.Is(err, os.ErrNotExist) {
+		l.leftover = !l.immutable
+	}
 	if err := l.openReaders(l.inspection()); err != nil {
 		return err
 	}
@@ -306,6 +310,11 @@ func (l *Log) closeAll() error {
 	}
 	if l.writer != nil {
 		errs = append(errs, l.writer.conn.close())
+	}
+	if l.leftover {
+		if err := os.Remove(l.opts.Path + "-shm"); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	errs = append(errs, l.file.Close())
 	return classify(errors.Join(errs...))

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -50,4 +51,36 @@ func TestThroughLink(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestInspectionLeavesNothing: a log that a crash left is examined without a trace.
+func TestInspectionLeavesNothing(t *testing.T) {
+	l := openLog(t, Options{})
+	end := goOn(t, l, 10, 2, 500)
+	crash := filepath.Join(t.TempDir(), "log.db")
+	copyLog(t, l.opts.Path, crash)
+	before := files(t, crash)
+	r := openLog(t, Options{Path: crash, ReadOnly: true})
+	if bounds, err := r.ReadIndex(t.Context()); err != nil || bounds.End != end {
+		t.Errorf("the log ends at %v, %v, want %v", bounds.End, err, end)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if after := files(t, crash); after != before {
+		t.Errorf("there were %s, and now %s", before, after)
+	}
+}
+
+// files gives names and sizes of what lies beside a file.
+func files(t *testing.T, path string) (list string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		list += fmt.Sprintf("%s %d ", e.Name(), fileSize(t, filepath.Join(filepath.Dir(path), e.Name())))
+	}
+	return list
 }
