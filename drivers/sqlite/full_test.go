@@ -251,3 +251,31 @@ func TestFailedCheckpointsStayFailed(t *testing.T) {
 		t.Errorf("%d warnings:\n%s", warned, &lines)
 	}
 }
+
+// TestCloseAfterAFailure: the file alone is the log after Close, also when the last append failed.
+func TestCloseAfterAFailure(t *testing.T) {
+	failing := false
+	l := faulty(t, hook(func(op faultfs.Op) faultfs.Verdict {
+		if failing && isWAL(op) && op.Kind == faultfs.Write {
+			failing = false
+			return faultfs.Verdict{Errno: syscall.ENOSPC, Part: op.Size / 2}
+		}
+		return faultfs.Verdict{}
+	}), Options{})
+	end := goOn(t, l, 3, 1, 1000)
+	failing = true
+	if err := l.Append(t.Context(), end, newBatch(1, nil)); !errors.Is(err, drivers.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(l.opts.Path + "-wal"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the write-ahead log is still there: %v", err)
+	}
+	faultfs.Set(nil)
+	alone := openLog(t, Options{Path: l.opts.Path})
+	if bounds, err := alone.ReadIndex(t.Context()); err != nil || bounds.End != end {
+		t.Errorf("the log ends at %v, %v, want %v", bounds.End, err, end)
+	}
+}

@@ -273,7 +273,7 @@ func (l *Log) unlockWriter() { <-l.token }
 
 // Close waits for calls that are under way, ends those that wait (ErrClosed)
 // and closes the file. The write-ahead log is copied into the database and
-// removed, so that the file alone is the log.
+// removed, so that the file alone is the log; if it cannot be, that is logged, and the next start does it.
 func (l *Log) Close() error {
 	l.closeOnce.Do(func() {
 		close(l.closed)
@@ -285,14 +285,20 @@ func (l *Log) Close() error {
 
 // closeAll closes what is open; the file that holds the lock comes last.
 func (l *Log) closeAll() error {
-	if l.checkpointer != nil {
-		if err := l.checkpointer.mend(); err != nil {
+	l.checking <- struct{}{} // and keep it
+	if k := l.checkpointer; k != nil {
+		if l.bounds.Load() != nil {
+			// The last connection would do it too, but not if it is the writer and its last write was lost.
+			if err := k.finishLocked(); err != nil {
+				k.report(err)
+			}
+		}
+		if err := k.mend(); err != nil {
 			// Closing the last connection would delete the write-ahead log, which
 			// may hold the only good copy: see DESIGN.md. The lock stays, too.
 			return fmt.Errorf("close the log: %w; end the process, the next start recovers from the write-ahead log", err)
 		}
 	}
-	l.checking <- struct{}{} // and keep it
 	var errs []error
 	for range cap(l.readers) {
 		select {
