@@ -111,7 +111,7 @@ func (n *Node) listen(ctx context.Context, api etcdv3.Options) error {
 	healthpb.RegisterHealthServer(g, health.NewServer())
 
 	var client *listen.Server
-	gateway, err := httpapi.NewGateway(func(ctx context.Context) (net.Conn, error) { return client.Dial(ctx) })
+	gateway, err := httpapi.NewGateway(int(n.opts.MaxRequestBytes), func(ctx context.Context) (net.Conn, error) { return client.Dial(ctx) })
 	if err != nil {
 		return err
 	}

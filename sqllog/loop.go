@@ -111,10 +111,14 @@ func (s *Store) abandon(c *call) {
 // than each request with a timer of its own.
 type stall struct{ c chan struct{} }
 
-// bounded runs fn and lets the waiting callers go if it takes too long.
+// bounded runs fn and lets the waiting callers go if it takes too long. A log that hangs is no healthier than one
+// that fails.
 func (s *Store) bounded(fn func()) {
 	current := s.stalled.Load()
-	timer := time.AfterFunc(s.opts.Timeout, func() { close(current.c) })
+	timer := time.AfterFunc(s.opts.Timeout, func() {
+		s.notWritable(ErrTimeout)
+		close(current.c)
+	})
 	fn()
 	if !timer.Stop() {
 		s.stalled.Store(&stall{make(chan struct{})})
@@ -314,11 +318,16 @@ func (s *Store) known() {
 	}
 }
 
-// failed remembers a storage error for the health checks and makes it the requests' answer.
-func (s *Store) failed(err error) error {
+// notWritable remembers for the health checks why nothing is written.
+func (s *Store) notWritable(err error) {
 	if s.failure.Swap(&err) == nil {
 		s.opts.Logger.Error("the log cannot be written", "error", err)
 	}
+}
+
+// failed remembers a storage error for the health checks and makes it the requests' answer.
+func (s *Store) failed(err error) error {
+	s.notWritable(err)
 	if errors.Is(err, drivers.ErrUncertain) {
 		s.uncertain = true
 		return err

@@ -301,6 +301,12 @@ func TestSlowAppend(t *testing.T) {
 		if _, got, err := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("first"), Serializable: true}); err != nil || len(got) != 0 {
 			t.Errorf("reads meanwhile: %v, %v", got, err)
 		}
+		if err := s.Failure(); !errors.Is(err, ErrTimeout) {
+			t.Errorf("for the health checks, meanwhile: %v", err)
+		}
+		if err := s.Probe(t.Context()); !errors.Is(err, ErrTimeout) {
+			t.Errorf("a probe meanwhile: %v", err)
+		}
 		close(hold)
 		// Those who come before the loop has gone on are told the same.
 		for {
@@ -311,13 +317,16 @@ func TestSlowAppend(t *testing.T) {
 		if got := s.get("first") + s.get("waiting9") + s.get("after"); got != "111" {
 			t.Errorf("after the slow append: %q", got)
 		}
+		if err := s.Probe(t.Context()); err != nil || s.Failure() != nil {
+			t.Errorf("for the health checks, after it: %v, %v", err, s.Failure())
+		}
 		s.checkPublished()
 	}
 }
 
 // TestAppendAsLongAsTheTimeout: the timer and the end of the batch may come together, again and again.
 func TestAppendAsLongAsTheTimeout(t *testing.T) {
-	s := &Store{opts: Options{Timeout: time.Microsecond}}
+	s := &Store{opts: Options{Timeout: time.Microsecond, Logger: slog.New(slog.DiscardHandler)}}
 	s.stalled.Store(&stall{make(chan struct{})})
 	for range 20_000 {
 		before := s.stalled.Load()

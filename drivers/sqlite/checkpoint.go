@@ -108,7 +108,9 @@ func (k *checkpointer) grew() {
 	}
 	if size >= hardLimit*k.log.opts.CheckpointBytes {
 		// Run is not running, or cannot keep up: writers must wait.
-		k.report(k.finishLocked())
+		if err := k.finishLocked(); err != nil {
+			k.report(err)
+		}
 	}
 }
 
@@ -119,9 +121,8 @@ func (k *checkpointer) room() error {
 	if size < stopLimit*k.log.opts.CheckpointBytes {
 		return nil
 	}
-	err := k.finishLocked()
-	k.report(err)
-	if err != nil {
+	if err := k.finishLocked(); err != nil {
+		k.report(err)
 		return fmt.Errorf("refused: the write-ahead log has %d MiB and cannot be copied into the database: %w", size>>20, err)
 	}
 	return nil
@@ -178,6 +179,7 @@ func (k *checkpointer) finishLocked() error {
 		return fmt.Errorf("%d of %d pages could not be copied: something else reads the file", p.left(), p.frames)
 	}
 	k.size.Store(0)
+	k.report(nil)
 	return nil
 }
 
@@ -240,7 +242,7 @@ func isSyncError(err error) bool {
 	return errors.As(err, &e) && (e.ExtendedCode == sqlite3.ErrIoErrFsync || e.ExtendedCode == sqlite3.ErrIoErrDirFsync)
 }
 
-// report logs the first of a row of failures, and that it is over.
+// report logs the first of a row of failures, and that it is over: nil is for who has copied everything.
 func (k *checkpointer) report(err error) {
 	k.mu.Lock()
 	was := k.failed

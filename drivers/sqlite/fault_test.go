@@ -471,6 +471,13 @@ func (d direct) WriteAt(p []byte, offset int64) (int, error) {
 	return n, errors.Join(v.Errno, err)
 }
 
+func (d direct) Truncate(size int64) error {
+	if v := d.hook.Before(faultfs.Op{Kind: faultfs.Truncate, Path: d.path, Offset: size}); v.Errno != 0 {
+		return v.Errno
+	}
+	return d.file.Truncate(size)
+}
+
 func (d direct) Sync() error {
 	if v := d.hook.Before(faultfs.Op{Kind: faultfs.Sync, Path: d.path}); v.Errno != 0 {
 		return v.Errno

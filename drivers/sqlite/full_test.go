@@ -1,9 +1,13 @@
 package sqlite
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -215,5 +219,63 @@ func TestCheckpointsFailForLong(t *testing.T) {
 	}
 	if err := want.compare(l); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFailedCheckpointsStayFailed: that pages were freed says nothing of the write-ahead log, which
+// still cannot be copied.
+func TestFailedCheckpointsStayFailed(t *testing.T) {
+	l := faulty(t, hook(func(op faultfs.Op) faultfs.Verdict {
+		if op.Kind == faultfs.Write && filepath.Base(op.Path) == "log.db" {
+			return faultfs.Verdict{Errno: syscall.EIO}
+		}
+		return faultfs.Verdict{}
+	}), Options{CheckpointBytes: 16 << 10})
+	var lines bytes.Buffer
+	l.logger = slog.New(slog.NewTextHandler(&lines, nil))
+	end := goOn(t, l, 10, 5, 1000)
+	k := l.checkpointer
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error)
+	go func() { ran <- l.Run(ctx) }()
+	for p := int64(1); p < end.Position; p++ {
+		if err := l.Scrub(t.Context(), []int64{p}); err != nil {
+			t.Fatal(err)
+		}
+		k.free <- struct{}{} // Run has taken the one before
+	}
+	cancel()
+	<-ran
+	faultfs.Set(nil)
+	if warned := strings.Count(lines.String(), "level=WARN"); warned != 1 || strings.Contains(lines.String(), "level=INFO") {
+		t.Errorf("%d warnings:\n%s", warned, &lines)
+	}
+}
+
+// TestCloseAfterAFailure: the file alone is the log after Close, also when the last append failed.
+func TestCloseAfterAFailure(t *testing.T) {
+	failing := false
+	l := faulty(t, hook(func(op faultfs.Op) faultfs.Verdict {
+		if failing && isWAL(op) && op.Kind == faultfs.Write {
+			failing = false
+			return faultfs.Verdict{Errno: syscall.ENOSPC, Part: op.Size / 2}
+		}
+		return faultfs.Verdict{}
+	}), Options{})
+	end := goOn(t, l, 3, 1, 1000)
+	failing = true
+	if err := l.Append(t.Context(), end, newBatch(1, nil)); !errors.Is(err, drivers.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(l.opts.Path + "-wal"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the write-ahead log is still there: %v", err)
+	}
+	faultfs.Set(nil)
+	alone := openLog(t, Options{Path: l.opts.Path})
+	if bounds, err := alone.ReadIndex(t.Context()); err != nil || bounds.End != end {
+		t.Errorf("the log ends at %v, %v, want %v", bounds.End, err, end)
 	}
 }

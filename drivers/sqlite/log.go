@@ -42,8 +42,9 @@ type Log struct {
 
 	// checking is held (by having sent into it) by who checks the pages.
 	checking chan struct{}
-	// immutable is set when the log was opened for inspection and has no write-ahead log.
-	immutable bool
+	// immutable is set when the log was opened for inspection and has no write-ahead log, leftover if it has one, and
+	// SQLite makes a file for that one's index which it does not remove.
+	immutable, leftover bool
 
 	// bounds is what has been committed. Written with the token held.
 	bounds atomic.Pointer[drivers.Bounds]
@@ -69,6 +70,9 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if err := opts.followLink(); err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
 	}
 	if !opts.ReadOnly {
 		var err error
@@ -155,6 +159,9 @@ func (l *Log) open() error {
 func (l *Log) openReadOnly() error {
 	_, err := os.Stat(l.opts.Path + "-wal")
 	l.immutable = errors.Is(err, os.ErrNotExist)
+	if _, err := os.Lstat(l.opts.Path + "-shm"); errors.Is(err, os.ErrNotExist) {
+		l.leftover = !l.immutable
+	}
 	if err := l.openReaders(l.inspection()); err != nil {
 		return err
 	}
@@ -266,7 +273,7 @@ func (l *Log) unlockWriter() { <-l.token }
 
 // Close waits for calls that are under way, ends those that wait (ErrClosed)
 // and closes the file. The write-ahead log is copied into the database and
-// removed, so that the file alone is the log.
+// removed, so that the file alone is the log; if it cannot be, that is logged, and the next start does it.
 func (l *Log) Close() error {
 	l.closeOnce.Do(func() {
 		close(l.closed)
@@ -278,14 +285,20 @@ func (l *Log) Close() error {
 
 // closeAll closes what is open; the file that holds the lock comes last.
 func (l *Log) closeAll() error {
-	if l.checkpointer != nil {
-		if err := l.checkpointer.mend(); err != nil {
+	l.checking <- struct{}{} // and keep it
+	if k := l.checkpointer; k != nil {
+		if l.bounds.Load() != nil {
+			// The last connection would do it too, but not if it is the writer and its last write was lost.
+			if err := k.finishLocked(); err != nil {
+				k.report(err)
+			}
+		}
+		if err := k.mend(); err != nil {
 			// Closing the last connection would delete the write-ahead log, which
 			// may hold the only good copy: see DESIGN.md. The lock stays, too.
 			return fmt.Errorf("close the log: %w; end the process, the next start recovers from the write-ahead log", err)
 		}
 	}
-	l.checking <- struct{}{} // and keep it
 	var errs []error
 	for range cap(l.readers) {
 		select {
@@ -303,6 +316,11 @@ func (l *Log) closeAll() error {
 	}
 	if l.writer != nil {
 		errs = append(errs, l.writer.conn.close())
+	}
+	if l.leftover {
+		if err := os.Remove(l.opts.Path + "-shm"); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	errs = append(errs, l.file.Close())
 	return classify(errors.Join(errs...))

@@ -50,9 +50,10 @@ func (k *checkpointer) mendLocked() error {
 }
 
 // destroyTail makes sure that no recovery finds transactions in the write-ahead log
-// beyond the last one which was committed: each frame's checksum
-// covers those before it, so the first of them is enough. Nothing is allocated, so this works on a full disk.
-// Called with the token held.
+// beyond the last one which was committed. Each frame's checksum
+// covers those before it, so without the first of them none is found. But the next transaction may begin with the very same pages, and
+// a crash in the middle of it would leave a chain that leads on into the old one: so what comes after is cut off, too.
+// Nothing is allocated, so this works on a full disk. Called with the token held.
 func (k *checkpointer) destroyTail() (err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -79,6 +80,11 @@ func (k *checkpointer) destroyTail() (err error) {
 			return err
 		}
 	}
+	if info.Size() > offset+frameHeader {
+		if err := wal.Truncate(offset + frameHeader); err != nil {
+			return err
+		}
+	}
 	return wal.Sync()
 }
 
@@ -89,6 +95,7 @@ type walFile interface {
 	io.WriterAt
 	io.Closer
 	Stat() (os.FileInfo, error)
+	Truncate(size int64) error
 	Sync() error
 }
 

@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 )
 
 // Options says where a log lies and how it is kept. Only Path is required.
@@ -61,6 +64,21 @@ func (o Options) withDefaults() Options {
 	o.vfs = cmp.Or(o.vfs, "unix-excl")
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	return o
+}
+
+// followLink makes Path that of the file itself if it is a symbolic link: SQLite keeps the
+// write-ahead log beside the file, not beside the link.
+func (o *Options) followLink() error {
+	info, err := os.Lstat(o.Path)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return nil // that there is no file, say, is for others to tell
+	}
+	path, err := filepath.EvalSymlinks(o.Path)
+	if err != nil {
+		return err
+	}
+	o.Path = path
+	return nil
 }
 
 func (o Options) validate() error {

@@ -37,7 +37,7 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-k.free:
 			err = l.giveBack(ctx)
 		}
-		if ctx.Err() == nil && !errors.Is(err, drivers.ErrClosed) {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, drivers.ErrClosed) {
 			k.report(err)
 		}
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -87,7 +88,7 @@ func newGateway(t *testing.T) *Gateway {
 	pb.RegisterWatchServer(backend, s)
 	go backend.Serve(listener)
 	t.Cleanup(backend.Stop)
-	g, err := NewGateway(func(ctx context.Context) (net.Conn, error) {
+	g, err := NewGateway(1<<10, func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", listener.Addr().String())
 	})
 	if err != nil {
@@ -119,6 +120,46 @@ func TestGatewayStreams(t *testing.T) {
 		}
 	}
 }
+
+// TestGatewayBoundsRequests: a body without end is refused, a stream of small messages without end is not.
+func TestGatewayBoundsRequests(t *testing.T) {
+	s := newServer(t, func(o *Options) { o.Gateway = newGateway(t) })
+	web := httptest.NewServer(s.api.Client())
+	defer web.Close()
+	body := &endless{head: `{"key":"Zm9v","value":"`}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, web.URL+"/v3/kv/put", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(got), "request is too large") {
+		t.Errorf("a body without end: %s, %s, %v", resp.Status, got, err)
+	}
+	decoder := (&marshaler{max: 100}).NewDecoder(io.LimitReader(&endless{head: "", fill: `{"key":"Zm9v"}`}, 14*1000))
+	for range 1000 {
+		if err := decoder.Decode(new(pb.PutRequest)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// endless is a body that goes on.
+type endless struct{ head, fill string }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.head == "" {
+		e.head = cmp.Or(e.fill, "AAAA")
+	}
+	n := copy(p, e.head)
+	e.head = e.head[n:]
+	return n, nil
+}
+
+func (e *endless) Close() error { return nil }
 
 func TestHosts(t *testing.T) {
 	api := newServer(t, func(o *Options) { o.HostWhitelist = []string{"a.test", "::1"} }).api

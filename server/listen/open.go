@@ -123,7 +123,7 @@ func (o *Options) control(_, _ string, socket syscall.RawConn) error {
 	return errors.Join(err, failed)
 }
 
-// removeStale removes the socket file that a server left which was killed. One that is answered, and any other
+// removeStale removes the socket file that a server left which was killed. One that somebody listens to, and any other
 // file, stays.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
@@ -137,9 +137,13 @@ func removeStale(path string) error {
 		return fmt.Errorf("%s is not a socket", path)
 	}
 	conn, err := net.Dial("unix", path)
-	if err == nil {
+	switch {
+	case err == nil:
 		conn.Close()
 		return fmt.Errorf("%s: %w", path, syscall.EADDRINUSE)
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		// A server that has too many waiting, or one that we may not ask.
+		return err
 	}
 	return os.Remove(path)
 }

@@ -283,10 +283,10 @@ const recordTypeHandshake = 0x16
 
 func (s *Server) kindOf(c *conn) (traffic, error) {
 	switch {
-	case s.o.HTTP == nil:
-		return trafficGRPC, nil
 	case s.o.GRPC == nil:
 		return trafficHTTP, nil
+	case s.o.HTTP == nil:
+		return trafficGRPC, greeting(c)
 	}
 	return sniff(c)
 }

@@ -533,6 +533,36 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 }
 
+// TestBusySocketStays: a server that does not get to its connections is not a dead one.
+func TestBusySocketStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", path); err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	if !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("a socket with many waiting: %v", err)
+	}
+	if listeners, err := Open(parse(t, "unix://"+path), Options{}); err == nil {
+		closeAll(listeners)
+		t.Error("two servers on one socket")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReuse(t *testing.T) {
 	o := Options{ReusePort: true, ReuseAddress: true}
 	first := open(t, o, "http://127.0.0.1:0")
@@ -540,4 +570,58 @@ func TestReuse(t *testing.T) {
 	serve(t, second, nil)
 	first[0].Close()
 	checkAll(t, second[0], nil)
+}
+
+// TestStopBeforeGreeting: the gRPC server gets no connection of a client that has not begun, which it would wait for
+// before it stops.
+func TestStopBeforeGreeting(t *testing.T) {
+	for _, only := range []bool{true, false} {
+		for _, said := range []string{"", "PRI *", http2.ClientPreface, http2.ClientPreface + "\x00\x00", http2.ClientPreface + "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00"} {
+			listeners := open(t, Options{}, "http://127.0.0.1:0")
+			s := serve(t, listeners, func(o *ServerOptions) {
+				o.FirstRequestTimeout = 20 * time.Millisecond
+				if only {
+					o.HTTP = nil
+				}
+			})
+			conn, err := dialer(listeners[0])(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, said)
+			// It is sent away when it was silent for too long.
+			if _, err := io.Copy(io.Discard, conn); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%q: %v", said, err)
+			}
+			if err := s.stop(); err != nil {
+				t.Errorf("%q: %v", said, err)
+			}
+		}
+	}
+}
+
+// TestStopWhileGreeting: a client that has not begun does not keep a gRPC server from stopping.
+func TestStopWhileGreeting(t *testing.T) {
+	for _, only := range []bool{true, false} {
+		listeners := open(t, Options{}, "http://127.0.0.1:0")
+		s := serve(t, listeners, func(o *ServerOptions) {
+			if only {
+				o.HTTP = nil
+			}
+		})
+		conn, err := dialer(listeners[0])(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, http2.ClientPreface)
+		// Another one shows that the server goes on beside it.
+		if err := check(t, listeners[0], nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -36,14 +36,34 @@ const (
 // preface was seen. HTTP/2 lets a server send SETTINGS again, which whoever gets the connection will do. The
 // client's answer to ours would be one too many for net/http, which ends the connection for that: it is taken out.
 func sniff(c *conn) (traffic, error) {
-	http2, err := hasPreface(c)
-	if err != nil || !http2 {
+	if http2, err := hasPreface(c); err != nil || !http2 {
 		return trafficHTTP, err
 	}
 	if _, err := c.Conn.Write(emptySettings()); err != nil {
 		return trafficHTTP, err
 	}
 	return firstRequest(c)
+}
+
+// errNoGreeting says that a client of a gRPC server does not begin as gRPC does.
+var errNoGreeting = errors.New("neither the HTTP/2 preface nor SETTINGS")
+
+// greeting reads what a gRPC client begins with, the preface and SETTINGS. The gRPC server would wait for these too,
+// but it does not stop meanwhile.
+func greeting(c *conn) error {
+	switch ok, err := hasPreface(c); {
+	case err != nil:
+		return err
+	case !ok:
+		return errNoGreeting
+	}
+	framer := http2.NewFramer(io.Discard, &recorder{conn: c, at: len(http2.ClientPreface)})
+	framer.SetMaxReadFrameSize(maxFrame)
+	frame, err := framer.ReadFrame()
+	if _, ok := frame.(*http2.SettingsFrame); err == nil && !ok {
+		err = errNoGreeting
+	}
+	return err
 }
 
 // hasPreface reads until the connection begins as HTTP/2 does, or otherwise.
@@ -65,14 +85,14 @@ func hasPreface(c *conn) (bool, error) {
 }
 
 // firstRequest reads frames until the first request's header. A client that does something else first, or nothing
-// while the deadline lasts, is a gRPC client with an idle connection.
+// while the deadline lasts, is a gRPC client with an idle connection, if it has greeted (see greeting).
 func firstRequest(c *conn) (traffic, error) {
 	tape := &recorder{conn: c, at: len(http2.ClientPreface)}
 	framer := http2.NewFramer(io.Discard, tape)
 	framer.SetMaxReadFrameSize(maxFrame)
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	framer.MaxHeaderListSize = maxHeaders
-	ackAt := -1
+	ackAt, greeted := -1, false
 	for len(c.replay) < maxSniff {
 		start := tape.at
 		frame, err := framer.ReadFrame()
@@ -81,11 +101,12 @@ func firstRequest(c *conn) (traffic, error) {
 			if errors.Is(err, io.EOF) {
 				return trafficGRPC, err
 			}
-			if errors.Is(err, os.ErrDeadlineExceeded) || !isNetError(err) {
+			if greeted && errors.Is(err, os.ErrDeadlineExceeded) || !isNetError(err) {
 				return trafficGRPC, nil
 			}
 			return trafficGRPC, err
 		case *http2.SettingsFrame:
+			greeted = true
 			if f.IsAck() && ackAt < 0 {
 				ackAt = start
 			}
