@@ -44,7 +44,7 @@ TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 test: lint test-unit test-crash test-kube test-etcd ## Lint, and all tests but the longest: 30 minutes at most on two cores.
 
 .PHONY: test-long
-test-long: test-control-plane test-differential test-crash-long ## The tests that take longer.
+test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long ## The tests that take longer.
 
 .PHONY: test-unit
 test-unit: build peers ## Test the main module with the race detector, test/conformance included, and test/bench.
@@ -70,6 +70,14 @@ test-control-plane: build kube-components ## Test a whole Kubernetes control pla
 .PHONY: test-differential
 test-differential: build peers ## Compare keelson with etcd on many random requests. DIFFER takes flags, as in DIFFER="-seed 7".
 	$(GO) test $(TEST_FLAGS) -v -run '^TestDifferential$$' ./test/conformance -seed 0 -rounds 200 $(DIFFER)
+
+.PHONY: test-history
+test-history: build ## Check what concurrent clients saw, with kill -9 too. HISTORY takes flags, as in HISTORY="-seed 7".
+	$(GO) test $(TEST_FLAGS) -v -run '^TestHistory(Killed)?$$' ./test/conformance -seed 0 -histories 12 -requests 500 -kills 6 $(HISTORY)
+
+.PHONY: test-etcdctl-checks
+test-etcdctl-checks: build peers ## Run the checks of etcdctl, which take a minute.
+	$(GO) test $(TEST_FLAGS) -v -run '^TestEtcdctlChecks$$' ./test/conformance -checks perf,datascale
 
 .PHONY: test-crash-long
 test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.

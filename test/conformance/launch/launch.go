@@ -93,6 +93,9 @@ func (p *Process) chooseAddresses() error {
 // Endpoint is the client address, host and port.
 func (p *Process) Endpoint() string { return strings.TrimPrefix(p.clientURL, "http://") }
 
+// PeerEndpoint is the peer address, host and port.
+func (p *Process) PeerEndpoint() string { return strings.TrimPrefix(p.peerURL, "http://") }
+
 // PID is the running process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
