@@ -20,6 +20,7 @@ type Builder struct {
 	events  []*Event
 	leases  []int64 // granted, checkpointed or revoked
 	garbage []int64 // not in ix yet
+	record  Record  // of the entry being loaded
 	collect bool    // events too
 }
 
@@ -71,69 +72,33 @@ func (b *Builder) Load(entries []drivers.Entry) error {
 }
 
 func (b *Builder) load(e *drivers.Entry) error {
+	r := &b.record
+	if err := r.decode(e); err != nil {
+		return err
+	}
 	switch e.Kind {
 	case KindPut:
-		key, v, err := decodePut(e.Meta)
-		if err != nil {
-			return err
-		}
-		v.Position = e.Position
-		b.applyPut(key, v, e.Value)
+		b.applyPut(r.Changes[0].Key, r.Changes[0].Version, e.Value)
 	case KindDelete:
-		main, sub, keys, err := decodeDelete(e.Meta)
-		if err != nil {
-			return err
-		}
-		for i, k := range keys {
-			b.applyDelete(k, Version{Main: main, Sub: sub + int32(i), Position: e.Position})
+		for i := range r.Changes {
+			b.applyDelete(r.Changes[i].Key, r.Changes[i].Version)
 		}
 	case KindLease:
-		l := Lease{position: e.Position}
-		if err := decodeInts(e.Meta, &l.ID, &l.TTL, &l.Remaining); err != nil {
-			return err
-		}
-		b.applyLease(l)
+		b.applyLease(*r.Lease)
 	case KindLeaseRevoked:
-		var id int64
-		if err := decodeInts(e.Meta, &id); err != nil {
-			return err
-		}
-		b.applyRevoked(id, e.Position)
+		b.applyRevoked(r.Revoked, e.Position)
 	case KindCompaction:
-		var rev int64
-		if err := decodeInts(e.Meta, &rev); err != nil {
-			return err
-		}
-		b.applyCompaction(rev, e.Position)
+		b.applyCompaction(r.Compact, e.Position)
 	case KindAlarm:
-		var member, alarm, on int64
-		if err := decodeInts(e.Meta, &member, &alarm, &on); err != nil {
-			return err
-		}
-		b.applyAlarm(Alarm{uint64(member), int32(alarm), e.Position}, on == 1)
+		b.applyAlarm(*r.Alarm, r.Raised)
 	case KindMember:
-		m, err := decodeMember(e.Meta)
-		if err != nil {
-			return err
-		}
-		m.position = e.Position
-		b.applyMember(m)
+		b.applyMember(r.Member)
 	case KindUser:
-		u, err := decodeUser(e)
-		if err != nil {
-			return err
-		}
-		b.applyUser(u)
+		b.applyUser(r.User)
 	case KindRole:
-		r, err := decodeRole(e)
-		if err != nil {
-			return err
-		}
-		b.applyRole(r)
+		b.applyRole(r.Role)
 	case KindBarrier:
 		b.discard(e.Position)
-	default:
-		return fmt.Errorf("%w: unknown kind %d", ErrBadEntry, e.Kind)
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/keelson-io/keelson/drivers"
 )
 
-// Record is what one entry of the log says, for those who examine a log rather than serve it.
+// Record is what one entry of the log says.
 type Record struct {
 	// Changes are the changes of keys, without what they replaced.
 	Changes []Event
@@ -16,6 +16,11 @@ type Record struct {
 	Revoked int64
 	// Compact is a new compact revision.
 	Compact int64
+	// Alarm is an alarm that was raised, or disarmed if not Raised.
+	Alarm  *Alarm
+	Raised bool
+	// Member is the member as it is from then on.
+	Member *Member
 	// User or Role is a user or role that was changed or removed.
 	User *User
 	Role *Role
@@ -24,21 +29,25 @@ type Record struct {
 // Decode reads an entry. ErrBadEntry if it cannot be read.
 func Decode(e *drivers.Entry) (Record, error) {
 	var r Record
-	var err error
+	err := r.decode(e)
+	return r, err
+}
+
+// decode is Decode into a record, whose room for changes is used again.
+func (r *Record) decode(e *drivers.Entry) (err error) {
+	*r = Record{Changes: r.Changes[:0]}
 	switch e.Kind {
 	case KindPut:
 		ev := Event{Value: e.Value}
 		ev.Key, ev.Version, err = decodePut(e.Meta)
 		ev.Position = e.Position
-		r.Changes = []Event{ev}
+		r.Changes = append(r.Changes, ev)
 	case KindDelete:
-		var main int64
-		var sub int32
-		var keys []string
-		main, sub, keys, err = decodeDelete(e.Meta)
+		main, sub, keys, derr := decodeDelete(e.Meta)
 		for i, k := range keys {
 			r.Changes = append(r.Changes, Event{Key: k, Version: Version{Main: main, Sub: sub + int32(i), Position: e.Position}})
 		}
+		err = derr
 	case KindLease:
 		r.Lease = &Lease{position: e.Position}
 		err = decodeInts(e.Meta, &r.Lease.ID, &r.Lease.TTL, &r.Lease.Remaining)
@@ -49,8 +58,11 @@ func Decode(e *drivers.Entry) (Record, error) {
 	case KindAlarm:
 		var member, alarm, on int64
 		err = decodeInts(e.Meta, &member, &alarm, &on)
+		r.Alarm, r.Raised = &Alarm{uint64(member), int32(alarm), e.Position}, on == 1
 	case KindMember:
-		_, err = decodeMember(e.Meta)
+		if r.Member, err = decodeMember(e.Meta); err == nil {
+			r.Member.position = e.Position
+		}
 	case KindUser:
 		r.User, err = decodeUser(e)
 	case KindRole:
@@ -59,5 +71,5 @@ func Decode(e *drivers.Entry) (Record, error) {
 	default:
 		err = fmt.Errorf("%w: unknown kind %d", ErrBadEntry, e.Kind)
 	}
-	return r, err
+	return err
 }
