@@ -18,7 +18,7 @@ func allowed() map[string][]string {
 	return map[string][]string{
 		"drivers":            {},
 		"drivers/memory":     {"drivers"},
-		"drivers/sqlite":     {"drivers"},
+		"drivers/sqlite":     {"drivers", "drivers/sqlite/internal/walfs"},
 		"drivers/drivertest": {"drivers"},
 		"sqllog/mvcc":        {"drivers"},
 		"sqllog":             {"sqllog/mvcc", "drivers"},
