@@ -172,6 +172,9 @@ func (l *Log) openReadOnly() error {
 		l.leftover = !l.immutable
 	}
 	if err := l.openReaders(l.inspection()); err != nil {
+		if l.leftover && isCantOpen(err) {
+			err = fmt.Errorf("%w: the file's -wal cannot be read where nothing can be put beside it: copy both to a directory that can be written: %w", drivers.ErrReadOnly, err)
+		}
 		return err
 	}
 	r := <-l.readers
