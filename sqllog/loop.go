@@ -354,6 +354,8 @@ func (s *Store) edit(ctx context.Context, fn func(*mvcc.Builder)) error {
 }
 
 func (s *Store) runEdit(ctx context.Context, fn func(*mvcc.Builder)) error {
+	// That the server stops is no failure of the log.
+	ctx = context.WithoutCancel(ctx)
 	if err := s.catchUp(ctx); err != nil {
 		return s.failed(err)
 	}

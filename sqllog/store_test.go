@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -581,5 +582,37 @@ func TestFailureEnds(t *testing.T) {
 	}
 	if err := s.Probe(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStopIsNoFailure: what waits for the loop when the store stops does not make the log look broken.
+func TestStopIsNoFailure(t *testing.T) {
+	for range 20 {
+		s := start(t, memory.NewStore())
+		hold, entered := make(chan struct{}), make(chan struct{})
+		s.log.Inject(memory.OpAppend, memory.Fault{Entered: entered, Hold: hold})
+		wrote := make(chan error, 1)
+		go func() { _, err := s.do(put("k", "1")); wrote <- err }()
+		<-entered
+		edited := make(chan error, 4)
+		for range cap(edited) {
+			go func() { edited <- s.edit(t.Context(), func(*mvcc.Builder) {}) }()
+		}
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); s.stop() }()
+		runtime.Gosched()
+		close(hold)
+		<-stopped
+		if err := <-wrote; err != nil {
+			t.Error(err)
+		}
+		for range cap(edited) {
+			if err := <-edited; err != nil && !errors.Is(err, ErrStopped) {
+				t.Errorf("an edit: %v", err)
+			}
+		}
+		if err := s.Failure(); err != nil {
+			t.Fatalf("the failure is %v", err)
+		}
 	}
 }

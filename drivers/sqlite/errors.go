@@ -52,6 +52,11 @@ func classifyErrno(err error, errno syscall.Errno) error {
 	return err
 }
 
+func isCantOpen(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && e.Code == sqlite3.ErrCantOpen
+}
+
 func isConstraint(err error) bool {
 	var e sqlite3.Error
 	return errors.As(err, &e) && e.Code == sqlite3.ErrConstraint

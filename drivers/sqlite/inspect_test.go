@@ -72,6 +72,26 @@ func TestInspectionLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestInspectionNeedsRoom: what a crash left cannot be read where nothing can be written, and the error says so.
+func TestInspectionNeedsRoom(t *testing.T) {
+	l := openLog(t, Options{})
+	goOn(t, l, 10, 2, 500)
+	dir := t.TempDir()
+	crash := filepath.Join(dir, "log.db")
+	copyLog(t, l.opts.Path, crash)
+	for name, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, crash: 0o444, crash + "-wal": 0o444, dir: 0o555} {
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer os.Chmod(dir, 0o700)
+	unprivileged(t, func() {
+		if _, err := Open(t.Context(), Options{Path: crash, ReadOnly: true}); !errors.Is(err, drivers.ErrReadOnly) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 // files gives names and sizes of what lies beside a file.
 func files(t *testing.T, path string) (list string) {
 	t.Helper()

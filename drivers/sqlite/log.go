@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/sqlite/internal/walfs"
@@ -57,6 +58,9 @@ type Log struct {
 	closeOnce sync.Once
 	closeErr  error
 }
+
+// busyTimeout is how long the writer waits for a lock that nobody keeps.
+const busyTimeout = 5 * time.Second
 
 // Open opens the log at Options.Path and makes it if it does not exist. It starts no
 // goroutine: call Run for the work in the background.
@@ -141,6 +145,11 @@ func (l *Log) open() error {
 	if err := c.runAll(fmt.Sprintf("PRAGMA journal_size_limit=%d", 2*l.opts.CheckpointBytes)); err != nil {
 		return err
 	}
+	// A reader that meets the writer in the middle of changing the index of the write-ahead log takes the
+	// writer's lock for a moment, to see whether it was left so.
+	if err := c.runAll(fmt.Sprintf("PRAGMA busy_timeout=%d", busyTimeout.Milliseconds())); err != nil {
+		return err
+	}
 	if err := l.writer.prepare(); err != nil {
 		return err
 	}
@@ -163,6 +172,9 @@ func (l *Log) openReadOnly() error {
 		l.leftover = !l.immutable
 	}
 	if err := l.openReaders(l.inspection()); err != nil {
+		if l.leftover && isCantOpen(err) {
+			err = fmt.Errorf("%w: the file's -wal cannot be read where nothing can be put beside it: copy both to a directory that can be written: %w", drivers.ErrReadOnly, err)
+		}
 		return err
 	}
 	r := <-l.readers

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/sqlite/internal/faultfs"
@@ -122,5 +123,35 @@ func TestWALIsBoundedUnderScrubs(t *testing.T) {
 		if size := fileSize(t, l.opts.Path+"-wal"); size > max(before, (hardLimit+2)*checkpointBytes) {
 			t.Fatalf("the write-ahead log has %d bytes", size)
 		}
+	}
+}
+
+// TestWriterWaitsForReaders: SQLite lets a reader take the writer's lock for a moment. An append waits for that.
+func TestWriterWaitsForReaders(t *testing.T) {
+	l := openLog(t, Options{})
+	end := goOn(t, l, 1, 1, 100)
+	c, err := connect(connOptions{path: l.opts.Path, cache: 64 << 10, vfs: l.opts.vfs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- l.Append(t.Context(), end, newBatch(1, nil)) }()
+	select {
+	case err := <-done:
+		t.Errorf("an append while the lock is taken: %v", err)
+		done <- nil
+	case <-time.After(20 * time.Millisecond):
+	}
+	if err := c.exec("ROLLBACK"); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("an append that has waited: %v", err)
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -136,7 +136,7 @@ func (f *file) mix(now []byte, keep func(waiting bool) bool) []byte {
 }
 
 // LosePower writes what a loss of power at this moment leaves into
-// another directory, with the files' base names. What was not synced is there or not at random.
+// another directory, with the files' base names. What was not synced, or was given up by a sync that failed, is there or not at random.
 func (d *Disk) LosePower(dir string, r *rand.Rand) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -147,7 +147,8 @@ func (d *Disk) LosePower(dir string, r *rand.Rand) error {
 		if err != nil {
 			continue // deleted
 		}
-		image := f.mix(now, func(waiting bool) bool { return waiting && r.IntN(100) < chance })
+		// What a failed sync gave up may have been written all the same.
+		image := f.mix(now, func(bool) bool { return r.IntN(100) < chance })
 		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), image, fs.FileMode(0o600)); err != nil {
 			return err
 		}
