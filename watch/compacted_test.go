@@ -2,17 +2,22 @@ package watch
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // scriptedStore is a store whose log was scrubbed while it was read.
 type scriptedStore struct {
-	ix     *mvcc.Index
-	during func()
+	ix       *mvcc.Index
+	during   func()
+	scrubbed bool
 }
 
 func (s *scriptedStore) Index() *mvcc.Index { return s.ix }
@@ -22,7 +27,12 @@ func (s *scriptedStore) History(context.Context, *mvcc.Index, int64, func([]*mvc
 	return nil
 }
 
-func (s *scriptedStore) Values(context.Context, []int64) ([][]byte, error) { return nil, nil }
+func (s *scriptedStore) Values(_ context.Context, positions []int64) ([][]byte, error) {
+	if s.scrubbed {
+		return nil, drivers.ErrScrubbed
+	}
+	return slices.Repeat([][]byte{[]byte("v")}, len(positions)), nil
+}
 
 // do evaluates requests on the store's index, and publishes.
 func (s *scriptedStore) do(t *testing.T, h *Hub, requests ...any) {
@@ -112,5 +122,131 @@ func TestWatchAfterRead(t *testing.T) {
 		if r.Revision != 2 || len(r.Events) > 0 {
 			t.Errorf("told %+v after a read at revision 2", r)
 		}
+	}
+}
+
+// giveUp makes a stream with a watcher of a whose events were taken, and whose prev_kv is gone
+// by then. It gives all that was taken, from the events on; it ends with progress.
+func giveUp(t *testing.T, store *scriptedStore, h *Hub) (*Stream, []Response) {
+	t.Helper()
+	s := h.NewStream()
+	t.Cleanup(s.Close)
+	s.Watch(Request{ID: 1, Range: mvcc.NewRange([]byte("a"), nil), PrevKV: true, Progress: true})
+	s.Watch(Request{ID: 2, Range: mvcc.NewRange([]byte("b"), nil), Progress: true})
+	next(t, s)
+	store.do(t, h, put("a"), put("a"), put("a"))
+	s.Notify() // those that were told something are active
+	s.Notify()
+	s.RequestProgress()
+	got := next(t, s)
+	store.do(t, h, &pb.CompactionRequest{Revision: 4})
+	store.scrubbed = true
+	_, err := got[0].Events[1].Encode(func() ([]byte, bool, error) { return s.PrevValue(t.Context(), got[0].Events[1]) })
+	if len(got) < 3 || got[len(got)-1].ID != NoID || !IsScrubbed(err) {
+		t.Fatalf("%v, %+v", err, got)
+	}
+	return s, got
+}
+
+// TestNoProgressPastWhatWasGivenUp: a client is not told that it has everything when the events before
+// could not be given to it. It is told again after the watcher's end.
+func TestNoProgressPastWhatWasGivenUp(t *testing.T) {
+	store := &scriptedStore{ix: mvcc.NewIndex()}
+	h := NewHub(Options{})
+	h.Attach(store)
+	s, got := giveUp(t, store, h)
+	if rest := s.Compacted(&got[0], got[1:]); len(rest) != 0 {
+		t.Errorf("still to be told: %+v", rest)
+	}
+	got = next(t, s)
+	if len(got) != 3 || !got[0].Canceled || got[0].Compact != 4 || got[1].ID != 2 || got[2].ID != NoID || got[2].Revision != 4 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestGivenUpAfterCancel: a watcher that took the id of one given up meanwhile stays.
+func TestGivenUpAfterCancel(t *testing.T) {
+	store := &scriptedStore{ix: mvcc.NewIndex()}
+	h := NewHub(Options{})
+	h.Attach(store)
+	s, got := giveUp(t, store, h)
+	if err := s.Cancel(1); err != nil {
+		t.Fatal(err)
+	}
+	s.Watch(Request{ID: 1, Range: mvcc.NewRange([]byte("a"), nil)})
+	s.Compacted(&got[0], nil)
+	store.do(t, h, put("a"))
+	got = next(t, s)
+	if len(got) != 3 || !got[0].Canceled || !got[1].Created || len(got[2].Events) != 1 || got[2].Events[0].Main != 5 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestNowBesidePrevKV: a watcher of what comes next, opened while another one with prev_kv is on the stream,
+// gets what comes next, and each gets prev_kv if it asked for it.
+func TestNowBesidePrevKV(t *testing.T) {
+	store := &scriptedStore{ix: mvcc.NewIndex()}
+	h := NewHub(Options{})
+	h.Attach(store)
+	s := h.NewStream()
+	defer s.Close()
+	rng := mvcc.NewRange([]byte("a"), nil)
+	s.Watch(Request{ID: 1, Range: rng, PrevKV: true})
+	store.do(t, h, put("a"))
+	s.Watch(Request{ID: 2, Range: rng})
+	s.Watch(Request{ID: 3, Range: rng, Start: 3})
+	s.Watch(Request{ID: 4, Range: rng, PrevKV: true})
+	store.do(t, h, put("a"), put("a"))
+	got := map[int64][]*mvccpb.Event{}
+	for _, r := range next(t, s) {
+		for _, e := range r.Events {
+			prev := func() ([]byte, bool, error) { return s.PrevValue(t.Context(), e) }
+			if !r.PrevKV {
+				prev = nil
+			}
+			b, err := e.Encode(prev)
+			var m pb.WatchResponse
+			if err == nil {
+				err = proto.Unmarshal(b, &m)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[r.ID] = append(got[r.ID], m.Events...)
+		}
+	}
+	for id, first := range map[int64]int64{1: 2, 2: 3, 3: 3, 4: 3} {
+		var want []*mvccpb.Event
+		for rev := first; rev <= 4; rev++ {
+			kv := func(rev int64) *mvccpb.KeyValue {
+				return &mvccpb.KeyValue{Key: []byte("a"), Value: []byte("v"), CreateRevision: 2, ModRevision: rev, Version: rev - 1}
+			}
+			e := &mvccpb.Event{Kv: kv(rev)}
+			if rev > 2 && (id == 1 || id == 4) {
+				e.PrevKv = kv(rev - 1)
+			}
+			want = append(want, e)
+		}
+		if !slices.EqualFunc(got[id], want, func(a, b *mvccpb.Event) bool { return proto.Equal(a, b) }) {
+			t.Errorf("watcher %d got %v instead of %v", id, got[id], want)
+		}
+	}
+}
+
+// TestNoProgressInTheFuture: as in etcd, a stream with a watcher that starts in the future is not told its progress.
+func TestNoProgressInTheFuture(t *testing.T) {
+	store := &scriptedStore{ix: mvcc.NewIndex()}
+	h := NewHub(Options{})
+	h.Attach(store)
+	s := h.NewStream()
+	defer s.Close()
+	s.Watch(Request{ID: 1, Range: mvcc.Everything, Start: 3})
+	s.RequestProgress()
+	if got := next(t, s); len(got) != 1 || !got[0].Created {
+		t.Errorf("%+v", got)
+	}
+	store.do(t, h, put("a"), put("b"))
+	if got := next(t, s); len(got) != 1 || len(got[0].Events) != 1 {
+		t.Errorf("%+v", got)
 	}
 }

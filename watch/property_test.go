@@ -109,3 +109,34 @@ func checkComplete(t *testing.T, mu *sync.Mutex, all *[]*mvcc.Event, got []*mvcc
 		t.Errorf("progress at %d: %d events, %d are due", rev, len(got), n)
 	}
 }
+
+// TestSimulation: whatever is interrupted by whatever, each watcher is told exactly what it asked for, in order, once, with
+// the right prev_kv, whole revisions, no progress ahead of its events; or that it was compacted, if it was.
+func TestSimulation(t *testing.T) {
+	happening := make(map[string]int)
+	for seed := range uint64(300) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			s := newSimulation(t, seed)
+			s.run()
+			s.settle()
+			for _, c := range s.clients {
+				c.finish()
+			}
+			for len(s.clients) > 0 {
+				s.clients[0].close()
+			}
+			if left := s.hub.Stats(); left.Streams+left.Watchers+left.Lagging > 0 || s.hub.synced.root != nil {
+				t.Errorf("%+v are left when all streams are closed", left)
+			}
+			for k, n := range s.happening {
+				happening[k] += n
+			}
+		})
+	}
+	for _, k := range []string{"events", "prev_kv", "no prev_kv", "prev_kv gone", "compacted", "progress",
+		"progress of a watcher", "refused", "cancelled", "log unreadable"} {
+		if happening[k] < 10 && !t.Failed() {
+			t.Errorf("%q came about %d times: %v", k, happening[k], happening)
+		}
+	}
+}

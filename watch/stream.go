@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -425,8 +426,10 @@ func (s *Stream) compacted(w *watcher, compact int64) {
 	s.signal()
 }
 
-// Compacted ends the watcher that a response with events was for, since they cannot be given whole any more.
-func (s *Stream) Compacted(r *Response) {
+// Compacted ends the watcher that a response with events was for, since they cannot be given whole any
+// more. It gives what is still true of the rest, the responses after it: progress
+// that counts those events is not, and is told again after the watcher's end.
+func (s *Stream) Compacted(r *Response, rest []Response) []Response {
 	h, w := s.hub, r.w
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -435,13 +438,28 @@ func (s *Stream) Compacted(r *Response) {
 	if known {
 		s.drop(w)
 	}
+	rest = slices.DeleteFunc(rest, s.takeBack)
 	s.mu.Unlock()
-	if !known {
-		return
+	if known {
+		h.synced.remove(w)
+		delete(h.lagging, w)
+		s.compacted(w, h.store.Index().Compact)
 	}
-	h.synced.remove(w)
-	delete(h.lagging, w)
-	s.compacted(w, h.store.Index().Compact)
+	return rest
+}
+
+// takeBack makes a response be told again if it is one of progress. Called with mu held.
+func (s *Stream) takeBack(r Response) bool {
+	if r.Created || r.Canceled || len(r.Events) > 0 {
+		return false
+	}
+	if r.ID == NoID {
+		s.progress = true
+	} else if w := s.watchers[r.ID]; w != nil && w.Progress && !w.ended {
+		w.announce, s.announce = true, true
+	}
+	s.signal()
+	return true
 }
 
 // PrevValue fetches the value for an event's prev_kv; ok is false if the event comes without.

@@ -126,22 +126,25 @@ func (ws *watchStream) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for i := range responses {
-			if err := ws.tell(ctx, &responses[i]); err != nil {
+		for len(responses) > 0 {
+			r := &responses[0]
+			responses = responses[1:]
+			err := ws.tell(ctx, r)
+			switch {
+			case watch.IsScrubbed(err):
+				responses = ws.watches.Compacted(r, responses)
+			case err != nil:
 				return err
 			}
 		}
 	}
 }
 
+// tell sends a response. drivers.ErrScrubbed if a value for it is gone; then nothing has been sent.
 func (ws *watchStream) tell(ctx context.Context, r *watch.Response) error {
 	events := make([][]byte, len(r.Events))
 	for i, e := range r.Events {
 		b, err := ws.encode(ctx, r, e)
-		if watch.IsScrubbed(err) {
-			ws.watches.Compacted(r)
-			return nil
-		}
 		if err != nil {
 			return err
 		}

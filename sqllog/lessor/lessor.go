@@ -150,7 +150,7 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 	checkpointed, recording := le.recorded < le.ttl, le.recording
 	l.mu.Unlock()
 	if checkpointed || recording != nil {
-		if err := l.takeBack(ctx, id, recording); err != nil {
+		if err := l.takeBack(ctx, le, recording); err != nil {
 			l.mu.Lock()
 			// Another renewal may have succeeded since.
 			if le.deadline.Equal(renewed) {
@@ -164,8 +164,9 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 }
 
 // takeBack makes the log say that a lease has its whole TTL: after the
-// checkpoint in flight, which would have the last word otherwise.
-func (l *Lessor) takeBack(ctx context.Context, id int64, recording <-chan struct{}) error {
+// checkpoint in flight, which would have the last word otherwise. A lease that was granted with its id meanwhile
+// is left alone.
+func (l *Lessor) takeBack(ctx context.Context, le *lease, recording <-chan struct{}) error {
 	if recording != nil {
 		select {
 		case <-recording:
@@ -173,7 +174,7 @@ func (l *Lessor) takeBack(ctx context.Context, id int64, recording <-chan struct
 			return ctx.Err()
 		}
 	}
-	_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: id}}}, 0)
+	_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: le.id, Grant: le.grant}}}, 0)
 	return err
 }
 

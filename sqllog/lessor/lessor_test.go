@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,12 +17,17 @@ import (
 
 // fakeStore evaluates at once, on an index without a log.
 type fakeStore struct {
+	mu     sync.Mutex
 	ix     *mvcc.Index
 	lessor *Lessor
 	before func(request any) error // may fail a request or hold it
 }
 
-func (s *fakeStore) Index() *mvcc.Index { return s.ix }
+func (s *fakeStore) Index() *mvcc.Index {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ix
+}
 
 func (s *fakeStore) Do(_ context.Context, request any, _ int) (any, error) {
 	if s.before != nil {
@@ -33,6 +39,8 @@ func (s *fakeStore) Do(_ context.Context, request any, _ int) (any, error) {
 }
 
 func (s *fakeStore) batch(requests ...any) []mvcc.Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	b, results := mvcc.Evaluate(s.ix, mvcc.Env{}, requests)
 	end := s.ix.End
 	end.Position += int64(len(b.Entries()))
