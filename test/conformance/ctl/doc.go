@@ -3,7 +3,7 @@
 // every output format.
 //
 // A sequence is a list of steps, [Steps]. What two correct servers cannot have in
-// common is masked by [Masks]: ids, addresses and directories by their value
+// common is masked: ids, addresses and directories by their value
 // (each server's own, so that an id in the place of another one shows), times and
 // sizes by the place in which they stand. All else must be equal. Outputs in
 // protobuf are compared as their fields, in JSON, so the same masks hold for them.

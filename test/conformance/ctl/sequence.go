@@ -2,8 +2,11 @@ package ctl
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // Known differences.
@@ -35,7 +38,7 @@ func each(commands ...string) []Step {
 	return steps
 }
 
-// wrong is a step for each command that etcdctl itself refuses, the same in every format.
+// wrong is a step for each command that is refused, with the same text in every format.
 func wrong(commands ...string) []Step {
 	steps := each(commands...)
 	for i := range steps {
@@ -47,11 +50,11 @@ func wrong(commands ...string) []Step {
 // Steps is the sequence for an empty server, in one format. Revisions in it are counted from the start.
 func Steps(format string) []Step {
 	if format == "table" { // few commands print one
-		return append(append(puts(), cluster()...), each("endpoint hashkv", "endpoint hashkv --rev=5", "endpoint hashkv --rev=99", "get a", "lease list", "auth status")...)
+		return append(slices.Concat(puts(), cluster(), alarms()), each("endpoint hashkv", "endpoint hashkv --rev=5", "endpoint hashkv --rev=99", "get a", "lease list", "auth status")...)
 	}
 	var all []Step
 	for _, part := range [][]Step{
-		puts(), gets(), deletes(), txns(), watches(), compactions(), leases(), cluster(), auth(), locks(), mirror(), last(),
+		puts(), gets(), deletes(), txns(), watches(), compactions(), leases(), cluster(), auth(), locks(), mirror(), alarms(), last(),
 	} {
 		all = append(all, part...)
 	}
@@ -89,7 +92,7 @@ func gets() []Step {
 		"--min-mod-rev=8", "--max-mod-rev=8", "--min-create-rev=6", "--max-create-rev=6", "--min-mod-rev=6 --max-mod-rev=9 --count-only", "--min-mod-rev=8 --limit=2",
 		"--stream", "--stream --limit=3", "--stream --rev=5", "--stream --rev=99", "--stream --count-only", "--stream --keys-only", "--stream --order=DESCEND", "--stream --sort-by=MODIFY", "--stream --min-mod-rev=8",
 	} {
-		steps = append(steps, Step{Args: append([]string{"get", "", "--prefix"}, strings.Fields(flags)...)})
+		steps = append(steps, words(append([]string{"get", "", "--prefix"}, strings.Fields(flags)...)...).only("simple", "json"))
 	}
 	return steps
 }
@@ -170,11 +173,20 @@ func cluster() []Step {
 		"endpoint", "no-such-command", "get a --no-such-flag")...)
 }
 
+// alarms are shown, stop writes or everything, and end when they are disarmed. There is one at a time: etcd has no order of them.
+func alarms() []Step {
+	raise := func(a pb.AlarmType) Step { return Step{Args: []string{"raise", a.String()}, Alarm: a} }
+	seen := []string{"alarm list", "endpoint health", "endpoint status", "put alarmed 1", "lease grant 100", "get alarmed", "del alarmed"}
+	gone := []string{"alarm disarm", "alarm list", "endpoint health", "endpoint status", "put alarmed 2", "del alarmed"}
+	return slices.Concat(
+		[]Step{raise(pb.AlarmType_NOSPACE)}, each(seen...), []Step{run("txn").in("\nput alarmed 1\n\n\n"), run("txn").in("\ndel alarmed\n\n\n")}, each(gone...),
+		[]Step{raise(pb.AlarmType_CORRUPT)}, each(seen...), each(gone...))
+}
+
 // auth is about an etcd whose auth is off and that has no users.
 func auth() []Step {
-	return each("auth status", "user list", "role list", "auth enable", "auth disable", "user get x", "role get x", "user delete x", "role delete x",
-		"user grant-role x y", "user revoke-role x y", "user passwd x --interactive=false", "role grant-permission x read a", "role revoke-permission x a",
-		"get a --user=x:y", "get a --user=x --password=y", "auth status --hex")
+	return append(each("auth status", "user list", "role list", "auth enable", "auth disable", "get a --user=x:y", "get a --user=x --password=y", "auth status --hex"), wrong("user get x", "role get x", "user delete x", "role delete x",
+		"user grant-role x y", "user revoke-role x y", "user passwd x --interactive=false", "role grant-permission x read a", "role revoke-permission x a")...)
 }
 
 // compactions compares the hashes before and after; no key has a lease yet whose id the server chose.

@@ -78,7 +78,11 @@ func (s *Session) play(ctx context.Context, steps []Step) error {
 		if !step.runsIn(s.format) {
 			continue
 		}
-		if err := s.do(ctx, step); err != nil {
+		play := s.do
+		if step.Alarm != pb.AlarmType_NONE {
+			play = s.raise
+		}
+		if err := play(ctx, step); err != nil {
 			return fmt.Errorf("etcdctl %s: %w", step, err)
 		}
 		if err := s.learnLeases(ctx); err != nil {
@@ -131,6 +135,16 @@ func (s *Session) do(ctx context.Context, step Step) error {
 	return err
 }
 
+// raise raises an alarm of the server's member.
+func (s *Session) raise(ctx context.Context, step Step) error {
+	member, err := strconv.ParseUint(s.names.expand("$member"), 16, 64)
+	if err != nil {
+		return err
+	}
+	_, err = pb.NewMaintenanceClient(s.target.Conn).Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: member, Alarm: step.Alarm})
+	return err
+}
+
 // input prepares the command's standard input; feed is called once it has started. The input of a
 // command that stays is left open until it ends.
 func (s *Session) input(cmd *exec.Cmd, step Step) (feed func() error, err error) {
@@ -155,9 +169,19 @@ func (s *Session) during(ctx context.Context, step Step, stdout *output) error {
 	if err := s.awaitWatchers(ctx, step); err != nil {
 		return err
 	}
+	if !step.is("watch") { // what it shows does not come from the steps during it
+		if err := s.awaitShown(ctx, step, stdout); err != nil {
+			return err
+		}
+	}
 	if err := s.play(ctx, step.During); err != nil {
 		return err
 	}
+	return s.awaitShown(ctx, step, stdout)
+}
+
+// awaitShown waits until a staying command has shown what is waited for.
+func (s *Session) awaitShown(ctx context.Context, step Step, stdout *output) error {
 	for step.shown(s.format, stdout.bytes()) < step.Until {
 		select {
 		case <-stdout.changed:
@@ -226,7 +250,7 @@ func (s *Session) learnMember(ctx context.Context) error {
 // learnLeases gives each new lease a name, by its place in the order of grants.
 func (s *Session) learnLeases(ctx context.Context) error {
 	resp, err := pb.NewLeaseClient(s.target.Conn).LeaseLeases(ctx, &pb.LeaseLeasesRequest{})
-	if err != nil && !s.names.lost {
+	if err != nil {
 		return err
 	}
 	for _, l := range resp.GetLeases() {

@@ -25,6 +25,8 @@ type Step struct {
 	Stays bool
 	// During are the steps to run while this command stays.
 	During []Step
+	// Alarm raises an alarm instead of running a command, which etcdctl cannot.
+	Alarm pb.AlarmType
 	// Takes is how long the command needs at most, where that is long.
 	Takes time.Duration
 	// Differs says why the answers differ, where they must; and then they must.
