@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
 )
@@ -36,8 +38,14 @@ func (n *Node) LinearizableRead(ctx context.Context) error {
 	return n.healthy(ctx)
 }
 
-// SerializableRead implements httpapi.Health.
-func (n *Node) SerializableRead(ctx context.Context) error { return n.healthy(ctx) }
+// SerializableRead implements httpapi.Health. It is all that /livez asks for, and who fails there is restarted: a full
+// disk, with which reads go on and after which a start may fail, is no reason for that.
+func (n *Node) SerializableRead(ctx context.Context) error {
+	if err := n.healthy(ctx); !errors.Is(err, drivers.ErrNoSpace) {
+		return err
+	}
+	return nil
+}
 
 // healthy tells of a storage that failed, after trying whether it still does.
 func (n *Node) healthy(ctx context.Context) error {

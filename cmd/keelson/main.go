@@ -13,6 +13,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// A second signal ends a stop that a disk keeps from ending, as such a signal does by itself.
+	context.AfterFunc(ctx, stop)
 	m := program{args: os.Args[1:], environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr}
 	code := m.run(ctx)
 	stop()

@@ -214,7 +214,11 @@ func (k *checkpointer) ask(pragma string) (progress, error) {
 	if err != nil {
 		return progress{}, err
 	}
-	return progress{frames: asInt(row[1]), copied: asInt(row[2])}, nil
+	p := progress{frames: asInt(row[1]), copied: asInt(row[2])}
+	if p.frames < 0 || p.copied < 0 {
+		return progress{}, fmt.Errorf("%s says nothing: the file is busy", pragma)
+	}
+	return p, nil
 }
 
 func asInt(v driver.Value) int64 {

@@ -16,7 +16,7 @@ import (
 func TestThroughLink(t *testing.T) {
 	real, link := filepath.Join(t.TempDir(), "real.db"), filepath.Join(t.TempDir(), "log.db")
 	first := openLog(t, Options{Path: real})
-	end := goOn(t, first, 3, 1, 100)
+	goOn(t, first, 3, 1, 100)
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestThroughLink(t *testing.T) {
 		}
 		return faultfs.Verdict{}
 	}), Options{Path: link})
-	end = goOn(t, l, 1, 1, 100)
+	end := goOn(t, l, 1, 1, 100)
 	failSync = true
 	if err := l.Append(t.Context(), end, newBatch(1, nil)); err == nil || errors.Is(err, drivers.ErrUncertain) {
 		t.Fatalf("an append whose sync failed gives %v", err)

@@ -147,21 +147,21 @@ func (f *filler) check(ctx context.Context, opts ...clientv3.OpOption) error {
 	return nil
 }
 
-// awaitHealth asks until the answer is want.
-func awaitHealth(ctx context.Context, srv *server, want int) error {
+// awaitHealth asks a health check until the answer is want.
+func awaitHealth(ctx context.Context, srv *server, path string, want int) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	last := "none"
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+srv.client+"/health", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+srv.client+path, nil)
 		if err != nil {
 			return err
 		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
-			return fmt.Errorf("want health %d, the last answer was %s: %w", want, last, err)
+			return fmt.Errorf("want %d of %s, the last answer was %s: %w", want, path, last, err)
 		}
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
@@ -172,7 +172,7 @@ func awaitHealth(ctx context.Context, srv *server, want int) error {
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return fmt.Errorf("want health %d, the last answer was %s", want, last)
+			return fmt.Errorf("want %d of %s, the last answer was %s", want, path, last)
 		}
 	}
 }
@@ -217,15 +217,19 @@ func TestFullDisk(t *testing.T) {
 	}
 	ballast := filepath.Join(disk, "ballast")
 	for round := range 2 {
-		if err := awaitHealth(t.Context(), srv, http.StatusOK); err != nil {
+		if err := awaitHealth(t.Context(), srv, "/health", http.StatusOK); err != nil {
 			t.Fatal(err)
 		}
 		fill(t, ballast)
 		if err := f.fillUp(t.Context(), 4000); err != nil {
 			t.Fatal(err)
 		}
-		if err := awaitHealth(t.Context(), srv, http.StatusServiceUnavailable); err != nil {
-			t.Fatalf("with a full disk: %v", err)
+		for path, want := range map[string]int{
+			"/health": http.StatusServiceUnavailable, "/readyz": http.StatusServiceUnavailable, "/livez": http.StatusOK,
+		} {
+			if err := awaitHealth(t.Context(), srv, path, want); err != nil {
+				t.Fatalf("with a full disk: %v", err)
+			}
 		}
 		if err := errors.Join(f.check(t.Context()), f.check(t.Context(), clientv3.WithSerializable())); err != nil {
 			t.Fatalf("with a full disk: %v", err)
@@ -240,7 +244,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		f.acked[0][key] = rev
 	}
-	if err := awaitHealth(t.Context(), srv, http.StatusOK); err != nil {
+	if err := awaitHealth(t.Context(), srv, "/health", http.StatusOK); err != nil {
 		t.Fatalf("with room again: %v", err)
 	}
 	fill(t, ballast)
