@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
@@ -25,6 +27,8 @@ type history struct {
 	live   map[string]*mvccpb.KeyValue
 	events []*mvcc.Event
 	told   []*mvccpb.Event // parallel to events, with prev_kv
+
+	scrubbed bool // no value can be had any more
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
@@ -90,11 +94,11 @@ func (h *history) value() []byte {
 }
 
 func (h *history) bytes(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(h.Uint32())
+	b := make([]byte, 0, n+8)
+	for len(b) < n {
+		b = binary.LittleEndian.AppendUint64(b, h.Uint64())
 	}
-	return b
+	return b[:n:n]
 }
 
 // fill makes random changes to some twenty keys.
@@ -124,6 +128,9 @@ func (h *history) History(context.Context, *mvcc.Index, int64, func([]*mvcc.Even
 }
 
 func (h *history) Values(_ context.Context, positions []int64) ([][]byte, error) {
+	if h.scrubbed {
+		return nil, drivers.ErrScrubbed
+	}
 	return h.at(positions)
 }
 

@@ -1,12 +1,15 @@
 package etcdv3
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keelson-io/keelson/sqllog/mvcc"
 	"github.com/keelson-io/keelson/watch"
 )
 
@@ -14,10 +17,14 @@ import (
 type sent struct {
 	pb.Watch_WatchServer
 	messages []*encoded
+	sent     func() // is called after each; optional
 }
 
 func (s *sent) SendMsg(m any) error {
 	s.messages = append(s.messages, m.(*encoded))
+	if s.sent != nil {
+		s.sent()
+	}
 	return nil
 }
 
@@ -156,5 +163,46 @@ func TestFragmentsAtTheLimit(t *testing.T) {
 		if got := len(messages) == 2; got != fits {
 			t.Errorf("limit %d: %d messages, two events take %d", limit, len(messages), proto.Size(two))
 		}
+	}
+}
+
+// TestWatchGivenUp: when a prev_kv is gone, the watcher is cancelled as compacted; none of its events
+// is sent, other watchers go on, and progress is told after the end.
+func TestWatchGivenUp(t *testing.T) {
+	h := newHistory(t, 1)
+	h.put("a", []byte("1"), 0)
+	h.put("b", []byte("1"), 0)
+	w := watchHistory(h)
+	hub, s := watch.NewHub(watch.Options{}), w.ws.Server
+	hub.Attach(h)
+	w.ws.watches = hub.NewStream()
+	w.ws.watches.Watch(watch.Request{ID: 1, Range: mvcc.NewRange([]byte("a"), nil), PrevKV: true})
+	w.ws.watches.Watch(watch.Request{ID: 2, Range: mvcc.NewRange([]byte("b"), nil)})
+	h.events = nil
+	h.put("a", []byte("2"), 0)
+	h.put("a", []byte("3"), 0)
+	h.put("b", []byte("2"), 0)
+	hub.Publish(h.ix, h.events)
+	h.do(&pb.CompactionRequest{Revision: 6})
+	h.scrubbed = true
+	w.ws.watches.RequestProgress()
+	want := []*pb.WatchResponse{
+		{Header: header(s, 3), WatchId: 1, Created: true},
+		{Header: header(s, 3), WatchId: 2, Created: true},
+		{Header: header(s, 6), WatchId: 2, Events: []*mvccpb.Event{{Kv: h.live["b"]}}},
+		{Header: header(s, 0), WatchId: 1, Canceled: true, CompactRevision: 6},
+		{Header: header(s, 6), WatchId: watch.NoID},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.sent.sent = func() {
+		if len(w.sent.messages) == len(want) {
+			cancel()
+		}
+	}
+	if err := w.ws.send(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	for i, m := range w.sent.messages {
+		checkEncoded(t, m, want[i])
 	}
 }
