@@ -100,7 +100,7 @@ func gets() []Step {
 // deletes takes revisions 14 to 19.
 func deletes() []Step {
 	return append(append(wrong("del", "del a b c", "del d/ d/9 --prefix"), each("put d/1 1", "put d/2 2", "put d/3 3", "put d/4 4",
-		"del nothing", "del d/1", "del d/2 d/4 --prev-kv", "del d/ --prefix --prev-kv", "del nothing --prefix --prev-kv",
+		"del nothing", "del d/1", "del d/2 d/4 --range --prev-kv", "del d/ --prefix --prev-kv", "del nothing --prefix --prev-kv",
 		"del zz --from-key --prev-kv", "del c --range", "del c --range=false", "put c again")...),
 		words("del", ""))
 }
