@@ -54,7 +54,7 @@ func Steps(format string) []Step {
 	}
 	var all []Step
 	for _, part := range [][]Step{
-		puts(), gets(), deletes(), txns(), watches(), compactions(), leases(), cluster(), auth(), locks(), mirror(), alarms(), last(),
+		puts(), gets(), deletes(), txns(), watches(), compactions(), leases(), cluster(), auth(), users(), locks(), mirror(), alarms(), last(),
 	} {
 		all = append(all, part...)
 	}
@@ -100,7 +100,7 @@ func gets() []Step {
 // deletes takes revisions 14 to 19.
 func deletes() []Step {
 	return append(append(wrong("del", "del a b c", "del d/ d/9 --prefix"), each("put d/1 1", "put d/2 2", "put d/3 3", "put d/4 4",
-		"del nothing", "del d/1", "del d/2 d/4 --prev-kv", "del d/ --prefix --prev-kv", "del nothing --prefix --prev-kv",
+		"del nothing", "del d/1", "del d/2 d/4 --range --prev-kv", "del d/ --prefix --prev-kv", "del nothing --prefix --prev-kv",
 		"del zz --from-key --prev-kv", "del c --range", "del c --range=false", "put c again")...),
 		words("del", ""))
 }
@@ -187,6 +187,18 @@ func alarms() []Step {
 func auth() []Step {
 	return append(each("auth status", "user list", "role list", "auth enable", "auth disable", "get a --user=x:y", "get a --user=x --password=y", "auth status --hex"), wrong("user get x", "role get x", "user delete x", "role delete x",
 		"user grant-role x y", "user revoke-role x y", "user passwd x --interactive=false", "role grant-permission x read a", "role revoke-permission x a")...)
+}
+
+// users are kept while auth is off, and roles.
+func users() []Step {
+	steps := each("user add u:secret", "user add u:secret", "user add plain --no-password", "user list", "role add r", "role add r", "role add s", "role list",
+		"role grant-permission r read a", "role grant-permission r write b c", "role grant-permission r readwrite d/ --prefix", "role grant-permission s read e --from-key", "role grant-permission x read a",
+		"role get r", "role get s", "user grant-role u r", "user grant-role u s", "user grant-role u x", "user grant-role x r", "user grant-role u r", "user get u", "user get plain",
+		"role revoke-permission r a", "role revoke-permission r a", "role revoke-permission r b c", "role revoke-permission r d/ --prefix", "role get r", "user revoke-role u r", "user revoke-role u r", "user get u",
+		"role delete s", "user get u", "role delete s", "user delete plain", "user delete plain", "user list", "role list", "auth status", "auth enable")
+	steps = append(steps, run("user grant-role u r"), run("user get u --detail").only("simple", "json", "fields"))
+	return append(append(steps, run("user passwd u --interactive=false").in("other\n"), run("user add v --interactive=false").in("secret\n")),
+		wrong("user add", "role add", "user grant-role u", "role grant-permission r fly a", "role grant-permission r read a b --prefix", "user get", "role get")...)
 }
 
 // compactions compares the hashes before and after; no key has a lease yet whose id the server chose.

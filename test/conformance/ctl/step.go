@@ -47,6 +47,8 @@ func (s Step) message() proto.Message {
 		{"member list", &pb.MemberListResponse{}}, {"member update", &pb.MemberUpdateResponse{}},
 		{"member add", &pb.MemberAddResponse{}}, {"auth status", &pb.AuthStatusResponse{}},
 		{"downgrade", &pb.DowngradeResponse{}}, {"user list", &pb.AuthUserListResponse{}}, {"role list", &pb.AuthRoleListResponse{}},
+		{"user get", &pb.AuthUserGetResponse{}}, {"role get", &pb.AuthRoleGetResponse{}},
+		{"user", &pb.AuthUserAddResponse{}}, {"role", &pb.AuthRoleAddResponse{}}, // the others have a header alone
 	}
 	for _, m := range messages {
 		if s.is(strings.Fields(m.command)...) {
