@@ -13,17 +13,22 @@ import (
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
-// scriptedStore is a store whose log was scrubbed while it was read.
+// scriptedStore is a store whose log, if there is something to do during the reading of it, was scrubbed by then.
 type scriptedStore struct {
 	ix       *mvcc.Index
+	log      []*mvcc.Event
 	during   func()
 	scrubbed bool
 }
 
 func (s *scriptedStore) Index() *mvcc.Index { return s.ix }
 
-func (s *scriptedStore) History(context.Context, *mvcc.Index, int64, func([]*mvcc.Event) bool) error {
-	s.during()
+func (s *scriptedStore) History(_ context.Context, _ *mvcc.Index, from int64, fn func([]*mvcc.Event) bool) error {
+	if s.during != nil {
+		s.during()
+		return nil
+	}
+	fn(slices.DeleteFunc(slices.Clone(s.log), func(e *mvcc.Event) bool { return e.Main < from }))
 	return nil
 }
 
@@ -46,6 +51,7 @@ func (s *scriptedStore) do(t *testing.T, h *Hub, requests ...any) {
 	end := s.ix.End
 	end.Position += int64(len(b.Entries()))
 	s.ix = b.Index(end)
+	s.log = append(s.log, b.Events()...)
 	if len(b.Events()) > 0 {
 		h.Publish(s.ix, b.Events())
 	}
@@ -179,6 +185,32 @@ func TestGivenUpAfterCancel(t *testing.T) {
 	got = next(t, s)
 	if len(got) != 3 || !got[0].Canceled || !got[1].Created || len(got[2].Events) != 1 || got[2].Events[0].Main != 5 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestHeaderOfThePast: the header of events of the past has the current revision, whether they are found
+// among the recent ones or in the log, and that of what comes next has its own.
+func TestHeaderOfThePast(t *testing.T) {
+	for _, recent := range []int{1, 1 << 20} {
+		store := &scriptedStore{ix: mvcc.NewIndex()}
+		h := NewHub(Options{RecentBytes: recent})
+		h.Attach(store)
+		store.do(t, h, put("a"), put("b"), put("b"))
+		s := h.NewStream()
+		defer s.Close()
+		s.Watch(Request{Range: mvcc.NewRange([]byte("a"), nil), Start: 2})
+		for _, want := range []int64{4, 5} {
+			for group := h.pick(); len(group) > 0; group = h.pick() {
+				if err := h.catchUp(t.Context(), group); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := next(t, s)
+			if last := got[len(got)-1]; len(last.Events) != 1 || last.Revision != want {
+				t.Errorf("with %d bytes of recent events: %d events with the revision %d in their header, want %d", recent, len(last.Events), last.Revision, want)
+			}
+			store.do(t, h, put("a"), put("b"))
+		}
 	}
 }
 

@@ -154,7 +154,7 @@ func (h *Hub) Publish(ix *mvcc.Index, changes []*mvcc.Event) {
 	}
 	for i, w := range h.touched {
 		h.stats.Events += int64(len(w.batch))
-		if !w.stream.due(w, w.batch) {
+		if !w.stream.due(w, w.batch, 0) {
 			h.lag(w, w.batch[0].Main)
 		}
 		w.batch = nil
@@ -240,7 +240,7 @@ func (h *Hub) sync(w *watcher, compact int64) bool {
 		events = append(events, e)
 	}
 	h.stats.Events += int64(len(events))
-	if len(events) > 0 && !w.stream.due(w, events) {
+	if len(events) > 0 && !w.stream.due(w, events, h.rev.Load()) {
 		return true // no room after all: it stays behind until there is
 	}
 	w.next = max(w.next, h.rev.Load()+1)
@@ -301,7 +301,7 @@ func (h *Hub) deliver(group []*watcher, events []*Event) (rest []*watcher) {
 			}
 		}
 		h.stats.Events += int64(len(wanted))
-		if len(wanted) > 0 && !w.stream.due(w, wanted) {
+		if len(wanted) > 0 && !w.stream.due(w, wanted, h.rev.Load()) {
 			continue
 		}
 		w.next = max(w.next, last+1)

@@ -62,6 +62,7 @@ type watcher struct {
 
 	// Guarded by Stream.mu.
 	pending  []*Event // due
+	header   int64    // the current revision when the last of them that are of the past were made due
 	queued   bool     // in the stream's queue
 	current  bool     // synced
 	ended    bool     // cancelled by a compaction
@@ -317,9 +318,9 @@ func (s *Stream) takeDue() ([]Response, error) {
 			out = append(out, *q.answer)
 		case q.w.queued:
 			w := q.w
-			out = append(out, Response{ID: w.ID, Revision: w.pending[len(w.pending)-1].Main,
+			out = append(out, Response{ID: w.ID, Revision: max(w.header, w.pending[len(w.pending)-1].Main),
 				Events: w.pending, PrevKV: w.PrevKV, Fragment: w.Fragment, w: w})
-			w.pending, w.queued, w.active = nil, false, true
+			w.pending, w.header, w.queued, w.active = nil, 0, false, true
 			s.sent = max(s.sent, out[len(out)-1].Revision)
 		}
 	}
@@ -375,8 +376,9 @@ func (s *Stream) tellProgress(out []Response, rev int64) []Response {
 }
 
 // due makes events due for a watcher of the stream, or refuses all of them
-// for lack of room. A single batch may exceed the bound.
-func (s *Stream) due(w *watcher, events []*Event) bool {
+// for lack of room. A single batch may exceed the bound. As in etcd, the header of events of the past tells the
+// revision that was current when they were looked up, that of others their own: header is the former, or 0.
+func (s *Stream) due(w *watcher, events []*Event, header int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -389,7 +391,7 @@ func (s *Stream) due(w *watcher, events []*Event) bool {
 	for _, e := range events {
 		s.bytes += e.cost()
 	}
-	w.pending = append(w.pending, events...)
+	w.pending, w.header = append(w.pending, events...), max(w.header, header)
 	if !w.queued {
 		w.queued = true
 		s.queue = append(s.queue, queued{w: w})
