@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,7 +53,27 @@ func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node,
 	return n, nil
 }
 
+// errAlone says that options ask for what a server on a file of its own cannot be.
+var errAlone = errors.New("this server keeps its data in an SQLite file under --data-dir and is alone")
+
+// alone refuses options that a server which is alone would seem to obey: each of several would be a cluster of its own.
+func alone(o config.Options) error {
+	if o.Datastore != "" {
+		return fmt.Errorf("--datastore: %w, other databases are not supported yet: leave the flag out", errAlone)
+	}
+	switch others, err := o.Others(); {
+	case err != nil:
+		return err
+	case len(others) > 0:
+		return fmt.Errorf("--initial-cluster names other members (%s): %w, clusters are not supported yet: name this member only", strings.Join(others, ", "), errAlone)
+	}
+	return nil
+}
+
 func (n *Node) prepare(ctx context.Context) error {
+	if err := alone(n.opts); err != nil {
+		return err
+	}
 	path, err := DatabasePath(n.opts.DataDir)
 	if err != nil {
 		return err
@@ -103,6 +124,9 @@ func DatabasePath(dataDir string) (string, error) {
 	dir := filepath.Join(dataDir, "member")
 	for _, foreign := range []string{"snap", "wal"} {
 		if _, err := os.Stat(filepath.Join(dir, foreign)); err == nil {
+			if _, err := os.Stat(filepath.Join(dir, databaseName)); err == nil {
+				return "", fmt.Errorf("the data directory %s holds data of Keelson (%s) and of an etcd (%s), which must have been started on it later: decide which go on, and move the others away", dataDir, filepath.Join("member", databaseName), filepath.Join("member", foreign))
+			}
 			return "", fmt.Errorf("the data directory %s holds the data of an etcd (%s): choose another --data-dir", dataDir, filepath.Join("member", foreign))
 		}
 	}

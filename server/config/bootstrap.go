@@ -30,6 +30,22 @@ func (o *Options) VerifyBootstrap(ctx context.Context) error {
 	return nil
 }
 
+// Others gives the names of the other members that the initial cluster has, in order.
+func (o *Options) Others() ([]string, error) {
+	c, err := parseCluster(o.InitialCluster)
+	if err != nil {
+		return nil, fmt.Errorf("error setting up initial cluster: %w", err)
+	}
+	var others []string
+	for name := range c {
+		if name != o.Name {
+			others = append(others, name)
+		}
+	}
+	sort.Strings(others)
+	return others, nil
+}
+
 // advertiseMatches compares this member's URLs in the initial cluster with those that it advertises.
 func (o *Options) advertiseMatches(ctx context.Context, initial URLs) error {
 	advertised := o.AdvertisePeerURLs.Strings()

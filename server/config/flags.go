@@ -228,5 +228,5 @@ func (f *flags) unsafe(o *Options) {
 
 func (f *flags) own(o *Options) {
 	f.begin("Keelson's own")
-	f.text(&o.Datastore, "datastore", "URL of the database that holds the data; empty for an SQLite file under --data-dir.")
+	f.text(&o.Datastore, "datastore", "URL of the database that holds the data; empty, which is all that is supported yet, for an SQLite file under --data-dir.")
 }

@@ -44,8 +44,13 @@ func (s *Server) checkQuota(ctx context.Context, request any) error {
 	alarm := &pb.AlarmRequest{
 		Action: pb.AlarmRequest_ACTIVATE, MemberID: s.opts.Cluster.Member, Alarm: pb.AlarmType_NOSPACE,
 	}
+	raised := s.opts.Store.Index().Alarmed(int32(pb.AlarmType_NOSPACE))
 	if _, err := s.commit(ctx, alarm); err != nil {
 		return err
+	}
+	if !raised {
+		s.opts.Logger.Warn("the database has reached its quota: writes are refused until there is room and the alarm is disarmed",
+			"alarm", "NOSPACE", "size", size, "quota", limit, "remedy", "compact, defrag, alarm disarm")
 	}
 	return grpcError(mvcc.ErrNoSpace)
 }

@@ -3,6 +3,7 @@ package etcdv3
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -28,7 +29,7 @@ func TestQuotaLetsDeletesPass(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- store.Run(ctx) }()
-	s := &Server{opts: Options{Store: store, Backend: fullBackend{}, QuotaBytes: 1000, MaxRequestBytes: 1 << 20}}
+	s := &Server{opts: Options{Store: store, Backend: fullBackend{}, QuotaBytes: 1000, MaxRequestBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)}}
 	del := &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("k")}}}
 	if err := s.checkQuota(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{del}}); err != nil {
 		t.Errorf("a transaction that deletes: %v", err)
