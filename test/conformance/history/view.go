@@ -22,10 +22,12 @@ type seen struct {
 	events []*mvccpb.Event
 }
 
-// View is a range of keys as one watcher saw it from the first revision on, over all its streams.
+// View is a range of keys as one watcher saw it, over all its streams.
 type View struct {
 	Name          string
 	Key, RangeEnd []byte
+	// From is the first revision that it asked for.
+	From int64
 	// PrevKV asks for previous values.
 	PrevKV bool
 
@@ -36,9 +38,12 @@ type View struct {
 	changed   chan struct{}
 }
 
-// NewView is a view of nothing yet.
-func NewView(name string, key, end []byte) *View {
-	return &View{Name: name, Key: key, RangeEnd: end, PrevKV: true, next: 1, changed: make(chan struct{})}
+// NewView is a view of nothing yet, from the first revision on.
+func NewView(name string, key, end []byte) *View { return NewViewFrom(name, key, end, 1) }
+
+// NewViewFrom is a view of nothing yet, from a revision on.
+func NewViewFrom(name string, key, end []byte, from int64) *View {
+	return &View{Name: name, Key: key, RangeEnd: end, From: from, PrevKV: true, next: from, reached: from - 1, changed: make(chan struct{})}
 }
 
 // Events are all events, in the order in which they came.
@@ -110,6 +115,13 @@ func (v *View) take(r *pb.WatchResponse) {
 	v.changed = make(chan struct{})
 }
 
+// Reached is the revision up to which everything was seen.
+func (v *View) Reached() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.reached
+}
+
 // ErrBehind means that a watcher was not told of a revision in time.
 var ErrBehind = errors.New("history: a watcher is behind")
 
@@ -133,7 +145,7 @@ func (v *View) Await(ctx context.Context, rev int64) error {
 // view checks what one watcher saw.
 func (c *checker) view(v *View) {
 	var want []*mvccpb.Event // all that it has to see
-	for rev := int64(2); rev <= c.model.last(); rev++ {
+	for rev := max(v.From, 2); rev <= c.model.Last(); rev++ {
 		for _, e := range c.model.events[rev] {
 			if contains(v.Key, v.RangeEnd, e.Kv.Key) {
 				want = append(want, e)
@@ -146,7 +158,7 @@ func (c *checker) view(v *View) {
 			c.fail("watcher %s: revision %d was told of, and then comes %v", v.Name, upTo, r.events[0])
 		}
 		for _, e := range r.events {
-			if len(want) == 0 || !sameEvents([]*mvccpb.Event{e}, want[:1]) {
+			if len(want) == 0 || !SameEvents([]*mvccpb.Event{e}, want[:1]) {
 				c.fail("watcher %s: %v, due is %v", v.Name, e, first(want))
 				return
 			}
