@@ -47,7 +47,7 @@ test: lint test-unit test-crash test-kube test-etcd ## Lint, and all tests but t
 test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long ## The tests that take longer.
 
 .PHONY: test-unit
-test-unit: build peers ## Test the main module with the race detector, test/conformance included, and test/bench.
+test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
 	$(GO) test -race $(TEST_FLAGS) ./...
 	cd test/bench && $(GO) test $(TEST_FLAGS) ./...
 
@@ -94,6 +94,10 @@ $(BIN)/etcdutl: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/etcdutl/v3
 $(BIN)/kine: test/peers/kine/go.mod
 	cd test/peers/kine && $(GO) build -o $@ github.com/k3s-io/kine
+
+.PHONY: postgres
+postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or install them where that can be done.
+	@test/tools/postgres
 
 .PHONY: bench
 bench: build peers ## Measure keelson beside etcd and kine; some 25 minutes. BENCH takes flags, as in BENCH="-scale 0.1 -rounds 1".

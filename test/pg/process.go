@@ -1,0 +1,138 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// errExited means that a server ended when it should not have.
+var errExited = errors.New("the server exited")
+
+// patience bounds the waits that nobody else bounds. It is no measure of speed.
+const patience = time.Minute
+
+// pollInterval is how often a condition without a signal of its own is looked at.
+const pollInterval = 10 * time.Millisecond
+
+// tailBytes is how much of a log is shown.
+const tailBytes = 4096
+
+// process is one run of a server program.
+type process struct {
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the program has ended
+	err    error         // of its end; valid once exited is closed
+}
+
+// launch starts a program that appends what it prints to a log. It does not wait for anything.
+func launch(cmd *exec.Cmd, logPath string) (*process, error) {
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+	}
+	p := &process{cmd: cmd, exited: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.exited)
+	}()
+	return p, nil
+}
+
+func (p *process) running() bool {
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+func (p *process) signal(sig syscall.Signal) {
+	_ = p.cmd.Process.Signal(sig) // an error here means that it is gone
+}
+
+// await returns when ready does with true. It gives up when the program or ctx ends.
+func (p *process) await(ctx context.Context, ready func() bool) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for !ready() {
+		select {
+		case <-tick.C:
+		case <-p.exited:
+			return fmt.Errorf("%w: %v", errExited, p.err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Ports are taken from below those that the kernel gives to outgoing connections. Otherwise one of these could
+// take the port of a server that is down; worse, a client that dials such a port may get connected to itself.
+const (
+	firstPort = 20000
+	lastPort  = 32000
+)
+
+// freePort gives a port that nobody listens on. Somebody else may take it before it is used.
+func freePort() (int, error) {
+	for range 1000 {
+		if port := firstPort + rand.IntN(lastPort-firstPort); !portTaken(port) {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("no port is free between %d and %d", firstPort, lastPort)
+}
+
+func portTaken(port int) bool {
+	l, err := net.Listen("tcp", address(port))
+	if err != nil {
+		return true
+	}
+	return l.Close() != nil
+}
+
+func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// workingIn lists the processes whose working directory is dir.
+func workingIn(dir string) []int {
+	var pids []int
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd") // the pattern is sound
+	for _, link := range links {
+		cwd, err := os.Readlink(link)
+		if err != nil || strings.TrimSuffix(cwd, " (deleted)") != dir {
+			continue // gone, or somebody else's
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// tail is the end of a log, for messages.
+func tail(logPath string) string {
+	b, err := os.ReadFile(logPath)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-tailBytes):])
+}
