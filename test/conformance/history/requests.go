@@ -40,7 +40,7 @@ func (c *client) request() proto.Message {
 		return c.txn()
 	case n < 22:
 		return c.guarded(c.key())
-	case n < 24 || len(c.held()) == 0:
+	case n < 25 || len(c.held()) == 0:
 		return &pb.LeaseGrantRequest{ID: int64(1+c.Round)<<40 | int64(c.n)<<32 | int64(c.sent), TTL: 3600}
 	default:
 		return &pb.LeaseRevokeRequest{ID: c.lease()}

@@ -33,7 +33,6 @@ type View struct {
 
 	mu        sync.Mutex
 	responses []seen
-	next      int64 // to go on from
 	reached   int64 // all events up to it were seen
 	changed   chan struct{}
 }
@@ -43,7 +42,7 @@ func NewView(name string, key, end []byte) *View { return NewViewFrom(name, key,
 
 // NewViewFrom is a view of nothing yet, from a revision on.
 func NewViewFrom(name string, key, end []byte, from int64) *View {
-	return &View{Name: name, Key: key, RangeEnd: end, From: from, PrevKV: true, next: from, reached: from - 1, changed: make(chan struct{})}
+	return &View{Name: name, Key: key, RangeEnd: end, From: from, PrevKV: true, reached: from - 1, changed: make(chan struct{})}
 }
 
 // Events are all events, in the order in which they came.
@@ -57,6 +56,9 @@ func (v *View) Events() []*mvccpb.Event {
 	return all
 }
 
+// ErrCancelled means that the server ended a watch.
+var ErrCancelled = errors.New("history: a watcher was cancelled")
+
 // Watch goes on from what was seen until the stream breaks, and returns why it did.
 func (v *View) Watch(ctx context.Context, conn grpc.ClientConnInterface) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -65,7 +67,7 @@ func (v *View) Watch(ctx context.Context, conn grpc.ClientConnInterface) error {
 	if err != nil {
 		return err
 	}
-	create := &pb.WatchCreateRequest{Key: v.Key, RangeEnd: v.RangeEnd, StartRevision: v.next, PrevKv: v.PrevKV}
+	create := &pb.WatchCreateRequest{Key: v.Key, RangeEnd: v.RangeEnd, StartRevision: v.Reached() + 1, PrevKv: v.PrevKV}
 	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 		return err
 	}
@@ -78,7 +80,7 @@ func (v *View) Watch(ctx context.Context, conn grpc.ClientConnInterface) error {
 			return err
 		}
 		if r.Canceled {
-			return fmt.Errorf("history: watcher %s was cancelled: %s", v.Name, r.CancelReason)
+			return fmt.Errorf("%w: %s at %d: %s (compact revision %d)", ErrCancelled, v.Name, create.StartRevision, r.CancelReason, r.CompactRevision)
 		}
 		if !r.Created {
 			v.take(r)
@@ -110,7 +112,7 @@ func (v *View) take(r *pb.WatchResponse) {
 	if n := len(r.Events); n > 0 {
 		upTo = r.Events[n-1].Kv.ModRevision
 	}
-	v.reached, v.next = upTo, upTo+1
+	v.reached = upTo
 	close(v.changed)
 	v.changed = make(chan struct{})
 }
