@@ -116,9 +116,9 @@ func (j *judge) prepare(ops []*history.Op) []porcupine.Operation {
 				add(&call{op: op, kind: shownLater, makes: makes}, op.Begin, end+1)
 			}
 		case op.Err != nil:
-			add(&call{op: op}, op.Begin, op.End)
+			add(&call{op: op, kind: answered}, op.Begin, op.End)
 		default:
-			add(&call{op: op, answer: history.WithoutHeaders(op.Response)}, op.Begin, op.End)
+			add(&call{op: op, kind: answered, answer: history.WithoutHeaders(op.Response)}, op.Begin, op.End)
 			if leaseOrCompaction {
 				add(&call{op: op, kind: observed}, op.Begin, op.End)
 			}

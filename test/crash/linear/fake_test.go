@@ -120,7 +120,6 @@ func (f *fake) wrong(request proto.Message) (proto.Message, error) {
 	read, isRead := request.(*pb.RangeRequest)
 	isRead = isRead && read.Revision == 0 && !read.Serializable
 	txn, isTxn := request.(*pb.TxnRequest)
-	old := f.states[f.rev-min(3, f.rev-1)]
 	switch {
 	case f.strikes(leaseNotFound, isPut && f.leases[put.Lease]):
 		return nil, rpctypes.ErrGRPCLeaseNotFound
@@ -132,28 +131,13 @@ func (f *fake) wrong(request proto.Message) (proto.Message, error) {
 	case f.strikes(lateAcknowledged, isPut && put.Lease == 0):
 		f.later = append(f.later, request)
 		return withRevision(history.Execute(f.states[f.rev], request, f.rev+1, nil).Response, f.rev+1), nil
-	case f.strikes(staleRead, isRead) && f.rev > 30:
-		rev := f.rev - 12
-		return withRevision(history.Execute(f.states[rev], request, rev+1, nil).Response, rev), nil
-	case f.fault == staleReadNewHeader && isRead:
-		stale := history.Execute(old, request, f.rev+1, nil).Response
-		if !proto.Equal(stale, history.Execute(f.states[f.rev], request, f.rev+1, nil).Response) && f.strikes(staleReadNewHeader, true) {
-			return withRevision(stale, f.rev), nil
+	case isRead && f.rev > 30:
+		if response := f.staleRead(request); response != nil {
+			return response, nil
 		}
-	case f.fault == staleCompare && isTxn && len(txn.Compare) > 0:
-		ops, was := old.Branch(txn)
-		if _, is := f.states[f.rev].Branch(txn); was != is && f.strikes(staleCompare, true) {
-			response, err := f.do(&pb.TxnRequest{Success: ops})
-			if err == nil {
-				response.(*pb.TxnResponse).Succeeded = was
-			}
+	case isTxn && len(txn.Compare) > 0 && f.rev > 30:
+		if response, err := f.staleTxn(txn); response != nil || err != nil {
 			return response, err
-		}
-	case f.fault == staleRefusal && isTxn && len(txn.Compare) > 0 && f.rev > 30:
-		// As staleCompare, but nothing is changed: the answer is that of twelve revisions ago.
-		o := history.Execute(f.states[f.rev-12], txn, 1, f.past)
-		if _, is := f.states[f.rev].Branch(txn); is && len(o.Events) == 0 && f.strikes(staleRefusal, true) {
-			return withRevision(o.Response, f.rev-12), nil
 		}
 	case f.strikes(revisionSkipped, isPut):
 		f.states[f.rev+1] = f.states[f.rev]
@@ -180,6 +164,44 @@ func (f *fake) wrong(request proto.Message) (proto.Message, error) {
 		response.(*pb.RangeResponse).Kvs[0].Version++
 	}
 	return response, nil
+}
+
+// staleRead answers from the past, or not at all.
+func (f *fake) staleRead(request proto.Message) proto.Message {
+	if rev := f.rev - 12; f.strikes(staleRead, true) {
+		return withRevision(history.Execute(f.states[rev], request, rev+1, nil).Response, rev)
+	}
+	if f.fault != staleReadNewHeader {
+		return nil
+	}
+	stale := history.Execute(f.states[f.rev-3], request, f.rev+1, nil).Response
+	if !proto.Equal(stale, history.Execute(f.states[f.rev], request, f.rev+1, nil).Response) && f.strikes(staleReadNewHeader, true) {
+		return withRevision(stale, f.rev)
+	}
+	return nil
+}
+
+// staleTxn compares with the past and does what follows from it, or nothing. With staleRefusal nothing is changed.
+func (f *fake) staleTxn(txn *pb.TxnRequest) (proto.Message, error) {
+	_, is := f.states[f.rev].Branch(txn)
+	switch f.fault {
+	case staleCompare:
+		ops, was := f.states[f.rev-3].Branch(txn)
+		if was == is || !f.strikes(staleCompare, true) {
+			return nil, nil
+		}
+		response, err := f.do(&pb.TxnRequest{Success: ops})
+		if err == nil {
+			response.(*pb.TxnResponse).Succeeded = was
+		}
+		return response, err
+	case staleRefusal:
+		o := history.Execute(f.states[f.rev-12], txn, 1, f.past)
+		if is && len(o.Events) == 0 && f.strikes(staleRefusal, true) {
+			return withRevision(o.Response, f.rev-12), nil
+		}
+	}
+	return nil, nil
 }
 
 func (f *fake) past(rev int64) history.State { return f.states[rev] }
