@@ -28,7 +28,7 @@ type Harness struct {
 	Doubt func(t *testing.T, l Log, d Doubt)
 
 	// Shared is set if several logs may be open at one place at once, as
-	// several servers on one database are. Otherwise a second one is refused with ErrLocked.
+	// several servers on one database are, and are a drivers.Shared. Otherwise a second one is refused with ErrLocked.
 	Shared bool
 
 	// Durable is set if a place outlives the process.
@@ -89,6 +89,9 @@ func Run(t *testing.T, h Harness) {
 			c.run(f)
 			f.finish()
 		})
+	}
+	if h.Shared {
+		runShared(t, h)
 	}
 	if h.Durable {
 		t.Run("Crash", func(t *testing.T) { testCrash(t, h) })

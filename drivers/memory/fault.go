@@ -13,6 +13,8 @@ const (
 	OpFollow
 	OpValues
 	OpScrub
+	OpHold
+	OpAnnounce
 )
 
 // Fault is what happens to one call. Its parts come in the order of the fields.

@@ -26,6 +26,9 @@ type Log struct {
 	// the append that is still in flight then, if any.
 	uncertain bool
 	late      func()
+	// own is the end of this log's last append, turn the one it holds.
+	own  drivers.End
+	turn *turn
 }
 
 // Close ends the connection; the store stays.
@@ -55,8 +58,18 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 		}
 		return l.noteUncertain(err)
 	}
+	end, err := l.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	l.store.mu.Lock()
 	err = l.store.appendLocked(after, batch)
+	if err == nil {
+		l.mu.Lock()
+		l.own = l.store.endLocked()
+		l.mu.Unlock()
+	}
 	l.store.mu.Unlock()
 	if f.Err != nil {
 		err = f.Err

@@ -19,6 +19,9 @@ type Store struct {
 	scrubbed int64
 	// moved is closed and replaced whenever the log grows or is scrubbed.
 	moved chan struct{}
+	// turns is held (by having sent into it) by the log that may append: for an append, or longer. Taken before mu.
+	turns   chan struct{}
+	servers []present
 }
 
 type record struct {
@@ -37,7 +40,7 @@ type closing struct {
 
 // NewStore makes an empty log.
 func NewStore() *Store {
-	return &Store{moved: make(chan struct{})}
+	return &Store{moved: make(chan struct{}), turns: make(chan struct{}, 1)}
 }
 
 // Open makes a connection to the store.

@@ -20,6 +20,7 @@ func allowed() map[string][]string {
 		"drivers/memory":     {"drivers"},
 		"drivers/sqlite":     {"drivers", "drivers/sqlite/internal/walfs"},
 		"drivers/drivertest": {"drivers"},
+		"drivers/postgres":   {"drivers"},
 		"sqllog/mvcc":        {"drivers"},
 		"sqllog":             {"sqllog/mvcc", "drivers"},
 		"sqllog/lessor":      {"sqllog/mvcc"},

@@ -1,0 +1,266 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// The object ids of the types that are sent.
+const (
+	oidBytea       = 17
+	oidInt8        = 20
+	oidInt2        = 21
+	oidText        = 25
+	oidInt8Array   = 1016
+	oidInt2Array   = 1005
+	oidByteaArray  = 1001
+	oidTimestamptz = 1184
+	oidUUID        = 2950
+)
+
+// param is one parameter of a statement, in Postgres' binary format.
+type param struct {
+	oid   uint32
+	value []byte // nil is NULL
+}
+
+func int8Param(v int64) param {
+	return param{oidInt8, binary.BigEndian.AppendUint64(nil, uint64(v))}
+}
+
+func byteaParam(b []byte) param {
+	if b == nil {
+		b = []byte{}
+	}
+	return param{oidBytea, b}
+}
+
+func textParam(s string) param { return param{oidText, []byte(s)} }
+
+func uuidParam(id drivers.BatchID) param { return param{oidUUID, id[:]} }
+
+func nullParam(oid uint32) param { return param{oid: oid} }
+
+// epoch is the beginning of Postgres' time.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// timeParam keeps milliseconds.
+func timeParam(t time.Time) param {
+	ms := t.UnixMilli() - epoch.UnixMilli()
+	return param{oidTimestamptz, binary.BigEndian.AppendUint64(nil, uint64(ms*1000))}
+}
+
+func int8ArrayParam(values []int64) param {
+	b := arrayHeader(oidInt8, len(values), 12*len(values))
+	for _, v := range values {
+		b = binary.BigEndian.AppendUint32(b, 8)
+		b = binary.BigEndian.AppendUint64(b, uint64(v))
+	}
+	return param{oidInt8Array, b}
+}
+
+// arrayHeader begins an array of one dimension without NULLs, with room for its elements.
+func arrayHeader(element uint32, n, room int) []byte {
+	b := make([]byte, 0, 20+room)
+	if n == 0 {
+		b = binary.BigEndian.AppendUint32(b, 0) // no dimension
+		b = binary.BigEndian.AppendUint32(b, 0)
+		return binary.BigEndian.AppendUint32(b, element)
+	}
+	for _, v := range [...]uint32{1, 0, element, uint32(n), 1} {
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+// entryParams makes arrays of the kinds, metas and values of entries.
+func entryParams(entries []drivers.Entry) [3]param {
+	var metas, values int
+	for i := range entries {
+		metas += 4 + len(entries[i].Meta)
+		values += 4 + len(entries[i].Value)
+	}
+	n := len(entries)
+	kind, meta, value := arrayHeader(oidInt2, n, 6*n), arrayHeader(oidBytea, n, metas), arrayHeader(oidBytea, n, values)
+	for i := range entries {
+		e := &entries[i]
+		kind = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(kind, 2), uint16(e.Kind))
+		meta = append(binary.BigEndian.AppendUint32(meta, uint32(len(e.Meta))), e.Meta...)
+		value = append(binary.BigEndian.AppendUint32(value, uint32(len(e.Value))), e.Value...)
+	}
+	return [3]param{{oidInt2Array, kind}, {oidByteaArray, meta}, {oidByteaArray, value}}
+}
+
+// statement is one statement without a name, and its parameters.
+type statement struct {
+	sql    string
+	params []param
+}
+
+func (s *statement) split() (values [][]byte, oids []uint32) {
+	values, oids = make([][]byte, len(s.params)), make([]uint32, len(s.params))
+	for i, p := range s.params {
+		values[i], oids[i] = p.value, p.oid
+	}
+	return values, oids
+}
+
+var binaryFormat = []int16{1}
+
+// query runs one statement as a transaction of its own, in one round trip. The row that fn gets is valid during the call.
+func query(ctx context.Context, c *pgconn.PgConn, s statement, fn func(row [][]byte) error) error {
+	values, oids := s.split()
+	r := c.ExecParams(ctx, s.sql, values, oids, binaryFormat, binaryFormat)
+	ferr := forEach(r, fn)
+	_, err := r.Close()
+	return errors.Join(err, ferr)
+}
+
+// forEach calls fn for each row until it fails.
+func forEach(r *pgconn.ResultReader, fn func(row [][]byte) error) error {
+	for r.NextRow() {
+		if fn == nil {
+			continue
+		}
+		if err := fn(r.Values()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pipeline sends statements together, in one round trip, and gives the number of rows that each of them touched.
+// Without a BEGIN among them they are one transaction. fn gets the rows of statement i.
+func pipeline(ctx context.Context, c *pgconn.PgConn, statements []statement, fn func(i int, row [][]byte) error) ([]int64, error) {
+	var b pgconn.Batch
+	for i := range statements {
+		values, oids := statements[i].split()
+		b.ExecParams(statements[i].sql, values, oids, binaryFormat, binaryFormat)
+	}
+	m := c.ExecBatch(ctx, &b)
+	touched := make([]int64, 0, len(statements))
+	var ferr error
+	for m.NextResult() {
+		r := m.ResultReader()
+		i := len(touched)
+		if e := forEach(r, func(row [][]byte) error {
+			if fn == nil {
+				return nil
+			}
+			return fn(i, row)
+		}); e != nil && ferr == nil {
+			ferr = e
+		}
+		tag, err := r.Close()
+		if err != nil {
+			break // Close says it again
+		}
+		touched = append(touched, tag.RowsAffected())
+	}
+	return touched, errors.Join(m.Close(), ferr)
+}
+
+// run runs statements without parameters or results of interest.
+func run(ctx context.Context, c *pgconn.PgConn, sql string) error {
+	return c.Exec(ctx, sql).Close()
+}
+
+// errNoRow: a statement that gives a row gave none.
+var errNoRow = errors.New("the database gave no row")
+
+// one gives the first row of a statement as texts.
+func one(ctx context.Context, c *pgconn.PgConn, sql string) ([]string, error) {
+	results, err := c.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(results) == 0 || len(results[0].Rows) == 0 {
+		return nil, errNoRow
+	}
+	var row []string
+	for _, v := range results[0].Rows[0] {
+		row = append(row, string(v))
+	}
+	return row, nil
+}
+
+// columns reads the columns of a row one after the other; bad stays set once one is not as expected.
+type columns struct {
+	row [][]byte
+	bad bool
+}
+
+func (c *columns) next() []byte {
+	if len(c.row) == 0 {
+		c.bad = true
+		return nil
+	}
+	v := c.row[0]
+	c.row = c.row[1:]
+	return v
+}
+
+// int8 reads an integer of 8 bytes; NULL is 0.
+func (c *columns) int8() int64 {
+	v := c.next()
+	switch len(v) {
+	case 8:
+		return int64(binary.BigEndian.Uint64(v))
+	case 0:
+		return 0
+	}
+	c.bad = true
+	return 0
+}
+
+func (c *columns) int2() int64 {
+	v := c.next()
+	if len(v) != 2 {
+		c.bad = true
+		return 0
+	}
+	return int64(int16(binary.BigEndian.Uint16(v)))
+}
+
+// uuid reads a batch id; set is false if it is NULL.
+func (c *columns) uuid() (id drivers.BatchID, set bool) {
+	v := c.next()
+	if v != nil && copy(id[:], v) != len(v) {
+		c.bad = true
+	}
+	return id, v != nil
+}
+
+func (c *columns) time() time.Time {
+	us := c.int8()
+	return time.UnixMilli(epoch.UnixMilli() + us/1000)
+}
+
+// bytes reads a bytea, which is copied.
+func (c *columns) bytes() []byte { return bytes.Clone(c.next()) }
+
+// bool reads a boolean.
+func (c *columns) bool() bool {
+	v := c.next()
+	if len(v) != 1 {
+		c.bad = true
+		return false
+	}
+	return v[0] != 0
+}
+
+// err says what is wrong with the row.
+func (c *columns) err(what string) error {
+	if c.bad {
+		return fmt.Errorf("%w: %s: the row is none of Keelson's", drivers.ErrCorrupt, what)
+	}
+	return nil
+}
