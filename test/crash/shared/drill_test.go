@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -66,24 +67,24 @@ func newDrill(t *testing.T, d *deployment, seed uint64) *drill {
 		r.conns = append(r.conns, dial(t, d.servers[i%len(d.servers)]))
 	}
 	r.ctx, r.stop = context.WithCancel(t.Context())
-	for i := range d.servers {
-		r.follow(fmt.Sprintf("of server %d", i), 1, 0, i)
-	}
-	for i := range d.servers {
-		r.follow(fmt.Sprintf("of server %d, that begins anew at random", i), 1, time.Second, i)
-	}
 	var all []int
 	for i := range d.servers {
 		all = append(all, i)
+		r.follow(everything(fmt.Sprintf("of server %d", i), 1), 0, i)
+		r.follow(everything(fmt.Sprintf("of server %d, that begins anew at random", i), 1), time.Second, i)
+		r.follow(history.NewView(fmt.Sprintf("of some keys of server %d", i), []byte("k1"), []byte("k3")), time.Second, i)
 	}
-	r.follow("that changes servers", 1, time.Second, all...)
+	r.follow(everything("that changes servers", 1), time.Second, all...)
 	return r
 }
 
-// follow lets a watcher see everything from a revision on, by one of the servers at a time. It begins anew when its stream
+func everything(name string, from int64) *history.View {
+	return history.NewViewFrom(name, []byte("k"), []byte("l"), from)
+}
+
+// follow lets a watcher see what there is, by one of the servers at a time. It begins anew when its stream
 // breaks, and with some time given, at random within it.
-func (d *drill) follow(name string, from int64, restless time.Duration, servers ...int) {
-	v := history.NewViewFrom(name, []byte("k"), []byte("l"), from)
+func (d *drill) follow(v *history.View, restless time.Duration, servers ...int) {
 	d.views = append(d.views, v)
 	rng := rand.New(rand.NewPCG(d.seed, uint64(len(d.views))))
 	d.watching.Go(func() {
@@ -209,13 +210,33 @@ func (d *drill) settle() error {
 // finish has watchers that begin late see the same, compares the servers' hashes, and ends the history.
 func (d *drill) finish() error {
 	for i := range d.servers {
-		d.follow(fmt.Sprintf("of server %d, late", i), d.compacted()+1, 0, i)
+		d.follow(everything(fmt.Sprintf("of server %d, late", i), d.compacted()+1), 0, i)
 	}
 	err := errors.Join(d.settle(), d.hashes())
 	d.stop()
 	d.watching.Wait()
 	d.recorder.Served()
-	return errors.Join(append(d.cancelled, err)...)
+	return errors.Join(append(d.cancelled, err, d.check())...)
+}
+
+// check stops the servers and walks the log on Postgres for its invariants, with Keelson's own command.
+func (d *drill) check() error {
+	if d.database == nil {
+		return nil
+	}
+	var errs []error
+	for i, p := range d.servers {
+		if err := p.Stop(); err != nil {
+			errs = append(errs, fmt.Errorf("server %d: %w", i, err))
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.t.Context()), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary(d.t, "keelson"), "check", "--datastore="+d.database.URL(database)).CombinedOutput()
+	if err != nil {
+		errs = append(errs, fmt.Errorf("keelson check: %w\n%s", err, out))
+	}
+	return errors.Join(errs...)
 }
 
 // compacted is the highest revision that may have been compacted.

@@ -25,6 +25,10 @@ func serverFaults() []fault {
 			time.Sleep(d.moment(1000, 5000))
 			return errors.Join(err, p.Resume())
 		}},
+		{"a server is restarted", func(ctx context.Context, d *drill) error {
+			p := d.servers[d.pick()]
+			return errors.Join(p.Stop(), p.Restart(ctx))
+		}},
 		{"kill -9 of a server, twice", func(ctx context.Context, d *drill) error {
 			i := d.pick()
 			return errors.Join(d.killed(ctx, i, 0), d.killed(ctx, i, d.moment(0, 500)))
@@ -71,11 +75,10 @@ func databaseFaults() []fault {
 			return nil
 		}},
 		{"connections are cut at COMMIT", func(_ context.Context, d *drill) error {
-			for range 6 {
+			for end := time.Now().Add(d.moment(1000, 2500)); time.Now().Before(end); time.Sleep(d.moment(20, 150)) {
 				for _, p := range d.proxies {
 					p.CutAt("commit", []pg.Moment{pg.BeforeRequest, pg.BeforeAnswer}[d.rng.IntN(2)])
 				}
-				time.Sleep(d.moment(50, 300))
 			}
 			return d.heal()
 		}},

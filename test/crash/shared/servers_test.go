@@ -17,6 +17,9 @@ import (
 
 var binDir = flag.String("bin", "../../../.build/bin", "directory of the servers' binaries")
 
+// database is the one that is there in every Postgres.
+const database = "postgres"
+
 // deployment is several servers of one store.
 type deployment struct {
 	servers []*launch.Process
@@ -79,15 +82,19 @@ func cluster(t *testing.T, members int) *deployment {
 // onPostgres is so many Keelsons on one database.
 func onPostgres(t *testing.T, servers int) *deployment {
 	t.Helper()
+	var dirs []string // made first, to be removed last
+	for range servers {
+		dirs = append(dirs, t.TempDir())
+	}
 	d := (&deployment{database: pg.Run(t, pg.Options{Durable: true})}).closing(t)
-	for i := range servers {
+	for i, dir := range dirs {
 		proxy, err := pg.StartProxy(d.database)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = proxy.Close() })
 		p, err := launch.Start(t.Context(), launch.Options{
-			Binary: binary(t, "keelson"), Dir: t.TempDir(), Name: fmt.Sprintf("s%d", i), Flags: []string{"--datastore=" + proxy.URL("postgres")},
+			Binary: binary(t, "keelson"), Dir: dir, Name: fmt.Sprintf("s%d", i), Flags: []string{"--datastore=" + proxy.URL(database)},
 		})
 		if err != nil {
 			t.Fatal(err)
