@@ -24,9 +24,12 @@ type call struct {
 
 var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
-// edit is a change of the index that appends nothing: housekeeping.
+// edit is a change of the index that appends nothing.
 type edit struct {
-	fn   func(*mvcc.Builder)
+	// fn changes it, at the current end of the log: housekeeping.
+	fn func(*mvcc.Builder)
+	// upTo, without fn, is the position up to which the log is to be taken in at least.
+	upTo int64
 	done chan error
 }
 
@@ -38,6 +41,9 @@ type edit struct {
 // drivers.ErrUncertain, when the request may or may not take effect; ErrTimeout, likewise;
 // ErrStorage; ErrStopped; the context's.
 func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
+	if err := s.refused(); err != nil {
+		return nil, err
+	}
 	c := callPool.Get().(*call)
 	c.request, c.size = request, size
 	stalled := s.stalled.Load().c
@@ -134,10 +140,9 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-s.edits:
-			e.done <- s.runEdit(ctx, e.fn)
+			e.done <- s.runEdit(ctx, e)
 		case first := <-s.calls:
-			batch = s.collect(append(batch[:0], first))
-			s.commit(ctx, batch)
+			batch = s.commit(ctx, append(batch[:0], first))
 			clear(batch)
 		}
 	}
@@ -171,15 +176,27 @@ func (s *Store) collect(batch []*call) []*call {
 	return batch
 }
 
-// commit evaluates, appends, publishes and answers one batch.
-func (s *Store) commit(ctx context.Context, batch []*call) {
-	requests := make([]any, len(batch))
-	for i, c := range batch {
-		requests[i] = c.request
-	}
+// commit collects a batch, evaluates, appends, publishes and answers it. Where other servers append too, it takes its turn
+// before it collects: what comes in while it waits goes along.
+func (s *Store) commit(ctx context.Context, batch []*call) []*call {
+	// What has begun to be appended is seen through, also when the server is stopping.
+	ctx = context.WithoutCancel(ctx)
 	var results []mvcc.Result
 	var err error
-	s.bounded(func() { results, err = s.decide(ctx, requests) })
+	s.bounded(func() {
+		var t drivers.Turn
+		if t, err = s.takeTurn(ctx); err != nil {
+			err = s.failed(err)
+		}
+		batch = s.collect(batch)
+		if err == nil {
+			requests := make([]any, len(batch))
+			for i, c := range batch {
+				requests[i] = c.request
+			}
+			results, err = s.decide(ctx, requests, t)
+		}
+	})
 	for i, c := range batch {
 		if err != nil {
 			c.result = mvcc.Result{Err: err}
@@ -189,47 +206,92 @@ func (s *Store) commit(ctx context.Context, batch []*call) {
 		c.fence = s.fence.enter()
 		c.done <- struct{}{}
 	}
+	return batch
 }
 
 // decide evaluates requests until their outcome stands. Every answer speaks for the end of the log, also one
-// that appends nothing (I10).
-func (s *Store) decide(ctx context.Context, requests []any) ([]mvcc.Result, error) {
-	// What has begun to be appended is seen through, also when the server is stopping.
-	ctx = context.WithoutCancel(ctx)
-	if s.uncertain {
-		if err := s.catchUp(ctx); err != nil {
-			return nil, s.failed(err)
-		}
-	}
-	env := mvcc.Env{
-		MinLeaseTTL: s.opts.MinLeaseTTL,
-		Values:      func(positions []int64) ([][]byte, error) { return s.fetch(ctx, positions) },
-	}
+// that appends nothing (I10). It ends the turn, if there is one.
+func (s *Store) decide(ctx context.Context, requests []any, t drivers.Turn) ([]mvcc.Result, error) {
 	for {
-		ix := s.index.Load()
-		b, results := mvcc.Evaluate(ix, env, requests)
-		var err error
-		if len(b.Entries()) == 0 {
-			err = s.proveCurrent(ctx, ix)
-		} else {
-			err = s.append(ctx, ix, b, len(requests))
+		end := s.index.Load().End
+		results, err := s.tryOnce(ctx, requests, t)
+		if t != nil {
+			t.Release()
+			t = nil
 		}
 		switch {
 		case err == nil:
 			return results, nil
-		case errors.Is(err, drivers.ErrConflict), errors.Is(err, drivers.ErrUnresolved):
+		case errors.Is(err, drivers.ErrConflict):
+			t, err = s.afterConflict(ctx, end, err)
+		case errors.Is(err, drivers.ErrUnresolved), errors.Is(err, errStale):
 			// Unresolved may be a scrub, of which this loop knows nothing.
-			if cerr := s.catchUp(ctx); cerr != nil {
-				return nil, s.failed(cerr)
+			err = s.catchUp(ctx)
+		case errors.Is(err, drivers.ErrUncertain):
+			switch landed, rerr := s.resolve(ctx); {
+			case rerr != nil:
+				err = fmt.Errorf("%w; %w", err, rerr)
+			case landed:
+				return results, nil
+			default:
+				err = nil // it is not in the log, and never will be: once more
 			}
-			if errors.Is(err, drivers.ErrConflict) && s.index.Load().End == ix.End {
-				// The log says that it has moved, and has not: trying again would not end.
-				return nil, s.failed(fmt.Errorf("%w: the log refuses its own end: %v", ErrStorage, err))
-			}
-		default:
+		}
+		if err != nil {
 			return nil, s.failed(err)
 		}
 	}
+}
+
+// afterConflict takes in what another server has appended, in a turn where there are turns: whoever was first could be so again.
+func (s *Store) afterConflict(ctx context.Context, end drivers.End, conflict error) (drivers.Turn, error) {
+	s.contended = contendedBatches
+	t, err := s.takeTurn(ctx)
+	if err == nil && t == nil {
+		err = s.catchUp(ctx)
+	}
+	if err == nil && s.index.Load().End == end {
+		// The log says that it has moved, and has not: trying again would not end.
+		err = fmt.Errorf("%w: the log refuses its own end: %v", ErrStorage, conflict)
+		if t != nil {
+			t.Release()
+		}
+	}
+	return t, err
+}
+
+// errStale: values needed to decide were scrubbed by another server, so the index is an old one.
+var errStale = errors.New("the index is behind the log")
+
+// tryOnce evaluates requests on the current index and makes the outcome stand, in a turn if there is one.
+func (s *Store) tryOnce(ctx context.Context, requests []any, t drivers.Turn) ([]mvcc.Result, error) {
+	if s.doubt != nil {
+		if err := s.catchUp(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var stale error
+	env := mvcc.Env{
+		MinLeaseTTL: s.opts.MinLeaseTTL,
+		Values: func(positions []int64) ([][]byte, error) {
+			got, err := s.fetch(ctx, positions)
+			if errors.Is(err, drivers.ErrScrubbed) {
+				stale = fmt.Errorf("%w: %w", errStale, err)
+			}
+			return got, err
+		},
+	}
+	ix := s.index.Load()
+	b, results := mvcc.Evaluate(ix, env, requests)
+	switch {
+	case stale != nil && s.shared != nil:
+		return nil, stale
+	case len(b.Entries()) > 0:
+		return results, s.append(ctx, ix, b, len(requests))
+	case t != nil && t.Bounds().End == ix.End:
+		return results, nil // nobody can have appended
+	}
+	return results, s.proveCurrent(ctx, ix)
 }
 
 // proveCurrent succeeds if ix is still the end of the log, and otherwise gives ErrConflict.
@@ -249,6 +311,9 @@ func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder, req
 	}
 	start := time.Now()
 	if err := s.log.Append(ctx, ix.End, &batch); err != nil {
+		if errors.Is(err, drivers.ErrUncertain) {
+			s.doubt = &doubt{after: ix.End, id: batch.ID}
+		}
 		return err
 	}
 	s.opts.Appended(requests, len(batch.Entries), time.Since(start))
@@ -266,55 +331,17 @@ func (s *Store) publish(b *mvcc.Builder, end drivers.End) {
 			s.cache.put(ev.Position, ev.Value)
 		}
 	}
+	compact := s.index.Load().Compact
 	ix := b.Index(end)
 	s.index.Store(ix)
+	if ix.Compact != compact {
+		s.opts.Compacted()
+	}
 	if len(events) > 0 {
 		s.opts.Publish(ix, events)
 	}
 	if ids := b.Leases(); len(ids) > 0 {
 		s.opts.Leases(ix, ids)
-	}
-}
-
-// catchUp takes in what stands in the log after the index's end.
-func (s *Store) catchUp(ctx context.Context) error {
-	bounds, err := s.log.ReadIndex(ctx)
-	if err != nil {
-		return err
-	}
-	ix := s.index.Load()
-	if bounds.End == ix.End {
-		s.known()
-		return nil
-	}
-	if bounds.End.Position <= ix.End.Position {
-		return fmt.Errorf("the log ends at %d, %d was seen: %w", bounds.End.Position, ix.End.Position, drivers.ErrDiverged)
-	}
-	// Follow, unlike Scan, makes sure that what comes is a continuation of what was seen.
-	b, end := ix.Edit(true), ix.End
-	err = s.log.Follow(ctx, ix.End, func(batch *drivers.Batch) error {
-		if err := b.Load(batch.Entries); err != nil {
-			return err
-		}
-		end = drivers.End{Position: end.Position + int64(len(batch.Entries)), Batch: batch.ID}
-		if end.Position >= bounds.End.Position {
-			return errEnough
-		}
-		return nil
-	})
-	if !errors.Is(err, errEnough) {
-		return err
-	}
-	s.known()
-	s.publish(b, end)
-	return nil
-}
-
-// known notes that the outcome of every append is known.
-func (s *Store) known() {
-	if s.uncertain {
-		s.uncertain = false
-		s.failure.Store(nil)
 	}
 }
 
@@ -327,17 +354,19 @@ func (s *Store) notWritable(err error) {
 
 // failed remembers a storage error for the health checks and makes it the requests' answer.
 func (s *Store) failed(err error) error {
+	if d := s.refused(); d != nil {
+		return d
+	}
 	s.notWritable(err)
 	if errors.Is(err, drivers.ErrUncertain) {
-		s.uncertain = true
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrStorage, err)
 }
 
-// edit runs fn in the loop on a builder of the current end of the log, and publishes.
-func (s *Store) edit(ctx context.Context, fn func(*mvcc.Builder)) error {
-	e := edit{fn: fn, done: make(chan error, 1)}
+// edit has the loop do an edit.
+func (s *Store) edit(ctx context.Context, e edit) error {
+	e.done = make(chan error, 1)
 	select {
 	case s.edits <- e:
 	case <-ctx.Done():
@@ -348,20 +377,28 @@ func (s *Store) edit(ctx context.Context, fn func(*mvcc.Builder)) error {
 	select {
 	case err := <-e.done:
 		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	case <-s.stopped:
 		return ErrStopped
 	}
 }
 
-func (s *Store) runEdit(ctx context.Context, fn func(*mvcc.Builder)) error {
+func (s *Store) runEdit(ctx context.Context, e edit) error {
 	// That the server stops is no failure of the log.
 	ctx = context.WithoutCancel(ctx)
+	if e.fn == nil {
+		if err := s.reach(ctx, e.upTo); err != nil {
+			return s.failed(err)
+		}
+		return nil
+	}
 	if err := s.catchUp(ctx); err != nil {
 		return s.failed(err)
 	}
 	ix := s.index.Load()
 	b := ix.Edit(false)
-	fn(b)
+	e.fn(b)
 	s.index.Store(b.Index(ix.End))
 	return nil
 }

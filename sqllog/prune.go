@@ -29,16 +29,63 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	begin := s.index.Load().End.Position
 	if err := s.pruneIndex(ctx, rest); err != nil {
 		return 0, err
 	}
+	if s.opts.Peers != nil && !s.opts.Peers.Keeper() {
+		// Another server scrubs. Should it end before it has, this one knows what is left.
+		cleared := s.opts.Peers.Cleared()
+		s.freed = slices.DeleteFunc(s.freed, func(f freed) bool { return f.upTo <= cleared })
+		return 0, nil
+	}
 	patience, cancel := context.WithTimeout(ctx, fencePatience)
 	defer cancel()
-	if err := s.fence.pass(patience); err != nil && ctx.Err() != nil {
+	if err := s.passed(patience); err != nil && ctx.Err() != nil {
 		return 0, err
 	}
 	// A read that outlasts the patience finds its values gone, and begins anew or is told so.
-	return s.scrub(ctx, rest)
+	removed, err := s.scrub(ctx, rest)
+	switch {
+	case len(s.freed) > 0:
+		begin = min(begin, s.freed[0].positions[0]-1)
+	case err != nil:
+		begin = 0
+	}
+	s.cleared.Store(max(s.cleared.Load(), begin))
+	return removed, err
+}
+
+// passed waits until nobody needs what was freed: the reads of this server that began before have ended, and
+// the others know that it is free.
+func (s *Store) passed(ctx context.Context) error {
+	if err := s.fence.pass(ctx); err != nil {
+		return err
+	}
+	if s.opts.Peers == nil {
+		return nil
+	}
+	return s.opts.Peers.Reached(ctx, s.index.Load().End.Position)
+}
+
+// Cleared gives the position up to which this server has scrubbed everything superseded.
+func (s *Store) Cleared() int64 { return s.cleared.Load() }
+
+// freed are positions of superseded entries that are to be scrubbed.
+type freed struct {
+	positions []int64
+	upTo      int64 // where the log ended when they were found
+}
+
+// free adds to what is to be scrubbed.
+func (s *Store) free(positions []int64, upTo int64) {
+	switch n := len(s.freed); {
+	case len(positions) == 0:
+	case n > 0 && s.freed[n-1].upTo == upTo:
+		s.freed[n-1].positions = append(s.freed[n-1].positions, positions...)
+	default:
+		s.freed = append(s.freed, freed{positions, upTo})
+	}
 }
 
 // pruneIndex moves what is free from the index to s.freed.
@@ -47,13 +94,13 @@ func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error
 	for from, more := "", rev > 0; more; {
 		keys, next := s.index.Load().Prunable(from, rev, visitedKeys)
 		for chunk := range slices.Chunk(keys, prunedKeys) {
-			err := s.edit(ctx, func(b *mvcc.Builder) {
-				freed := b.Prune(chunk, rev)
-				for _, pos := range freed {
+			err := s.edit(ctx, edit{fn: func(b *mvcc.Builder) {
+				positions := b.Prune(chunk, rev)
+				for _, pos := range positions {
 					s.cache.drop(pos)
 				}
-				s.freed = append(s.freed, freed...)
-			})
+				s.free(positions, b.End().Position)
+			}})
 			if err == nil {
 				err = rest(ctx)
 			}
@@ -66,17 +113,22 @@ func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error
 	if s.index.Load().Garbage() == 0 {
 		return nil
 	}
-	return s.edit(ctx, func(b *mvcc.Builder) { s.freed = append(s.freed, b.TakeGarbage()...) })
+	return s.edit(ctx, edit{fn: func(b *mvcc.Builder) { s.free(b.TakeGarbage(), b.End().Position) }})
 }
 
 // scrub removes s.freed from the log.
 func (s *Store) scrub(ctx context.Context, rest func(context.Context) error) (removed int, err error) {
-	slices.Sort(s.freed)
-	s.freed = slices.Compact(s.freed)
+	var all []int64
+	for _, f := range s.freed {
+		all = append(all, f.positions...)
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	end := s.index.Load().End.Position
 	// The last position stays (it tells the end), and what is freed after it cannot be there yet.
-	last, _ := slices.BinarySearch(s.freed, s.index.Load().End.Position)
+	last, _ := slices.BinarySearch(all, end)
 	for removed < last {
-		chunk := s.freed[removed:min(removed+scrubbed, last)]
+		chunk := all[removed:min(removed+scrubbed, last)]
 		if err = s.log.Scrub(ctx, chunk); err != nil {
 			break
 		}
@@ -85,7 +137,8 @@ func (s *Store) scrub(ctx context.Context, rest func(context.Context) error) (re
 			break
 		}
 	}
-	s.freed = slices.Clone(s.freed[removed:])
+	s.freed = nil
+	s.free(slices.Clone(all[removed:]), end)
 	return removed, err
 }
 

@@ -15,7 +15,7 @@ import (
 // snapshot gives the index that a read is answered from.
 func (s *Store) snapshot(ctx context.Context, serializable bool) (*mvcc.Index, error) {
 	if serializable {
-		return s.index.Load(), nil
+		return s.index.Load(), s.refused()
 	}
 	return s.Linearizable(ctx)
 }
@@ -30,6 +30,12 @@ func (s *Store) read(ctx context.Context, serializable bool, fn func(*mvcc.Index
 			return err
 		case attempt == readAttempts:
 			return fmt.Errorf("%w: %w", ErrStorage, err)
+		}
+		if serializable && s.shared != nil {
+			// Another server has freed what this one's index still shows.
+			if _, err := s.Linearizable(ctx); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -103,17 +109,37 @@ func (s *Store) RangeStream(ctx context.Context, r *pb.RangeRequest, chunkBytes 
 // History gives the events of revision from and later, up to the current revision of ix, to fn, with values,
 // in slices that end with a revision's last event. fn ends it by
 // returning false. Events that a compaction freed meanwhile may be missing: the caller compares the compact
-// revision afterwards.
-func (s *Store) History(ctx context.Context, ix *mvcc.Index, from int64, fn func([]*mvcc.Event) bool) error {
-	h := history{ix: ix, from: from, fn: fn}
+// revision of the current index, which knows of every compaction then, whatever server made it.
+func (s *Store) History(ctx context.Context, ix *mvcc.Index, from int64, fn func([]*mvcc.Event) bool) (err error) {
+	var herr error
+	h := history{ix: ix, from: from, fn: func(events []*mvcc.Event) bool {
+		if herr = s.current(ctx); herr != nil {
+			return false
+		}
+		return fn(events)
+	}}
 	opts := drivers.ScanOptions{After: ix.Before(from), UpTo: ix.End.Position, Values: true}
-	err := s.log.Scan(ctx, opts, h.take)
+	err = s.log.Scan(ctx, opts, h.take)
 	if err == nil {
 		err = h.flush()
 	}
-	if errors.Is(err, errEnough) {
+	switch {
+	case herr != nil:
+		return herr
+	case errors.Is(err, errEnough):
+		return nil
+	case err != nil:
+		return err
+	}
+	return s.current(ctx)
+}
+
+// current brings the index to the end of the log, if other servers may have appended to it.
+func (s *Store) current(ctx context.Context) error {
+	if s.shared == nil {
 		return nil
 	}
+	_, err := s.Linearizable(ctx)
 	return err
 }
 
@@ -205,6 +231,9 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (Hash, error) {
 		})
 		if err != nil {
 			return Hash{}, fmt.Errorf("%w: %w", ErrStorage, err)
+		}
+		if err := s.current(ctx); err != nil {
+			return Hash{}, err
 		}
 		if s.index.Load().Compact == ix.Compact {
 			sum := Hash{Sum: h.Sum(), Revision: at, Compact: ix.Compact, Current: ix.Rev}

@@ -41,6 +41,16 @@ type Options struct {
 	// Leases gets the ids of the leases that a commit granted, checkpointed or
 	// revoked, with the index after it; otherwise like Publish. Optional.
 	Leases func(*mvcc.Index, []int64)
+	// Reloaded gets the index when it was loaded anew, since this server had fallen behind what was
+	// scrubbed: what lies between it and the last one published was not told. It must not block. Optional.
+	Reloaded func(*mvcc.Index)
+	// Diverged is told once that the log has another history than the one served, from when on
+	// every request is refused with ErrStorage. It must not block. Optional.
+	Diverged func(error)
+	// Compacted is told that there is something for Prune to free, after a compaction by whatever server. It must not block. Optional.
+	Compacted func()
+	// Peers are the other servers on a log that is shared. Without it this server scrubs, at once.
+	Peers Peers
 	// Appended is told of every append: how many requests and entries it
 	// carried and how long it took. For metrics. Optional.
 	Appended func(requests, entries int, took time.Duration)
@@ -65,12 +75,32 @@ func (o *Options) EnsureDefaults() {
 	if o.Leases == nil {
 		o.Leases = func(*mvcc.Index, []int64) {}
 	}
+	if o.Reloaded == nil {
+		o.Reloaded = func(*mvcc.Index) {}
+	}
+	if o.Diverged == nil {
+		o.Diverged = func(error) {}
+	}
+	if o.Compacted == nil {
+		o.Compacted = func() {}
+	}
 	if o.Appended == nil {
 		o.Appended = func(int, int, time.Duration) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+}
+
+// Peers is what the store needs to know of the servers that share its log.
+type Peers interface {
+	// Keeper tells whether it is this server that scrubs.
+	Keeper() bool
+	// Reached waits until every server that is alive has taken in the log up to a position, so that none needs to read what was
+	// superseded before.
+	Reached(ctx context.Context, position int64) error
+	// Cleared gives the position up to which everything superseded is known to be scrubbed.
+	Cleared() int64
 }
 
 func setDefault[T int | int64 | time.Duration](v *T, def T) {
@@ -93,6 +123,7 @@ var (
 type Store struct {
 	opts   Options
 	log    drivers.Log
+	shared drivers.Shared // the log, if it is one
 	index  atomic.Pointer[mvcc.Index]
 	cache  *cache
 	fence  fence
@@ -105,12 +136,16 @@ type Store struct {
 	// unreadable is the failure of the last read from the log.
 	unreadable atomic.Pointer[error]
 	stalled    atomic.Pointer[stall]
-	// uncertain is set while it is not known whether the last append is in the
-	// log. The commit loop alone uses it.
-	uncertain bool
+	// diverged is set for good when the log turned out to have another history.
+	diverged atomic.Pointer[error]
+	// doubt is the last append while it is not known whether it is in the log, and contended the number of batches that
+	// are still to begin with a turn, since other servers were met. The commit loop alone uses them.
+	doubt     *doubt
+	contended int
 
 	pruning chan struct{} // holds a token while a Prune runs
-	freed   []int64       // positions to be scrubbed; guarded by pruning
+	freed   []freed       // to be scrubbed; guarded by pruning
+	cleared atomic.Int64  // the position up to which this server has scrubbed all there is
 }
 
 // Open loads the log and builds the index. The store serves reads from then on,
@@ -126,53 +161,14 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		stopped: make(chan struct{}),
 		pruning: make(chan struct{}, 1),
 	}
-	start := time.Now()
-	ix, err := load(ctx, s.log)
+	s.shared, _ = s.log.(drivers.Shared)
+	ix, err := s.load(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the log: %w", err)
 	}
 	s.index.Store(ix)
 	s.stalled.Store(&stall{make(chan struct{})})
-	s.opts.Logger.Info("loaded the log", "keys", ix.Keys(), "revision", ix.Rev,
-		"compact_revision", ix.Compact, "position", ix.End.Position, "took", time.Since(start))
 	return s, nil
-}
-
-// load reads the whole log, without values, on one goroutine and builds the index on another.
-func load(ctx context.Context, log drivers.Log) (*mvcc.Index, error) {
-	bounds, err := log.ReadIndex(ctx)
-	if err != nil {
-		return nil, err
-	}
-	b := mvcc.NewIndex().Edit(false)
-	if bounds.End.Position == 0 {
-		return b.Index(bounds.End), nil
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	slices := make(chan []drivers.Entry, 4)
-	scanned := make(chan error, 1)
-	go func() {
-		defer close(slices)
-		scanned <- log.Scan(ctx, drivers.ScanOptions{UpTo: bounds.End.Position}, func(entries []drivers.Entry) error {
-			select {
-			case slices <- append([]drivers.Entry(nil), entries...):
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}()
-	for entries := range slices {
-		if err := b.Load(entries); err != nil {
-			return nil, err
-		}
-	}
-	if err := <-scanned; err != nil {
-		return nil, err
-	}
-	b.Settle()
-	return b.Index(bounds.End), nil
 }
 
 // Index gives the current index: every acknowledged write of this server is in it.
@@ -181,25 +177,47 @@ func (s *Store) Index() *mvcc.Index { return s.index.Load() }
 // Linearizable gives an index that has every write acknowledged, by any server
 // on the log, before the call.
 func (s *Store) Linearizable(ctx context.Context) (*mvcc.Index, error) {
+	if err := s.refused(); err != nil {
+		return nil, err
+	}
+	before := s.index.Load()
 	bounds, err := s.log.ReadIndex(ctx)
 	if err != nil {
 		return nil, s.readFailed(ctx, err)
 	}
 	ix := s.index.Load()
-	if ix.End.Position >= bounds.End.Position {
+	switch {
+	case behind(bounds.End, before.End):
+		// The loop will make sure of it, with nothing under way.
+		err = s.edit(ctx, edit{fn: func(*mvcc.Builder) {}})
+	case ix.End.Position < bounds.End.Position:
+		err = s.edit(ctx, edit{upTo: bounds.End.Position})
+	default:
 		return ix, nil
 	}
-	// Only a barrier or another server's batch can be ahead of the index.
-	if err := s.edit(ctx, func(*mvcc.Builder) {}); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return s.index.Load(), nil
 }
 
+// behind tells whether a log that ends at end has lost what was seen.
+func behind(end, seen drivers.End) bool {
+	return end.Position < seen.Position || end.Position == seen.Position && end.Batch != seen.Batch
+}
+
+// refused says why nothing is answered at all.
+func (s *Store) refused() error {
+	if p := s.diverged.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
 // Failure tells what keeps the store from writing or reading, as far as the
 // last attempts showed, or nil.
 func (s *Store) Failure() error {
-	for _, p := range []*error{s.failure.Load(), s.unreadable.Load()} {
+	for _, p := range []*error{s.diverged.Load(), s.failure.Load(), s.unreadable.Load()} {
 		if p != nil {
 			return *p
 		}
@@ -282,7 +300,13 @@ func (s *Store) fetch(ctx context.Context, positions []int64) ([][]byte, error) 
 const maxCachedFetch = 1000
 
 // Values fetches values by position. The bytes are shared: they are not to be
-// changed. drivers.ErrScrubbed if one is gone.
+// changed. drivers.ErrScrubbed if one is gone; then the index knows of the compaction that freed it.
 func (s *Store) Values(ctx context.Context, positions []int64) ([][]byte, error) {
-	return s.fetch(ctx, positions)
+	got, err := s.fetch(ctx, positions)
+	if errors.Is(err, drivers.ErrScrubbed) && s.shared != nil {
+		if _, lerr := s.Linearizable(ctx); lerr != nil {
+			return nil, lerr
+		}
+	}
+	return got, err
 }

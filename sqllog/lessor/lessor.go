@@ -262,7 +262,7 @@ func (l *Lessor) revoke(ctx context.Context, due []*lease) error {
 	g.SetLimit(revokesAtOnce)
 	for _, le := range due {
 		g.Go(func() error {
-			_, err := l.store.Do(ctx, &mvcc.Expire{ID: le.id, Grant: le.grant}, 0)
+			_, err := l.store.Do(ctx, &mvcc.Expire{ID: le.id, Entry: le.entry}, 0)
 			if errors.Is(err, mvcc.ErrLeaseNotFound) {
 				return nil
 			}

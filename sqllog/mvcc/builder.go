@@ -42,6 +42,9 @@ func (b *Builder) Index(end drivers.End) *Index {
 	return &ix
 }
 
+// End is the end of the log with which the builder began, or that Index was given last.
+func (b *Builder) End() drivers.End { return b.ix.End }
+
 // Events gives the changes made so far, in order.
 func (b *Builder) Events() []*Event { return b.events }
 

@@ -18,12 +18,20 @@ type Checkpoint struct {
 }
 
 // Remaining is the time in seconds that a lease has left. It is passed over unless
-// Grant is that of the lease (see Lease.Grant) or 0.
-type Remaining struct{ ID, Remaining, Grant int64 }
+// Grant is that of the lease (see Lease.Grant) or 0, and Entry that of the lease (see Lease.Entry) or 0.
+type Remaining struct{ ID, Remaining, Grant, Entry int64 }
 
-// Expire is a request of the server's own: it revokes a lease whose time is up,
-// unless the lease of this id is another one by now.
-type Expire struct{ ID, Grant int64 }
+// Expire is a request of the server's own: it revokes a lease whose time is up. Entry is the newest one
+// of the lease that was seen: it is refused if the lease of this id is another one by now, or was renewed since, on whichever server.
+type Expire struct{ ID, Entry int64 }
+
+// Renew is a request of the server's own: it writes down that a lease has its whole TTL again, for all servers to read.
+// The response is the TTL in seconds, an int64.
+type Renew struct{ ID int64 }
+
+// Founding is a request of the server's own: it records the member unless the log has one already, whose cluster it joins then.
+// The response is the member that the log has, a *Member.
+type Founding struct{ *Member }
 
 // Barrier is a request of the server's own that changes nothing but the log's
 // end: its success proves that the log can be appended to.
@@ -53,7 +61,7 @@ type Result struct {
 //
 // Requests are etcdserverpb's: PutRequest, DeleteRangeRequest, TxnRequest, CompactionRequest,
 // LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest, those of the Auth API that change users (with
-// passwords hashed) and roles; and *Checkpoint, *Expire, *Member and *Barrier. They must have passed the checks of the API (see package etcdv3) and must not be changed any more.
+// passwords hashed) and roles; and *Checkpoint, *Expire, *Renew, *Member, *Founding and *Barrier. They must have passed the checks of the API (see package etcdv3) and must not be changed any more.
 func Evaluate(ix *Index, env Env, requests []any) (*Builder, []Result) {
 	results := make([]Result, len(requests))
 	var failed map[int]error
@@ -119,23 +127,23 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 	case *pb.LeaseRevokeRequest:
 		return ev.revoke(r)
 	case *Expire:
-		if l := ev.b.ix.Lease(r.ID); l == nil || l.Grant != r.Grant {
+		if l := ev.b.ix.Lease(r.ID); l == nil || l.position != r.Entry {
 			return nil, ErrLeaseNotFound
 		}
 		return ev.revoke(&pb.LeaseRevokeRequest{ID: r.ID})
+	case *Renew:
+		return ev.renew(r)
 	case *pb.AlarmRequest:
 		return ev.alarm(r)
 	case *Checkpoint:
 		return ev.checkpoint(r)
 	case *Member:
-		meta, err := encodeMember(r)
-		if err != nil {
-			return nil, err
+		return ev.member(r)
+	case *Founding:
+		if m := ev.b.ix.Member(); m != nil {
+			return m, nil
 		}
-		m := *r
-		m.position = ev.b.emit(KindMember, meta, nil)
-		ev.b.applyMember(&m)
-		return &m, nil
+		return ev.member(r.Member)
 	case *Barrier:
 		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, make([]byte, r.Room)))
 		return nil, nil
@@ -320,9 +328,30 @@ func (ev *evaluator) revoke(r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, 
 	return &pb.LeaseRevokeResponse{Header: ev.header()}, nil
 }
 
+// member records a member.
+func (ev *evaluator) member(r *Member) (*Member, error) {
+	meta, err := encodeMember(r)
+	if err != nil {
+		return nil, err
+	}
+	m := *r
+	m.position = ev.b.emit(KindMember, meta, nil)
+	ev.b.applyMember(&m)
+	return &m, nil
+}
+
+func (ev *evaluator) renew(r *Renew) (int64, error) {
+	l := ev.b.ix.Lease(r.ID)
+	if l == nil {
+		return 0, ErrLeaseNotFound
+	}
+	ev.writeLease(Lease{ID: l.ID, TTL: l.TTL})
+	return l.TTL, nil
+}
+
 func (ev *evaluator) checkpoint(r *Checkpoint) (any, error) {
 	for _, c := range r.Leases {
-		if l := ev.b.ix.Lease(c.ID); l != nil && l.Remaining != c.Remaining && (c.Grant == 0 || c.Grant == l.Grant) {
+		if l := ev.b.ix.Lease(c.ID); l != nil && l.Remaining != c.Remaining && (c.Grant == 0 || c.Grant == l.Grant) && (c.Entry == 0 || c.Entry == l.position) {
 			ev.writeLease(Lease{ID: c.ID, TTL: l.TTL, Remaining: c.Remaining})
 		}
 	}

@@ -23,6 +23,10 @@ type Lease struct {
 
 func (*Lease) weight() int { return 1 }
 
+// Entry is the position of the lease's newest entry in the log. Each grant, checkpoint and renewal that is written down has
+// another one, on every server that reads the log the same.
+func (l *Lease) Entry() int64 { return l.position }
+
 // attached marks a key as attached to a lease.
 type attached struct{}
 
