@@ -128,6 +128,16 @@ func workingIn(dir string) []int {
 	return pids
 }
 
+// state is the letter that the kernel gives a process's state, "" when it is gone.
+func state(pid int) string {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	_, after, _ := strings.Cut(string(stat), ") ") // programs named here have no parenthesis in their names
+	return after[:min(1, len(after))]
+}
+
 // tail is the end of a log, for messages.
 func tail(logPath string) string {
 	b, err := os.ReadFile(logPath)

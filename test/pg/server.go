@@ -68,6 +68,11 @@ func (s *Server) create(ctx context.Context) error {
 	if err := s.configure(); err != nil {
 		return err
 	}
+	if s.opts.Durable { // or the copy would be written while speed is measured
+		if _, err := run(ctx, s.workshop.command(s.dir, "initdb", "--sync-only", "--pgdata="+s.data())); err != nil {
+			return err
+		}
+	}
 	if err := s.startAnywhere(ctx); err != nil {
 		return err
 	}
@@ -182,19 +187,20 @@ func (s *Server) LogTail() string { return tail(s.logPath()) }
 
 // URL is for clients of a database of this server: as Superuser, with the password, by TCP and without TLS.
 func (s *Server) URL(database string) string {
-	return s.url(url.UserPassword(Superuser, s.Password()), database, url.Values{"sslmode": {"disable"}})
+	return clientURL(s.Address(), url.UserPassword(Superuser, s.Password()), database, url.Values{"sslmode": {"disable"}})
 }
 
-func (s *Server) url(user *url.Userinfo, database string, query url.Values) string {
-	u := url.URL{Scheme: "postgres", User: user, Host: s.Address(), Path: "/" + database, RawQuery: query.Encode()}
+// clientURL is a URL for clients that connect to an address.
+func clientURL(address string, user *url.Userinfo, database string, query url.Values) string {
+	encoded := strings.ReplaceAll(query.Encode(), "+", "%20") // libpq takes a plus as it is
+	u := url.URL{Scheme: "postgres", User: user, Host: address, Path: "/" + database, RawQuery: encoded}
 	return u.String()
 }
 
 // SocketURL is like URL, by the server's Unix socket.
 func (s *Server) SocketURL(database string) string {
 	query := url.Values{"host": {s.socketDir()}, "port": {strconv.Itoa(s.port)}}
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(Superuser, s.Password()), Path: "/" + database, RawQuery: query.Encode()}
-	return u.String()
+	return clientURL("", url.UserPassword(Superuser, s.Password()), database, query)
 }
 
 // socketDir is empty, which means no socket, where the name would be too long for one.

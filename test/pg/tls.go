@@ -32,14 +32,14 @@ func (s *Server) TLSFiles() TLSFiles { return s.workshop.tls }
 // TLSURL is for clients of a server with Options.TLS: as TLSUser, with a client certificate, and both sides verified.
 func (s *Server) TLSURL(database string) string {
 	files := s.workshop.tls
-	return s.url(url.User(TLSUser), database, url.Values{
+	return clientURL(s.Address(), url.User(TLSUser), database, url.Values{
 		"sslmode": {"verify-full"}, "sslrootcert": {files.CA}, "sslcert": {files.Cert}, "sslkey": {files.Key},
 	})
 }
 
 // TLSPasswordURL is like TLSURL, but as Superuser with the password and without a client certificate.
 func (s *Server) TLSPasswordURL(database string) string {
-	return s.url(url.UserPassword(Superuser, s.Password()), database, url.Values{
+	return clientURL(s.Address(), url.UserPassword(Superuser, s.Password()), database, url.Values{
 		"sslmode": {"verify-full"}, "sslrootcert": {s.workshop.tls.CA},
 	})
 }
