@@ -39,12 +39,14 @@ func (n *Node) LinearizableRead(ctx context.Context) error {
 }
 
 // SerializableRead implements httpapi.Health. It is all that /livez asks for, and who fails there is restarted: a full
-// disk, with which reads go on and after which a start may fail, is no reason for that.
+// disk, with which reads go on and after which a start may fail, is no reason for that, nor is a database that is away. A log with
+// another history is none either: to go on after that is for a person to decide.
 func (n *Node) SerializableRead(ctx context.Context) error {
-	if err := n.healthy(ctx); !errors.Is(err, drivers.ErrNoSpace) {
-		return err
+	err := n.healthy(ctx)
+	if errors.Is(err, drivers.ErrNoSpace) || errors.Is(err, drivers.ErrDiverged) || n.roster != nil {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // healthy tells of a storage that failed, after trying whether it still does.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/compact"
-	"github.com/keelson-io/keelson/drivers/sqlite"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
 	"github.com/keelson-io/keelson/server/membership"
@@ -24,6 +22,7 @@ import (
 	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/lessor"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
+	"github.com/keelson-io/keelson/sqllog/roster"
 	"github.com/keelson-io/keelson/watch"
 )
 
@@ -32,8 +31,9 @@ type Node struct {
 	opts   config.Options
 	logger *slog.Logger
 
-	log       *sqlite.Log
+	log       datastore
 	store     *sqllog.Store
+	roster    *roster.Roster // nil for a log that is this server's alone
 	hub       *watch.Hub
 	lessor    *lessor.Lessor
 	compactor *compact.Compactor
@@ -53,44 +53,27 @@ func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node,
 	return n, nil
 }
 
-// errAlone says that options ask for what a server on a file of its own cannot be.
-var errAlone = errors.New("this server keeps its data in an SQLite file under --data-dir and is alone")
-
-// alone refuses options that a server which is alone would seem to obey: each of several would be a cluster of its own.
-func alone(o config.Options) error {
-	if o.Datastore != "" {
-		return fmt.Errorf("--datastore: %w, other databases are not supported yet: leave the flag out", errAlone)
-	}
-	switch others, err := o.Others(); {
-	case err != nil:
-		return err
-	case len(others) > 0:
-		return fmt.Errorf("--initial-cluster names other members (%s): %w, clusters are not supported yet: name this member only", strings.Join(others, ", "), errAlone)
-	}
-	return nil
-}
-
 func (n *Node) prepare(ctx context.Context) error {
-	if err := alone(n.opts); err != nil {
+	if err := refuseOthers(n.opts); err != nil {
 		return err
 	}
-	path, err := DatabasePath(n.opts.DataDir)
-	if err != nil {
+	var err error
+	if n.log, err = OpenDatastore(ctx, n.opts, n.logger, false); err != nil {
+		n.log = nil // and not an interface around no log
 		return err
 	}
-	if n.log, err = sqlite.Open(ctx, sqlite.Options{Path: path, Logger: n.logger}); err != nil {
-		return err
-	}
+	n.share()
 	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
-	n.lessor = lessor.New(n.logger)
+	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper()})
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
 		Log: n.log, Logger: n.logger, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
+		Reloaded: n.reloaded, Diverged: n.hub.Break, Compacted: n.compacted, Peers: n.peers(),
 	})
 	if err != nil {
 		return err
 	}
-	if n.store.Index().Member() == nil {
+	if n.roster == nil && n.store.Index().Member() == nil {
 		if err := n.opts.VerifyBootstrap(ctx); err != nil {
 			return err
 		}
@@ -158,6 +141,7 @@ func (n *Node) Run(ctx context.Context) error {
 	background, bctx := errgroup.WithContext(storeCtx)
 	background.Go(func() error { return n.log.Run(bctx) })
 	background.Go(func() error { return n.store.Run(bctx) })
+	background.Go(func() error { return n.store.Follow(bctx) })
 
 	err := n.serve(ctx)
 	stopping, cancel := context.WithTimeout(storeCtx, 2*time.Second)
@@ -180,7 +164,10 @@ func (n *Node) serve(ctx context.Context) error {
 	}
 	api := etcdv3.Options{
 		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor,
-		Cluster:              etcdv3.Cluster{ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion()},
+		Cluster: etcdv3.Cluster{
+			ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion(),
+			Members: n.members, Leader: n.leader, Equal: n.roster != nil,
+		},
 		Logger:               n.logger,
 		MaxTxnOps:            int(n.opts.MaxTxnOps),
 		MaxRequestBytes:      int(n.opts.MaxRequestBytes),
@@ -195,6 +182,9 @@ func (n *Node) serve(ctx context.Context) error {
 	g.Go(func() error { return n.hub.Run(gctx) })
 	g.Go(func() error { return n.lessor.Run(gctx) })
 	g.Go(func() error { return n.compactor.Run(gctx) })
+	if n.roster != nil {
+		g.Go(func() error { return n.roster.Run(gctx) })
+	}
 	g.Go(func() error { return n.listen(gctx, api) })
 	return g.Wait()
 }
@@ -206,17 +196,18 @@ const term = 2
 // name and client URLs of today, or, in a new log, the one that the flags describe.
 func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
 	urls := n.opts.AdvertiseClientURLs.Strings()
+	if n.roster != nil {
+		return n.join(ctx, &pb.Member{Name: n.opts.Name, PeerURLs: n.opts.AdvertisePeerURLs.Strings(), ClientURLs: urls})
+	}
 	m := n.store.Index().Member()
 	if m != nil && m.Name == n.opts.Name && slices.Equal(m.ClientURLs, urls) {
 		return m, nil
 	}
 	if m == nil {
-		peers := n.opts.AdvertisePeerURLs.Strings()
-		founders, cluster, err := membership.Found([]membership.Founder{{Name: n.opts.Name, PeerURLs: peers}}, n.opts.InitialClusterToken)
-		if err != nil {
+		var err error
+		if m, err = founded(n.opts.Name, n.opts.AdvertisePeerURLs.Strings(), n.opts.InitialClusterToken); err != nil {
 			return nil, err
 		}
-		m = &mvcc.Member{ClusterID: uint64(cluster), Member: &pb.Member{ID: uint64(founders[0].ID), PeerURLs: peers}}
 	}
 	now := &mvcc.Member{ClusterID: m.ClusterID, Member: &pb.Member{
 		ID: m.ID, Name: n.opts.Name, PeerURLs: m.PeerURLs, ClientURLs: urls,
@@ -226,4 +217,13 @@ func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
 		return nil, err
 	}
 	return resp.(*mvcc.Member), nil
+}
+
+// founded gives the member that founds a cluster, by etcd's formula.
+func founded(name string, peers []string, token string) (*mvcc.Member, error) {
+	founders, cluster, err := membership.Found([]membership.Founder{{Name: name, PeerURLs: peers}}, token)
+	if err != nil {
+		return nil, err
+	}
+	return &mvcc.Member{ClusterID: uint64(cluster), Member: &pb.Member{ID: uint64(founders[0].ID), PeerURLs: peers}}, nil
 }

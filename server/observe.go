@@ -21,6 +21,19 @@ func (n *Node) leasesChanged(ix *mvcc.Index, ids []int64) {
 	n.lessor.Changed(ix, ids)
 }
 
+// reloaded passes on that the index was loaded anew.
+func (n *Node) reloaded(ix *mvcc.Index) {
+	n.hub.Reloaded(ix)
+	n.lessor.Reloaded(ix)
+}
+
+// compacted tells the compactor, which is made after the store.
+func (n *Node) compacted() {
+	if n.compactor != nil {
+		n.compactor.Compacted()
+	}
+}
+
 // appended warns of appends that take long, as etcd warns of slow applies.
 func (n *Node) appended(requests, entries int, took time.Duration) {
 	if n.counted.Appended(took) {

@@ -64,6 +64,8 @@ type Hub struct {
 	recent  recent
 	touched []*watcher // scratch of Publish
 	waiting []*Stream  // to be told their progress after the next commit
+	streams map[*Stream]struct{}
+	broken  error // set for good by Break
 	stats   Stats
 }
 
@@ -78,7 +80,7 @@ type Stats struct {
 // NewHub makes a hub. It takes commits at once; watchers need Run.
 func NewHub(opts Options) *Hub {
 	opts.EnsureDefaults()
-	return &Hub{opts: opts, woken: make(chan struct{}, 1), lagging: make(map[*watcher]struct{})}
+	return &Hub{opts: opts, woken: make(chan struct{}, 1), lagging: make(map[*watcher]struct{}), streams: make(map[*Stream]struct{})}
 }
 
 // Attach gives the hub its store, before any commit and any stream.
@@ -167,6 +169,35 @@ func (h *Hub) Publish(ix *mvcc.Index, changes []*mvcc.Event) {
 		s.signal()
 	}
 	h.waiting = h.waiting[:0]
+}
+
+// Reloaded takes in that the index was loaded anew: what happened since the last commit published was not told. All
+// watchers are behind, and get it from the log, or are cancelled if it was compacted.
+func (h *Hub) Reloaded(ix *mvcc.Index) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rev := h.rev.Load()
+	for s := range h.streams {
+		for _, w := range s.all() {
+			if _, ok := h.lagging[w]; !ok && !w.hasEnded() {
+				h.lag(w, max(w.next, rev+1))
+				s.behind(w)
+			}
+		}
+	}
+	h.recent = recent{from: ix.Rev + 1}
+	h.rev.Store(ix.Rev)
+	h.wake()
+}
+
+// Break ends all streams, and every one to come, with an error: what they were told does not hold.
+func (h *Hub) Break(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.broken = err
+	for s := range h.streams {
+		s.fail(err)
+	}
 }
 
 // lag takes a watcher out of the synced ones: it has everything below next. Called with mu held.

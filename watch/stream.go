@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 
@@ -110,7 +111,12 @@ func (h *Hub) NewStream() *Stream {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stats.Streams++
-	return &Stream{hub: h, ready: make(chan struct{}, 1), taken: make(chan struct{}, 1), watchers: make(map[int64]*watcher)}
+	s := &Stream{hub: h, ready: make(chan struct{}, 1), taken: make(chan struct{}, 1), watchers: make(map[int64]*watcher)}
+	h.streams[s] = struct{}{}
+	if h.broken != nil {
+		s.fail(h.broken)
+	}
+	return s
 }
 
 // Watch adds a watcher and answers that it was created, before any of its events, or that it was not.
@@ -238,6 +244,7 @@ func (s *Stream) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stats.Streams--
+	delete(h.streams, s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -406,6 +413,26 @@ func (s *Stream) room() bool {
 	defer s.mu.Unlock()
 	s.starved = s.starved || s.bytes >= s.hub.opts.StreamBytes
 	return s.bytes < s.hub.opts.StreamBytes
+}
+
+// all gives the stream's watchers.
+func (s *Stream) all() []*watcher {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.watchers))
+}
+
+func (w *watcher) hasEnded() bool {
+	w.stream.mu.Lock()
+	defer w.stream.mu.Unlock()
+	return w.ended
+}
+
+// behind notes that a watcher lags.
+func (s *Stream) behind(w *watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.current = false
 }
 
 func (s *Stream) synced(w *watcher) {

@@ -228,5 +228,7 @@ func (f *flags) unsafe(o *Options) {
 
 func (f *flags) own(o *Options) {
 	f.begin("Keelson's own")
-	f.text(&o.Datastore, "datastore", "URL of the database that holds the data; empty, which is all that is supported yet, for an SQLite file under --data-dir.")
+	f.text(&o.Datastore, "datastore", "URL of the PostgreSQL database that holds the data, with libpq's parameters, as postgres://user@host/database?sslmode=verify-full; several servers may share it. Empty for an SQLite file under --data-dir.")
+	f.text(&o.DatastoreName, "datastore-name", "Name of the data in that database, its schema: each cluster has its own.")
+	f.text(&o.DatastorePasswordFile, "datastore-password-file", "File with the database's password, read for every connection. PGPASSWORD and libpq's passfile do as well.")
 }

@@ -16,8 +16,13 @@ type Options struct {
 	DataDir string `json:"data-dir"`
 	// WALDir is a directory of its own for the Raft log. Of use to a cluster only.
 	WALDir string `json:"wal-dir"`
-	// Datastore is the URL of the database that holds the log; empty means SQLite under DataDir. Keelson's own.
+	// Datastore is the URL of the database that holds the log; empty means SQLite under DataDir. Keelson's own,
+	// as are the next two.
 	Datastore string `json:"datastore"`
+	// DatastoreName sets the logs in one database apart.
+	DatastoreName string `json:"datastore-name"`
+	// DatastorePasswordFile is a file with the database's password, which then is neither in the URL nor in a list of processes.
+	DatastorePasswordFile string `json:"datastore-password-file"`
 
 	// ListenClientURLs are where gRPC is served, and HTTP too unless ListenClientHTTPURLs is set.
 	ListenClientURLs URLs `json:"listen-client-urls"`
@@ -220,6 +225,7 @@ const (
 func Default() Options {
 	return Options{
 		Name:                        defaultName,
+		DatastoreName:               "keelson",
 		ListenClientURLs:            mustURLs(defaultClientURL),
 		ListenPeerURLs:              mustURLs(defaultPeerURL),
 		AdvertiseClientURLs:         mustURLs(defaultClientURL),

@@ -47,6 +47,10 @@ func Load(in Input) (Options, []Warning, error) {
 		return o, warnings, err
 	}
 	o.EnsureDefaults()
+	if showsPassword(in.Args) {
+		warnings = append(warnings, Warning{"datastore", "the database's password is in the arguments, where the list of processes shows it: " +
+			"give it in --datastore-password-file, PGPASSWORD or ETCD_DATASTORE"})
+	}
 	return o, append(warnings, o.advice()...), o.Validate()
 }
 

@@ -35,7 +35,7 @@ const (
 // Validate refuses options that contradict each other or cannot be, in etcd's words and etcd's order.
 func (o *Options) Validate() error {
 	for _, check := range []func() error{
-		o.validateLogging, o.validateURLs, o.validateBootstrap, o.validateRaft, o.validateAdvertise,
+		o.validateLogging, o.validateDatastore, o.validateURLs, o.validateBootstrap, o.validateRaft, o.validateAdvertise,
 		o.validateCompaction, o.validateFeatures, o.validateTLS, o.validateListeners,
 	} {
 		if err := check(); err != nil {
@@ -43,6 +43,46 @@ func (o *Options) Validate() error {
 		}
 	}
 	return nil
+}
+
+// validateDatastore refuses databases that are not known. It shows no URL, which may have a password in it.
+func (o *Options) validateDatastore() error {
+	if o.Datastore == "" {
+		if o.DatastorePasswordFile != "" {
+			return errors.New("--datastore-password-file is given, and no --datastore")
+		}
+		return nil
+	}
+	scheme, _, ok := strings.Cut(o.Datastore, "://")
+	switch {
+	case ok && scheme != "postgres" && scheme != "postgresql":
+		return errors.New("--datastore: only postgres:// is supported")
+	case !ok && !strings.Contains(o.Datastore, "="):
+		return errors.New("--datastore is neither a URL, as postgres://user@host/database, nor libpq's key=value pairs")
+	}
+	return nil
+}
+
+// showsPassword tells whether arguments have a password in a database's URL, where every user of the machine can read it.
+func showsPassword(args []string) bool {
+	for i, a := range args {
+		name, value, ok := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if name != "datastore" {
+			continue
+		}
+		if !ok && i+1 < len(args) {
+			value = args[i+1]
+		}
+		if u, err := url.Parse(value); err == nil && u.User != nil {
+			if _, set := u.User.Password(); set {
+				return true
+			}
+		}
+		if strings.Contains(value, "password=") {
+			return true
+		}
+	}
+	return false
 }
 
 func (o *Options) validateLogging() error {

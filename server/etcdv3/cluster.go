@@ -3,6 +3,7 @@ package etcdv3
 import (
 	"context"
 	"net/url"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -13,7 +14,7 @@ import (
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
-// clusterServer answers for a cluster of one member.
+// clusterServer answers for a cluster of one member, or of equal servers on one database.
 type clusterServer struct {
 	*Server
 	pb.UnsafeClusterServer
@@ -26,7 +27,15 @@ func (s *clusterServer) header() *pb.ResponseHeader {
 }
 
 func (s *clusterServer) members() []*pb.Member {
-	return []*pb.Member{s.opts.Store.Index().Member().Member}
+	return s.opts.Cluster.Members()
+}
+
+// errEqual answers requests to change the members where that is not done by requests.
+var errEqual = status.Error(codes.FailedPrecondition, "keelson: servers on one database join by being started with its --datastore, and leave by being stopped")
+
+// known tells whether a member of this id is there.
+func (s *clusterServer) known(id uint64) bool {
+	return slices.ContainsFunc(s.members(), func(m *pb.Member) bool { return m.ID == id })
 }
 
 func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
@@ -42,6 +51,9 @@ func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest)
 func (s *clusterServer) MemberAdd(_ context.Context, r *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
 	if !validPeerURLs(r.PeerURLs) {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
+	}
+	if s.opts.Cluster.Equal {
+		return nil, errEqual
 	}
 	for _, u := range r.PeerURLs {
 		for _, own := range s.members()[0].PeerURLs {
@@ -71,16 +83,22 @@ func validPeerURLs(urls []string) bool {
 // MemberRemove refuses to remove the only member, as etcd's strict check does:
 // with that text, and no code of its own.
 func (s *clusterServer) MemberRemove(_ context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	if r.ID != s.opts.Cluster.Member {
+	if !s.known(r.ID) {
 		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if s.opts.Cluster.Equal {
+		return nil, errEqual
 	}
 	return nil, status.Error(codes.Unknown, rpctypes.ErrMemberNotEnoughStarted.Error())
 }
 
 // MemberUpdate changes the peer URLs that MemberList shows.
 func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	if r.ID != s.opts.Cluster.Member {
+	if !s.known(r.ID) {
 		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if s.opts.Cluster.Equal {
+		return nil, errEqual
 	}
 	size := proto.Size(r)
 	if size > s.opts.MaxRequestBytes {
@@ -95,7 +113,7 @@ func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequ
 }
 
 func (s *clusterServer) MemberPromote(_ context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	if r.ID != s.opts.Cluster.Member {
+	if !s.known(r.ID) {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
 	return nil, rpctypes.ErrGRPCMemberNotLearner

@@ -26,7 +26,7 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 	resp := &pb.StatusResponse{
 		Header:           s.fill(nil),
 		Version:          c.Version,
-		Leader:           c.Member,
+		Leader:           c.Leader(),
 		RaftIndex:        uint64(ix.End.Position),
 		RaftAppliedIndex: uint64(ix.End.Position),
 		RaftTerm:         c.Term,
@@ -94,7 +94,11 @@ func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, pb.Maintenance_Snapsho
 }
 
 func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
-	if r.TargetID != s.opts.Cluster.Member {
+	leader := s.opts.Cluster.Leader()
+	switch {
+	case s.opts.Cluster.Member != leader:
+		return nil, rpctypes.ErrGRPCNotLeader
+	case r.TargetID != leader:
 		return nil, rpctypes.ErrGRPCBadLeaderTransferee
 	}
 	return &pb.MoveLeaderResponse{}, nil

@@ -39,6 +39,11 @@ type Cluster struct {
 	Member  uint64
 	Term    uint64
 	Version string // etcd's version, as in Status
+	// Members are those of the cluster that are there, Leader the one that Status names.
+	Members func() []*pb.Member
+	Leader  func() uint64
+	// Equal is set if the members are servers on one database, which come and go by being started and stopped.
+	Equal bool
 }
 
 // Options configures a Server.

@@ -26,6 +26,18 @@ import (
 type Store interface {
 	Index() *mvcc.Index
 	Do(ctx context.Context, request any, size int) (any, error)
+	// Linearizable asks the log where it ends.
+	Linearizable(ctx context.Context) (*mvcc.Index, error)
+}
+
+// Options configures a Lessor.
+type Options struct {
+	// Logger gets what operators should know. Required.
+	Logger *slog.Logger
+	// Keeper, set if several servers share the log, tells whether it is this one that comes first in what one does for
+	// all: it expires leases at once and records what is left of them; the others
+	// expire them a moment later, should they still be there.
+	Keeper func() bool
 }
 
 // Bounds of the lessor's work.
@@ -34,13 +46,20 @@ const (
 	retryAfter      = time.Second // an expired lease that could not be revoked
 	revokesAtOnce   = 64
 	maxPerRound     = 1000 // leases checkpointed or revoked in one go
+
+	// Where the log is shared: how often it is asked whether it answers, how long it may have been silent without
+	// the time being given back to leases, and how much later those expire leases who are not the keeper.
+	hearEvery  = time.Second
+	silence    = 2 * time.Second
+	keeperLead = time.Second
 )
 
 // Lessor holds the deadlines of all leases.
 type Lessor struct {
-	logger *slog.Logger
-	store  Store
-	wake   chan struct{} // the earliest deadline may have changed
+	opts  Options
+	store Store
+	wake  chan struct{} // the earliest deadline may have changed
+	heard time.Time     // when the log answered last; Run's alone
 
 	mu     sync.Mutex
 	leases map[int64]*lease
@@ -51,6 +70,7 @@ type Lessor struct {
 type lease struct {
 	id       int64
 	grant    int64 // mvcc.Lease.Grant
+	entry    int64 // mvcc.Lease.Entry
 	ttl      time.Duration
 	deadline time.Time
 	recorded time.Duration // what the log says is left: a restart would begin there
@@ -63,22 +83,35 @@ type lease struct {
 }
 
 // New makes a lessor. Attach comes before anything else.
-func New(logger *slog.Logger) *Lessor {
-	return &Lessor{logger: logger, wake: make(chan struct{}, 1), leases: make(map[int64]*lease)}
+func New(opts Options) *Lessor {
+	return &Lessor{opts: opts, wake: make(chan struct{}, 1), leases: make(map[int64]*lease)}
 }
 
 // Attach gives the lessor its store; leases that exist begin to count now.
 func (l *Lessor) Attach(store Store) {
 	l.store = store
-	ix := store.Index()
+	l.Reloaded(store.Index())
+}
+
+// Reloaded takes note of all leases there are.
+func (l *Lessor) Reloaded(ix *mvcc.Index) {
 	var ids []int64
 	for le := range ix.Leases() {
 		ids = append(ids, le.ID)
 	}
+	l.mu.Lock()
+	for id := range l.leases {
+		if ix.Lease(id) == nil {
+			ids = append(ids, id)
+		}
+	}
+	l.mu.Unlock()
 	l.Changed(ix, ids)
 }
 
-// Changed takes note of leases granted, checkpointed or revoked.
+func (l *Lessor) shared() bool { return l.opts.Keeper != nil }
+
+// Changed takes note of leases granted, renewed, checkpointed or revoked.
 func (l *Lessor) Changed(ix *mvcc.Index, ids []int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,9 +128,15 @@ func (l *Lessor) Changed(ix *mvcc.Index, ids []int64) {
 		switch {
 		case granted == nil:
 		case known:
-			le.recorded = left(granted)
+			renewed := granted.Remaining == 0 && granted.Entry() != le.entry
+			le.recorded, le.entry = left(granted), granted.Entry()
+			if renewed {
+				// An expiry under way names an older entry, and is refused.
+				le.deadline, le.renewed, le.expiring = time.Now().Add(le.ttl), true, false
+				heap.Fix(&l.queue, le.at)
+			}
 		default:
-			le = &lease{id: id, grant: granted.Grant, ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
+			le = &lease{id: id, grant: granted.Grant, entry: granted.Entry(), ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
 			le.deadline = time.Now().Add(le.recorded)
 			l.leases[id] = le
 			heap.Push(&l.queue, le)
@@ -129,6 +168,14 @@ func (l *Lessor) signal() {
 // Renew starts the TTL of a lease anew and gives it in seconds. A lease that
 // has expired is not renewed: Renew waits until it is revoked. mvcc.ErrLeaseNotFound if there is none.
 func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
+	if l.shared() {
+		// The log decides what comes first, this or an expiry.
+		ttl, err := l.store.Do(ctx, &mvcc.Renew{ID: id}, 0)
+		if err != nil {
+			return 0, err
+		}
+		return ttl.(int64), nil
+	}
 	l.mu.Lock()
 	le, ok := l.leases[id]
 	if !ok {
@@ -212,19 +259,30 @@ func (l *Lessor) ByDeadline(ids []int64) []int64 {
 func (l *Lessor) Run(ctx context.Context) error {
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()
+	hear := time.NewTicker(hearEvery)
+	defer hear.Stop()
+	if !l.shared() {
+		hear.Stop()
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	l.heard = time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			l.checkpoint(ctx, false)
+			if l.keeper() {
+				l.checkpoint(ctx, false)
+			}
+		case <-hear.C:
+			l.hear(ctx)
+			continue
 		case <-l.wake:
 		case <-timer.C:
 		}
-		if err := l.revoke(ctx, l.expired()); err != nil && ctx.Err() == nil {
-			l.logger.Warn("expired leases could not be revoked, trying again", "error", err)
+		if err := l.expire(ctx); err != nil && ctx.Err() == nil {
+			l.opts.Logger.Warn("expired leases could not be revoked, trying again", "error", err)
 			timer.Reset(retryAfter)
 			continue
 		}
@@ -234,24 +292,83 @@ func (l *Lessor) Run(ctx context.Context) error {
 	}
 }
 
-// next is the earliest deadline.
+func (l *Lessor) keeper() bool { return !l.shared() || l.opts.Keeper() }
+
+// hear asks the log whether it answers. If it has been silent, that time is given back to all leases: their
+// clients could not be heard either.
+func (l *Lessor) hear(ctx context.Context) error {
+	if l.count() == 0 {
+		l.heard = time.Now()
+		return nil
+	}
+	if _, err := l.store.Linearizable(ctx); err != nil {
+		return err
+	}
+	now := time.Now()
+	if gap := now.Sub(l.heard); gap > silence {
+		l.postpone(gap)
+	}
+	l.heard = now
+	return nil
+}
+
+func (l *Lessor) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.leases)
+}
+
+// postpone puts off every deadline, which leaves their order as it is.
+func (l *Lessor) postpone(by time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, le := range l.leases {
+		le.deadline = le.deadline.Add(by)
+	}
+}
+
+// expire revokes the leases whose time is up.
+func (l *Lessor) expire(ctx context.Context) error {
+	if l.shared() && l.due() {
+		if err := l.hear(ctx); err != nil {
+			return err
+		}
+	}
+	return l.revoke(ctx, l.expired())
+}
+
+// lead is how much earlier than this server another one expires leases.
+func (l *Lessor) lead() time.Duration {
+	if l.keeper() {
+		return 0
+	}
+	return keeperLead
+}
+
+// next is when the earliest lease is to be expired.
 func (l *Lessor) next() (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 {
 		return time.Time{}, false
 	}
-	return l.queue[0].deadline, true
+	return l.queue[0].deadline.Add(l.lead()), true
+}
+
+// due tells whether any lease is to be expired.
+func (l *Lessor) due() bool {
+	next, ok := l.next()
+	return ok && !next.After(time.Now())
 }
 
 // expired takes leases whose time is up.
 func (l *Lessor) expired() (due []*lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
+	now := time.Now().Add(-l.lead())
 	l.queue.before(now, 0, func(le *lease) bool {
 		le.expiring = true
-		due = append(due, le)
+		due = append(due, &lease{id: le.id, entry: le.entry})
 		return len(due) < maxPerRound
 	})
 	return due
@@ -272,8 +389,12 @@ func (l *Lessor) revoke(ctx context.Context, due []*lease) error {
 	return g.Wait()
 }
 
-// Stop records what is left of every lease, before the store stops.
-func (l *Lessor) Stop(ctx context.Context) { l.checkpoint(ctx, true) }
+// Stop records what is left of every lease, before the store stops. Where others go on counting, the keeper's word is enough.
+func (l *Lessor) Stop(ctx context.Context) {
+	if l.keeper() {
+		l.checkpoint(ctx, true)
+	}
+}
 
 // checkpoint records what is left of the leases for which the log says much
 // more. A lease whose client keeps it alive needs none: it is not let down so far.
@@ -287,7 +408,7 @@ func (l *Lessor) checkpoint(ctx context.Context, all bool) {
 		_, err := l.store.Do(ctx, c, 0)
 		l.recorded(c, done)
 		if err != nil {
-			l.logger.Warn("what is left of leases could not be recorded", "error", err)
+			l.opts.Logger.Warn("what is left of leases could not be recorded", "error", err)
 			return
 		}
 	}
@@ -325,7 +446,7 @@ func (l *Lessor) overdue(all bool, done <-chan struct{}) *mvcc.Checkpoint {
 		}
 		le.recording = done
 		// Rounded up: no lease ends before the time that was promised.
-		c.Leases = append(c.Leases, mvcc.Remaining{ID: le.id, Grant: le.grant, Remaining: int64((left + time.Second - 1) / time.Second)})
+		c.Leases = append(c.Leases, mvcc.Remaining{ID: le.id, Grant: le.grant, Entry: le.entry, Remaining: int64((left + time.Second - 1) / time.Second)})
 		if len(c.Leases) == maxPerRound {
 			break
 		}

@@ -35,7 +35,17 @@ func (s *fakeStore) Do(_ context.Context, request any, _ int) (any, error) {
 			return nil, err
 		}
 	}
-	return nil, s.batch(request)[0].Err
+	r := s.batch(request)[0]
+	return r.Response, r.Err
+}
+
+func (s *fakeStore) Linearizable(context.Context) (*mvcc.Index, error) {
+	if s.before != nil {
+		if err := s.before(nil); err != nil {
+			return nil, err
+		}
+	}
+	return s.Index(), nil
 }
 
 func (s *fakeStore) batch(requests ...any) []mvcc.Result {
@@ -52,7 +62,7 @@ func (s *fakeStore) batch(requests ...any) []mvcc.Result {
 }
 
 func begin(ix *mvcc.Index) *fakeStore {
-	s := &fakeStore{ix: ix, lessor: New(slog.New(slog.NewTextHandler(io.Discard, nil)))}
+	s := &fakeStore{ix: ix, lessor: New(Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})}
 	s.lessor.Attach(s)
 	return s
 }

@@ -68,6 +68,11 @@ func (s *Server) create(ctx context.Context) error {
 	if err := s.configure(); err != nil {
 		return err
 	}
+	if s.opts.Durable { // or the copy would be written while speed is measured
+		if _, err := run(ctx, s.workshop.command(s.dir, "initdb", "--sync-only", "--pgdata="+s.data())); err != nil {
+			return err
+		}
+	}
 	if err := s.startAnywhere(ctx); err != nil {
 		return err
 	}
