@@ -90,7 +90,7 @@ test-crash-long: build ## Kill the server under load for ten minutes. CRASH take
 
 .PHONY: test-shared-long
 test-shared-long: build peers postgres ## The same for a quarter of an hour. SHARED takes flags, as in SHARED="-seed 7 -histories 1".
-	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./shared -rounds 13 -histories 6 $(SHARED)
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./shared -rounds 14 -histories 6 $(SHARED)
 
 .PHONY: peers
 peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).

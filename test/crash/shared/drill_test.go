@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/keelson-io/keelson/drivers/postgres"
+	"github.com/keelson-io/keelson/sqllog/verify"
 	"github.com/keelson-io/keelson/test/conformance/history"
 	"github.com/keelson-io/keelson/test/crash/linear"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -23,7 +25,7 @@ const (
 	roaming = 3
 	keys    = 6
 	// pause bounds the time between two requests of a client, so that a history stays one that can be judged.
-	pause = 20 * time.Millisecond
+	pause = 10 * time.Millisecond
 	// patience bounds the wait for the end of a request, whatever the fault.
 	patience = 20 * time.Second
 	// recovery bounds the time after a fault until each server serves.
@@ -219,7 +221,7 @@ func (d *drill) finish() error {
 	return errors.Join(append(d.cancelled, err, d.check())...)
 }
 
-// check stops the servers and walks the log on Postgres for its invariants, with Keelson's own command.
+// check stops the servers and walks the log on Postgres for its invariants, as keelson check does.
 func (d *drill) check() error {
 	if d.database == nil {
 		return nil
@@ -232,11 +234,14 @@ func (d *drill) check() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.t.Context()), patience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, binary(d.t, "keelson"), "check", "--datastore="+d.database.URL(database)).CombinedOutput()
+	log, err := postgres.Open(ctx, postgres.Options{URL: d.database.URL(database), ReadOnly: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		errs = append(errs, fmt.Errorf("keelson check: %w\n%s", err, out))
+		return errors.Join(append(errs, err)...)
 	}
-	return errors.Join(errs...)
+	defer log.Close()
+	sum, err := verify.Walk(ctx, log, verify.Options{Report: func(f verify.Finding) { errs = append(errs, errors.New(f.String())) }})
+	d.t.Logf("the log, at the end: %+v", sum)
+	return errors.Join(append(errs, err)...)
 }
 
 // compacted is the highest revision that may have been compacted.

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	rounds    = flag.Int("rounds", 8, "rounds of a history of two servers, each with a fault; three servers, and etcd, get half of it")
+	rounds    = flag.Int("rounds", 9, "rounds of a history of two servers, each with a fault; three servers, and etcd, get half of it")
 	histories = flag.Int("histories", 1, "histories of each deployment, each on an empty database")
 	seed      = flag.Uint64("seed", 0, "seed of everything random; 0 takes the time")
 )
@@ -35,21 +35,37 @@ const judging = time.Minute
 // TestShared breaks Keelsons on one Postgres database, and the database.
 func TestShared(t *testing.T) {
 	faults := append(serverFaults(), databaseFaults()...)
+	s := theSeed()
+	rand.New(rand.NewPCG(s, 1)).Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
 	for i := range *histories {
-		t.Run(fmt.Sprintf("two/%d", i), func(t *testing.T) { run(t, onPostgres(t, 2), faults, *rounds) })
-		t.Run(fmt.Sprintf("three/%d", i), func(t *testing.T) { run(t, onPostgres(t, 3), faults, (*rounds+1)/2) })
+		s += uint64(i)
+		t.Run(fmt.Sprintf("two/%d", i), func(t *testing.T) { run(t, onPostgres(t, 2), s, next(&faults, *rounds)) })
+		t.Run(fmt.Sprintf("three/%d", i), func(t *testing.T) { run(t, onPostgres(t, 3), s, next(&faults, (*rounds+1)/2)) })
 	}
 }
 
 // TestEtcdCluster proves that the checks hold for etcd.
-func TestEtcdCluster(t *testing.T) { run(t, cluster(t, 3), serverFaults(), (*rounds+1)/2) }
+func TestEtcdCluster(t *testing.T) {
+	faults := serverFaults()
+	run(t, cluster(t, 3), theSeed(), next(&faults, (*rounds+1)/2))
+}
+
+// next takes so many faults from the front, and puts them at the end.
+func next(faults *[]fault, n int) []fault {
+	var taken []fault
+	for range n {
+		f := (*faults)[0]
+		taken, *faults = append(taken, f), append((*faults)[1:], f)
+	}
+	return taken
+}
 
 // TestStaleReads proves that the checks find something: an etcd that reads from the past, since all reads are serializable.
 func TestStaleReads(t *testing.T) {
 	d := newDrill(t, cluster(t, 3), theSeed())
 	d.pause = time.Millisecond
 	d.through = func(c grpc.ClientConnInterface) grpc.ClientConnInterface { return stale{c} }
-	d.record([]fault{{"nothing", func(context.Context, *drill) error { time.Sleep(3 * time.Second); return nil }}}, 1)
+	d.record([]fault{{"nothing", func(context.Context, *drill) error { time.Sleep(3 * time.Second); return nil }}})
 	inOrder, inAny := d.judge()
 	if inOrder == nil || !errors.Is(inAny, linear.ErrIllegal) || d.verdict.Page == nil {
 		t.Errorf("in the order of the revisions: %v; in any order: %v", inOrder, inAny)
@@ -71,14 +87,14 @@ func (c stale) Invoke(ctx context.Context, method string, request, response any,
 // TestAlone proves that they hold for one server.
 func TestAlone(t *testing.T) {
 	for _, name := range []string{"etcd", "keelson"} {
-		t.Run(name, func(t *testing.T) { run(t, alone(t, name), serverFaults(), min(*rounds, 2)) })
+		t.Run(name, func(t *testing.T) { run(t, alone(t, name), theSeed(), serverFaults()) })
 	}
 }
 
-// run records a history and judges it.
-func run(t *testing.T, deployed *deployment, faults []fault, rounds int) {
-	d := newDrill(t, deployed, theSeed())
-	d.record(faults, rounds)
+// run records a history, with a round for each fault, and judges it.
+func run(t *testing.T, deployed *deployment, seed uint64, faults []fault) {
+	d := newDrill(t, deployed, seed)
+	d.record(faults)
 	inOrder, inAny := d.judge()
 	if inOrder != nil || inAny != nil {
 		t.Errorf("-seed=%d: in the order of the revisions: %v\nin any order: %v", d.seed, inOrder, inAny)
@@ -91,19 +107,17 @@ func run(t *testing.T, deployed *deployment, faults []fault, rounds int) {
 func theSeed() uint64 { return cmp.Or(*seed, uint64(time.Now().UnixNano())) }
 
 // record records a history.
-func (d *drill) record(faults []fault, rounds int) {
+func (d *drill) record(faults []fault) {
 	d.t.Helper()
 	defer d.stop()
-	d.t.Logf("-seed=%d -rounds=%d", d.seed, rounds)
-	order := rand.New(rand.NewPCG(d.seed, 1)).Perm(len(faults))
-	for n := range rounds {
-		f := faults[order[n%len(order)]]
+	d.t.Logf("-seed=%d", d.seed)
+	for n, f := range faults {
 		if err := d.round(n, f); err != nil {
 			d.t.Errorf("-seed=%d, round %d, %s: %v", d.seed, n, f.name, err)
 			break
 		}
 	}
-	if err := errors.Join(d.finish(), d.counts(rounds)); err != nil {
+	if err := errors.Join(d.finish(), d.counts(len(faults))); err != nil {
 		d.t.Errorf("-seed=%d: %v", d.seed, err)
 	}
 }
