@@ -38,7 +38,7 @@ func TestShared(t *testing.T) {
 	s := theSeed()
 	rand.New(rand.NewPCG(s, 1)).Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
 	for i := range *histories {
-		s += uint64(i)
+		s := s + uint64(i)
 		t.Run(fmt.Sprintf("two/%d", i), func(t *testing.T) { run(t, onPostgres(t, 2), s, next(&faults, *rounds)) })
 		t.Run(fmt.Sprintf("three/%d", i), func(t *testing.T) { run(t, onPostgres(t, 3), s, next(&faults, (*rounds+1)/2)) })
 	}
