@@ -86,7 +86,7 @@ func (s *clusterServer) MemberRemove(_ context.Context, r *pb.MemberRemoveReques
 	if !s.known(r.ID) {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	if s.opts.Cluster.Equal {
+	if len(s.members()) > 1 {
 		return nil, errEqual
 	}
 	return nil, status.Error(codes.Unknown, rpctypes.ErrMemberNotEnoughStarted.Error())
