@@ -83,6 +83,9 @@ test-etcdctl-checks: build peers ## Run the checks of etcdctl, which take a minu
 test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^TestKill$$' . -rounds 200 $(CRASH)
 
+$(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
+	$(GO) build -o $@ ./test/pg/cmd/pg
+
 .PHONY: peers
 peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
 
