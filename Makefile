@@ -92,6 +92,9 @@ test-crash-long: build ## Kill the server under load for ten minutes. CRASH take
 test-shared-long: build peers postgres ## The same for a quarter of an hour. SHARED takes flags, as in SHARED="-seed 7 -histories 1".
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./shared -rounds 14 -histories 6 $(SHARED)
 
+$(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
+	$(GO) build -o $@ ./test/pg/cmd/pg
+
 .PHONY: peers
 peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
 

@@ -103,10 +103,28 @@ func (n *Node) join(ctx context.Context, self *pb.Member) (*mvcc.Member, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := n.roster.Join(ctx, self.ID, info); err != nil {
-		return nil, err
+	return &mvcc.Member{ClusterID: cluster, Member: self}, n.roster.Join(ctx, self.ID, info)
+}
+
+// updateMember changes the peer URLs that MemberList shows of this member. Nobody connects to them.
+func (n *Node) updateMember(ctx context.Context, peerURLs []string) error {
+	if n.roster == nil {
+		m := n.store.Index().Member()
+		updated := &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: peerURLs, ClientURLs: m.ClientURLs}
+		_, err := n.store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}, 0)
+		return err
 	}
-	return &mvcc.Member{ClusterID: cluster, Member: self}, nil
+	self := n.roster.Self()
+	m := new(pb.Member)
+	if err := proto.Unmarshal(self.Info, m); err != nil {
+		return err
+	}
+	m.PeerURLs = peerURLs
+	info, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return n.roster.Join(ctx, self.ID, info)
 }
 
 // keeper tells the lessor whether this server comes first, nil if it is alone.

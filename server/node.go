@@ -166,7 +166,7 @@ func (n *Node) serve(ctx context.Context) error {
 		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor,
 		Cluster: etcdv3.Cluster{
 			ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion(),
-			Members: n.members, Leader: n.leader, Equal: n.roster != nil,
+			Members: n.members, Leader: n.leader, Update: n.updateMember, Equal: n.roster != nil,
 		},
 		Logger:               n.logger,
 		MaxTxnOps:            int(n.opts.MaxTxnOps),

@@ -9,9 +9,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-
-	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // clusterServer answers for a cluster of one member, or of equal servers on one database.
@@ -52,15 +49,15 @@ func (s *clusterServer) MemberAdd(_ context.Context, r *pb.MemberAddRequest) (*p
 	if !validPeerURLs(r.PeerURLs) {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
-	if s.opts.Cluster.Equal {
-		return nil, errEqual
-	}
-	for _, u := range r.PeerURLs {
-		for _, own := range s.members()[0].PeerURLs {
-			if u == own {
+	for _, m := range s.members() {
+		for _, u := range m.PeerURLs {
+			if slices.Contains(r.PeerURLs, u) {
 				return nil, rpctypes.ErrGRPCPeerURLExist
 			}
 		}
+	}
+	if s.opts.Cluster.Equal {
+		return nil, errEqual
 	}
 	return nil, rpctypes.ErrGRPCMemberNotEnoughStarted
 }
@@ -86,7 +83,7 @@ func (s *clusterServer) MemberRemove(_ context.Context, r *pb.MemberRemoveReques
 	if !s.known(r.ID) {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	if s.opts.Cluster.Equal {
+	if len(s.members()) > 1 {
 		return nil, errEqual
 	}
 	return nil, status.Error(codes.Unknown, rpctypes.ErrMemberNotEnoughStarted.Error())
@@ -97,16 +94,13 @@ func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequ
 	if !s.known(r.ID) {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	if s.opts.Cluster.Equal {
+	if r.ID != s.opts.Cluster.Member {
 		return nil, errEqual
 	}
-	size := proto.Size(r)
-	if size > s.opts.MaxRequestBytes {
-		return nil, rpctypes.ErrGRPCRequestTooLarge
+	if _, err := s.checkSize(r); err != nil {
+		return nil, err
 	}
-	m := s.opts.Store.Index().Member()
-	updated := &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: r.PeerURLs, ClientURLs: m.ClientURLs}
-	if _, err := s.opts.Store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}, size); err != nil {
+	if err := s.opts.Cluster.Update(ctx, r.PeerURLs); err != nil {
 		return nil, grpcError(err)
 	}
 	return &pb.MemberUpdateResponse{Header: s.header(), Members: s.members()}, nil

@@ -42,6 +42,8 @@ type Cluster struct {
 	// Members are those of the cluster that are there, Leader the one that Status names.
 	Members func() []*pb.Member
 	Leader  func() uint64
+	// Update changes the peer URLs that Members shows of this member.
+	Update func(ctx context.Context, peerURLs []string) error
 	// Equal is set if the members are servers on one database, which come and go by being started and stopped.
 	Equal bool
 }

@@ -150,8 +150,11 @@ func (b *Builder) change(key string, old *record, v Version, value []byte) {
 	b.reach(v.Main, v.Position)
 	if b.collect {
 		ev := &Event{Key: key, Value: value, Version: v}
-		if old != nil && !old.Tombstone() {
-			ev.Prev = old.Version
+		if old != nil {
+			// What was there before the revision, not what the same one did to the key before, as in etcd.
+			if prev := old.at(v.Main - 1); prev != nil && !prev.Tombstone() {
+				ev.Prev = *prev
+			}
 		}
 		b.events = append(b.events, ev)
 	}

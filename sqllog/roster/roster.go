@@ -60,16 +60,27 @@ func New(opts Options) *Roster {
 	return &Roster{opts: opts, hurry: make(chan struct{}, 1), told: make(chan struct{})}
 }
 
-// Join announces this server for the first time, under its id and with what it tells of itself.
+// Join announces this server, under its id and with what it tells of itself. It is called before Run, and again
+// when the server has something else to tell.
 func (r *Roster) Join(ctx context.Context, id uint64, info []byte) error {
 	r.mu.Lock()
-	r.self = drivers.Server{ID: id, Info: info}
-	_, err := rand.Read(r.self.Instance[:])
+	r.self.ID, r.self.Info = id, info
+	var err error
+	if r.self.Instance == (drivers.BatchID{}) {
+		_, err = rand.Read(r.self.Instance[:])
+	}
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	return r.announce(ctx)
+}
+
+// Self gives this server as it announces itself.
+func (r *Roster) Self() drivers.Server {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.self
 }
 
 // Run announces this server until ctx ends, and then that it leaves.

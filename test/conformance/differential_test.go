@@ -67,7 +67,7 @@ func freshServers(tb testing.TB, name string, opts ...grpc.DialOption) differ.St
 		if err != nil {
 			return nil, nil, err
 		}
-		p, err := launch.Start(ctx, launch.Options{Binary: path, Dir: dir, Flags: []string{"--max-txn-ops=8", "--bcrypt-cost=4"}})
+		p, err := launch.Start(ctx, launch.Options{Binary: path, Dir: dir, Flags: append(datastoreFlags(tb, path), "--max-txn-ops=8", "--bcrypt-cost=4")})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -60,6 +60,7 @@ func starter(name string) script.StartFunc {
 
 func start(tb testing.TB, path string, flags []string) *process {
 	tb.Helper()
+	flags = append(datastoreFlags(tb, path), flags...)
 	p, err := launch.Start(tb.Context(), launch.Options{Binary: path, Dir: tb.TempDir(), Flags: flags})
 	if err != nil {
 		tb.Fatal(err)
