@@ -26,7 +26,7 @@ func (c *client) next() proto.Message {
 func (c *client) request() proto.Message {
 	if c.CompactTo != nil && c.rng.IntN(200) == 0 {
 		if rev := c.CompactTo() - c.rng.Int64N(20); rev > 1 {
-			return &pb.CompactionRequest{Revision: rev, Physical: c.rng.IntN(2) == 0}
+			return &pb.CompactionRequest{Revision: rev, Physical: c.rng.IntN(6) == 0}
 		}
 	}
 	switch n := c.rng.IntN(28); {

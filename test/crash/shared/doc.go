@@ -14,5 +14,5 @@
 //
 // When all rounds of a history are over, it is judged as a whole, by package history in the
 // order that the servers claim, and by package linear, that is porcupine, in any order; and the hashes
-// of the servers' states must be equal. Every error is fine as long as it is not a false one.
+// of the servers' states must be equal; and the log on Postgres is walked for its invariants. Every error is fine as long as it is not a false one.
 package shared

@@ -26,6 +26,8 @@ const (
 	keys    = 6
 	// pause bounds the time between two requests of a client, so that a history stays one that can be judged.
 	pause = 10 * time.Millisecond
+	// lulls is how often in each round only one client asks.
+	lulls = 3
 	// patience bounds the wait for the end of a request, whatever the fault.
 	patience = 20 * time.Second
 	// recovery bounds the time after a fault until each server serves.
@@ -145,6 +147,9 @@ func (d *drill) round(n int, f fault) error {
 	d.t.Logf("round %d: %s, for %v; everybody served %v later", n, f.name, struck.Round(time.Millisecond), goingOn.Round(time.Millisecond))
 	if err != nil {
 		return err
+	}
+	for range lulls {
+		d.lull()
 	}
 	return d.settle()
 }
