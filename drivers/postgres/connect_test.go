@@ -173,3 +173,44 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// TestDefragment: most of a log that was scrubbed is given back, while others append.
+func TestDefragment(t *testing.T) {
+	o := place(t)
+	l := open(t, o)
+	var after drivers.End
+	for i := range 40 {
+		b := &drivers.Batch{ID: drivers.BatchID{byte(i + 1)}, Time: time.Now()}
+		for range 200 {
+			b.Entries = append(b.Entries, drivers.Entry{Kind: 1, Meta: []byte("m"), Value: make([]byte, 6000)})
+		}
+		if err := l.Append(t.Context(), after, b); err != nil {
+			t.Fatal(err)
+		}
+		after = drivers.End{Position: after.Position + 200, Batch: b.ID}
+	}
+	before, _, err := l.Size(t.Context())
+	if err != nil || before < 40<<20 {
+		t.Fatalf("a size of %d, %v", before, err)
+	}
+	var gone []int64
+	for p := int64(1); p < after.Position; p++ {
+		if p%10 != 0 {
+			gone = append(gone, p)
+		}
+	}
+	if err := l.Scrub(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Defragment(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now, inUse, err := l.Size(t.Context())
+	if err != nil || now > before/4 || inUse > now {
+		t.Errorf("a size of %d, %d in use, was %d, %v", now, inUse, before, err)
+	}
+	put(t, l, 99)
+	if err := l.Check(t.Context(), func(f string) { t.Error(f) }); err != nil {
+		t.Error(err)
+	}
+}
