@@ -297,9 +297,8 @@ func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error)
 		return nil, stale
 	case len(b.Entries()) > 0:
 		return results, s.append(ctx, ix, b, len(d.requests))
-	case d.turn != nil && d.turn.Bounds().End == ix.End:
-		return results, nil // nobody can have appended
 	}
+	// Also in a turn: it may have ended by itself before the last of the requests came.
 	return results, s.proveCurrent(ctx, ix)
 }
 
