@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -21,8 +20,6 @@ type call struct {
 	result  mvcc.Result
 	done    chan struct{}
 }
-
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
 // edit is a change of the index that appends nothing.
 type edit struct {
@@ -44,14 +41,14 @@ func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	if err := s.refused(); err != nil {
 		return nil, err
 	}
-	c := callPool.Get().(*call)
+	c := s.unused.Get().(*call)
 	c.request, c.size = request, size
 	stalled := s.stalled.Load().c
 	select {
 	case s.calls <- c:
 	default:
 		if err := s.enqueue(ctx, c, stalled); err != nil {
-			callPool.Put(c)
+			s.unused.Put(c)
 			return nil, err
 		}
 	}
@@ -72,7 +69,7 @@ func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	}
 	r, t := c.result, c.fence
 	c.request, c.result = nil, mvcc.Result{}
-	callPool.Put(c)
+	s.unused.Put(c)
 	defer s.fence.leave(t)
 	if r.Err != nil {
 		return nil, r.Err
