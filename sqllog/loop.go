@@ -270,6 +270,9 @@ var errStale = errors.New("the index is behind the log")
 // tryOnce evaluates requests on the current index and makes the outcome stand, in a turn if there is one. A value
 // that is gone again and again is missing, and the failure of the request that needs it.
 func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error) {
+	if err := s.refused(); err != nil {
+		return nil, err
+	}
 	if s.doubt != nil {
 		if err := s.catchUp(ctx); err != nil {
 			return nil, err
@@ -390,6 +393,9 @@ func (s *Store) edit(ctx context.Context, e edit) error {
 }
 
 func (s *Store) runEdit(ctx context.Context, e edit) error {
+	if err := s.refused(); err != nil {
+		return err
+	}
 	// That the server stops is no failure of the log.
 	ctx = context.WithoutCancel(ctx)
 	if e.fn == nil {

@@ -19,6 +19,7 @@ type rigged struct {
 	hold      func(context.Context) (drivers.Turn, error)
 	readIndex func(context.Context) (drivers.Bounds, error)
 	scrub     func(context.Context, []int64) error
+	between   func() // called after each slice of a scan
 	holds     atomic.Int64
 	questions atomic.Int64
 	moves     atomic.Int64
@@ -50,6 +51,16 @@ func (r *rigged) Scrub(ctx context.Context, positions []int64) error {
 		return r.scrub(ctx, positions)
 	}
 	return r.Shared.Scrub(ctx, positions)
+}
+
+func (r *rigged) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]drivers.Entry) error) error {
+	return r.Shared.Scan(ctx, opts, func(entries []drivers.Entry) error {
+		err := fn(entries)
+		if r.between != nil {
+			r.between()
+		}
+		return err
+	})
 }
 
 // rig has a server use a rigged log.
