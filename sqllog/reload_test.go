@@ -198,6 +198,7 @@ func TestReadsBesideOthersPrune(t *testing.T) {
 	for i := range keys {
 		other.must(put(fmt.Sprint("k", i), "0"))
 	}
+	s.get("k")
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for i := range 4 {
@@ -213,7 +214,7 @@ func TestReadsBesideOthersPrune(t *testing.T) {
 					continue
 				}
 				if err != nil || len(values) != keys || sel.Rev < last {
-					t.Errorf("%v: %d keys, %v, revision %d after %d", r, len(values), err, sel.Rev, last)
+					t.Errorf("%v: %d keys after revision %d, %v", r, len(values), last, err)
 					return
 				}
 				last = sel.Rev
