@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -21,8 +20,6 @@ type call struct {
 	result  mvcc.Result
 	done    chan struct{}
 }
-
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
 // edit is a change of the index that appends nothing.
 type edit struct {
@@ -44,14 +41,14 @@ func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	if err := s.refused(); err != nil {
 		return nil, err
 	}
-	c := callPool.Get().(*call)
+	c := s.unused.Get().(*call)
 	c.request, c.size = request, size
 	stalled := s.stalled.Load().c
 	select {
 	case s.calls <- c:
 	default:
 		if err := s.enqueue(ctx, c, stalled); err != nil {
-			callPool.Put(c)
+			s.unused.Put(c)
 			return nil, err
 		}
 	}
@@ -72,7 +69,7 @@ func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	}
 	r, t := c.result, c.fence
 	c.request, c.result = nil, mvcc.Result{}
-	callPool.Put(c)
+	s.unused.Put(c)
 	defer s.fence.leave(t)
 	if r.Err != nil {
 		return nil, r.Err
@@ -194,7 +191,7 @@ func (s *Store) commit(ctx context.Context, batch []*call) []*call {
 			for i, c := range batch {
 				requests[i] = c.request
 			}
-			results, err = s.decide(ctx, requests, t)
+			results, err = s.decide(ctx, &decision{requests: requests, turn: t})
 		}
 	})
 	for i, c := range batch {
@@ -209,21 +206,28 @@ func (s *Store) commit(ctx context.Context, batch []*call) []*call {
 	return batch
 }
 
+// decision is a batch on its way to an outcome.
+type decision struct {
+	requests []any
+	turn     drivers.Turn // nil: none is held
+	stale    int          // how often values were gone
+}
+
 // decide evaluates requests until their outcome stands. Every answer speaks for the end of the log, also one
 // that appends nothing (I10). It ends the turn, if there is one.
-func (s *Store) decide(ctx context.Context, requests []any, t drivers.Turn) ([]mvcc.Result, error) {
+func (s *Store) decide(ctx context.Context, d *decision) ([]mvcc.Result, error) {
 	for {
 		end := s.index.Load().End
-		results, err := s.tryOnce(ctx, requests, t)
-		if t != nil {
-			t.Release()
-			t = nil
+		results, err := s.tryOnce(ctx, d)
+		if d.turn != nil {
+			d.turn.Release()
+			d.turn = nil
 		}
 		switch {
 		case err == nil:
 			return results, nil
 		case errors.Is(err, drivers.ErrConflict):
-			t, err = s.afterConflict(ctx, end, err)
+			d.turn, err = s.afterConflict(ctx, end, err)
 		case errors.Is(err, drivers.ErrUnresolved), errors.Is(err, errStale):
 			// Unresolved may be a scrub, of which this loop knows nothing.
 			err = s.catchUp(ctx)
@@ -263,8 +267,12 @@ func (s *Store) afterConflict(ctx context.Context, end drivers.End, conflict err
 // errStale: values needed to decide were scrubbed by another server, so the index is an old one.
 var errStale = errors.New("the index is behind the log")
 
-// tryOnce evaluates requests on the current index and makes the outcome stand, in a turn if there is one.
-func (s *Store) tryOnce(ctx context.Context, requests []any, t drivers.Turn) ([]mvcc.Result, error) {
+// tryOnce evaluates requests on the current index and makes the outcome stand, in a turn if there is one. A value
+// that is gone again and again is missing, and the failure of the request that needs it.
+func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error) {
+	if err := s.refused(); err != nil {
+		return nil, err
+	}
 	if s.doubt != nil {
 		if err := s.catchUp(ctx); err != nil {
 			return nil, err
@@ -282,15 +290,15 @@ func (s *Store) tryOnce(ctx context.Context, requests []any, t drivers.Turn) ([]
 		},
 	}
 	ix := s.index.Load()
-	b, results := mvcc.Evaluate(ix, env, requests)
+	b, results := mvcc.Evaluate(ix, env, d.requests)
 	switch {
-	case stale != nil && s.shared != nil:
+	case stale != nil && s.shared != nil && d.stale < readAttempts:
+		d.stale++
 		return nil, stale
 	case len(b.Entries()) > 0:
-		return results, s.append(ctx, ix, b, len(requests))
-	case t != nil && t.Bounds().End == ix.End:
-		return results, nil // nobody can have appended
+		return results, s.append(ctx, ix, b, len(d.requests))
 	}
+	// Also in a turn: it may have ended by itself before the last of the requests came.
 	return results, s.proveCurrent(ctx, ix)
 }
 
@@ -385,6 +393,9 @@ func (s *Store) edit(ctx context.Context, e edit) error {
 }
 
 func (s *Store) runEdit(ctx context.Context, e edit) error {
+	if err := s.refused(); err != nil {
+		return err
+	}
 	// That the server stops is no failure of the log.
 	ctx = context.WithoutCancel(ctx)
 	if e.fn == nil {

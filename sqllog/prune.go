@@ -29,6 +29,9 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	if err := s.refused(); err != nil {
+		return 0, err
+	}
 	begin := s.index.Load().End.Position
 	if err := s.pruneIndex(ctx, rest); err != nil {
 		return 0, err
@@ -129,6 +132,10 @@ func (s *Store) scrub(ctx context.Context, rest func(context.Context) error) (re
 	last, _ := slices.BinarySearch(all, end)
 	for removed < last {
 		chunk := all[removed:min(removed+scrubbed, last)]
+		// In a log with another history something else stands there, which may be live.
+		if err = s.current(ctx); err != nil {
+			break
+		}
 		if err = s.log.Scrub(ctx, chunk); err != nil {
 			break
 		}

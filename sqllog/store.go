@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -130,6 +131,7 @@ type Store struct {
 	hashes hashes
 
 	calls   chan *call
+	unused  sync.Pool // of calls
 	edits   chan edit
 	stopped chan struct{}
 	failure atomic.Pointer[error] // of the last append
@@ -161,6 +163,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		stopped: make(chan struct{}),
 		pruning: make(chan struct{}, 1),
 	}
+	s.unused.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	s.shared, _ = s.log.(drivers.Shared)
 	ix, err := s.load(ctx)
 	if err != nil {

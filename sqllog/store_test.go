@@ -2,6 +2,7 @@ package sqllog
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -129,7 +130,8 @@ func foreign(t *testing.T, mem *memory.Store, requests ...any) {
 		t.Fatal(err)
 	}
 	b, _ := mvcc.Evaluate(ix, mvcc.Env{}, requests)
-	batch := &drivers.Batch{ID: drivers.BatchID{0xff, byte(ix.End.Position)}, Entries: b.Entries()}
+	batch := &drivers.Batch{Entries: b.Entries()}
+	rand.Read(batch.ID[:])
 	if err := log.Append(context.Background(), ix.End, batch); err != nil {
 		t.Fatal(err)
 	}

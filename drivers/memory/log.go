@@ -26,7 +26,7 @@ type Log struct {
 	// the append that is still in flight then, if any.
 	uncertain bool
 	late      func()
-	// own is the end of this log's last append, turn the one it holds.
+	// own is the end of this log's last append that it knows of, turn the one it holds.
 	own  drivers.End
 	turn *turn
 }
@@ -65,7 +65,7 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 	defer end()
 	l.store.mu.Lock()
 	err = l.store.appendLocked(after, batch)
-	if err == nil {
+	if err == nil && f.Err == nil {
 		l.mu.Lock()
 		l.own = l.store.endLocked()
 		l.mu.Unlock()

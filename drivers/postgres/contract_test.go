@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,7 @@ func (r *running) Close() error {
 // TestMain ends the servers that tests have shared.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, close := range atEnd {
+	for _, close := range slices.Backward(atEnd) {
 		if err := close(); err != nil {
 			code = 1
 		}
@@ -86,7 +87,30 @@ func place(t *testing.T) Options {
 	return Options{URL: sharedServer(t).URL("postgres"), Name: fmt.Sprintf("log_%d_%d", os.Getpid(), shared.n.Add(1)), Logger: slog.New(slog.DiscardHandler)}
 }
 
-func TestContract(t *testing.T) {
+func TestContract(t *testing.T) { runContract(t, place) }
+
+// TestContractBouncer: the same through pgbouncer in transaction mode, where a session is whoever's.
+func TestContractBouncer(t *testing.T) {
+	var mu sync.Mutex
+	var bouncer *pg.Bouncer
+	runContract(t, func(t *testing.T) Options {
+		mu.Lock()
+		defer mu.Unlock()
+		o := place(t)
+		if bouncer == nil {
+			b, err := pg.StartBouncer(context.Background(), sharedServer(t), pg.BouncerOptions{PoolMode: "transaction"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bouncer = b
+			atEnd = append(atEnd, b.Close)
+		}
+		o.URL = bouncer.URL("postgres")
+		return o
+	})
+}
+
+func runContract(t *testing.T, place func(*testing.T) Options) {
 	drivertest.Run(t, drivertest.Harness{
 		Durable: true,
 		Shared:  true,

@@ -435,16 +435,45 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// lockedBuffer is a buffer for several goroutines.
+// lockedBuffer is a buffer for several goroutines, that can be waited for.
 type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu      sync.Mutex
+	b       bytes.Buffer
+	written chan struct{} // holds a token when something was written since it was last empty
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	select {
+	case b.signal() <- struct{}{}:
+	default:
+	}
 	return b.b.Write(p)
+}
+
+// signal gives the channel. Called with mu held.
+func (b *lockedBuffer) signal() chan struct{} {
+	if b.written == nil {
+		b.written = make(chan struct{}, 1)
+	}
+	return b.written
+}
+
+// await waits until a text was written.
+func (b *lockedBuffer) await(t *testing.T, text string) {
+	t.Helper()
+	b.mu.Lock()
+	written := b.signal()
+	b.mu.Unlock()
+	timeout := time.After(time.Minute)
+	for !strings.Contains(b.String(), text) {
+		select {
+		case <-written:
+		case <-timeout:
+			t.Fatalf("%q was not written:\n%s", text, b.String())
+		}
+	}
 }
 
 func (b *lockedBuffer) String() string {
