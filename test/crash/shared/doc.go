@@ -10,9 +10,11 @@
 //   - that every request has ended in time, whatever the fault;
 //   - that each server serves again soon after the fault, and that nobody but the fault ended one;
 //   - that each watcher sees everything up to the end: on each server one that goes on
-//     where its stream broke, one that begins anew at random, and one that changes servers.
+//     where its stream broke, one that begins anew at random, one of some keys; and one that
+//     changes servers.
 //
 // When all rounds of a history are over, it is judged as a whole, by package history in the
-// order that the servers claim, and by package linear, that is porcupine, in any order; and the hashes
-// of the servers' states must be equal; and the log on Postgres is walked for its invariants. Every error is fine as long as it is not a false one.
+// order that the servers claim, and by package linear, that is porcupine, in any order; the hashes
+// of the servers' states must be equal; and the log on Postgres is walked for its invariants. A request may
+// fail, as long as its error says no more than what is so.
 package shared
