@@ -44,7 +44,7 @@ TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 test: lint test-unit test-crash test-kube test-etcd ## Lint, and all tests but the longest: 30 minutes at most on two cores.
 
 .PHONY: test-long
-test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long ## The tests that take longer.
+test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long test-shared-long ## The tests that take longer.
 
 .PHONY: test-unit
 test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
@@ -54,6 +54,11 @@ test-unit: build peers postgres ## Test the main module with the race detector, 
 .PHONY: test-crash
 test-crash: build ## Kill the server under load for a minute, and break its disk. CRASH takes flags, as in CRASH="-seed 7".
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v . $(CRASH)
+
+.PHONY: test-shared
+test-shared: build peers postgres ## Break servers on one Postgres database, and the database, and judge what clients saw. SHARED takes flags.
+	cd test/crash && $(GO) test -race $(TEST_FLAGS) ./linear
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|EtcdCluster|StaleReads)$$' ./shared $(SHARED)
 
 .PHONY: test-kube
 test-kube: build ## Test with the storage tests of k8s.io/apiserver.
@@ -82,6 +87,10 @@ test-etcdctl-checks: build peers ## Run the checks of etcdctl, which take a minu
 .PHONY: test-crash-long
 test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^TestKill$$' . -rounds 200 $(CRASH)
+
+.PHONY: test-shared-long
+test-shared-long: build peers postgres ## The same for a quarter of an hour. SHARED takes flags, as in SHARED="-seed 7 -histories 1".
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./shared -rounds 14 -histories 6 $(SHARED)
 
 $(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
 	$(GO) build -o $@ ./test/pg/cmd/pg
