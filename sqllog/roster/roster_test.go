@@ -149,8 +149,8 @@ func TestKeeperAgain(t *testing.T) {
 			t.Error("still the keeper")
 		}
 		time.Sleep(10 * every)
-		if !a.Keeper() {
-			t.Error("not the keeper again")
+		if !a.Keeper() || a.kept.Load() != 2 {
+			t.Errorf("the keeper again: %v, told %d times", a.Keeper(), a.kept.Load())
 		}
 	})
 }
