@@ -41,7 +41,7 @@ TIMEOUT    ?= 20m
 TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 
 .PHONY: test
-test: lint test-unit test-crash test-kube test-etcd ## Lint, and all tests but the longest: 30 minutes at most on two cores.
+test: lint test-unit test-crash test-kube test-etcd test-postgres ## Lint, and all tests but the longest: 40 minutes at most on two cores.
 
 .PHONY: test-long
 test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long test-shared-long ## The tests that take longer.
@@ -68,8 +68,13 @@ test-kube: build ## Test with the storage tests of k8s.io/apiserver.
 test-etcd: build peers ## Test with those of etcd's own tests that concern one member.
 	cd test/etcd && $(GO) test $(TEST_FLAGS) -v ./...
 
+.PHONY: test-postgres
+test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outputs, random requests, histories and the storage tests of k8s.io/apiserver on Postgres.
+	$(GO) test $(TEST_FLAGS) -run '^Test(Corpus|Etcdctl|Differential|History|HistoryKilled)$$' ./test/conformance -datastore postgres
+	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
+
 .PHONY: test-control-plane
-test-control-plane: build kube-components ## Test a whole Kubernetes control plane, with kill -9 of keelson in between.
+test-control-plane: build kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between, alone and as two on Postgres.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -v ./cluster
 
 .PHONY: test-differential
@@ -112,7 +117,7 @@ postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or ins
 	@test/tools/postgres
 
 .PHONY: bench
-bench: build peers ## Measure keelson beside etcd and kine; some 25 minutes. BENCH takes flags, as in BENCH="-scale 0.1 -rounds 1".
+bench: build peers postgres ## Measure keelson beside etcd and kine; some 35 minutes. BENCH takes flags, as in BENCH="-scale 0.1 -rounds 1".
 	cd test/bench && $(GO) build -o $(BIN)/bench .
 	$(BIN)/bench -root $(CURDIR) $(BENCH)
 

@@ -167,18 +167,18 @@ func TestClearedAndTheEnd(t *testing.T) {
 	for range 3 {
 		keeper.must(&mvcc.Barrier{}) // superseded from the beginning
 		end := f.mem.Bounds().End.Position
-		other.prune()
-		keeper.prune()
+		_ = f.prune(1)
+		_ = f.prune(0)
 		if keeper.Cleared() != end-1 {
 			t.Errorf("cleared up to %d, the last entry is at %d", keeper.Cleared(), end)
 		}
 		f.hear()
-		other.prune()
+		_ = f.prune(1)
 	}
 	// The keeper dies with it, and another server, which has heard that most is scrubbed, becomes the keeper.
 	f.keeper(1)
 	other.must(put("k", "2"))
-	other.prune()
+	_ = f.prune(1)
 	f.hear()
 	f.checkClean()
 	if left := f.superseded(f.mem.Bounds().End.Position); len(left) > 0 {

@@ -294,6 +294,8 @@ func testAnnounce(f *fixture) {
 		{a, drivers.Server{ID: first.ID, Instance: first.Instance, Info: []byte("c"), Position: 9}, []drivers.Server{{ID: first.ID, Instance: first.Instance, Info: []byte("c"), Position: 9}, second}},
 		// One that was started anew is the youngest.
 		{a, drivers.Server{ID: first.ID, Instance: drivers.BatchID{3}, Info: []byte("d")}, []drivers.Server{second, {ID: first.ID, Instance: drivers.BatchID{3}, Info: []byte("d")}}},
+		// The process that had its id before leaves late, which says nothing of it.
+		{a, drivers.Server{ID: first.ID, Instance: first.Instance, Leaving: true}, []drivers.Server{second, {ID: first.ID, Instance: drivers.BatchID{3}, Info: []byte("d")}}},
 		{b, drivers.Server{ID: 2, Instance: second.Instance, Leaving: true}, []drivers.Server{{ID: first.ID, Instance: drivers.BatchID{3}, Info: []byte("d")}}},
 		{a, drivers.Server{ID: first.ID, Instance: drivers.BatchID{3}, Leaving: true}, nil},
 	} {

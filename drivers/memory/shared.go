@@ -139,8 +139,10 @@ func (l *Log) Announce(ctx context.Context, self drivers.Server) ([]drivers.Serv
 	switch {
 	case at < 0 && !self.Leaving:
 		s.servers = append(s.servers, present{self, now, now})
-	case at >= 0 && self.Leaving:
-		s.servers = slices.Delete(s.servers, at, at+1)
+	case self.Leaving:
+		if at >= 0 && s.servers[at].Instance == self.Instance {
+			s.servers = slices.Delete(s.servers, at, at+1)
+		}
 	case at >= 0 && s.servers[at].Instance == self.Instance:
 		s.servers[at] = present{self, s.servers[at].since, now}
 	case at >= 0:

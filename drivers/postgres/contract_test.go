@@ -87,7 +87,7 @@ func place(t *testing.T) Options {
 	return Options{URL: sharedServer(t).URL("postgres"), Name: fmt.Sprintf("log_%d_%d", os.Getpid(), shared.n.Add(1)), Logger: slog.New(slog.DiscardHandler)}
 }
 
-func TestContract(t *testing.T) { runContract(t, place) }
+func TestContract(t *testing.T) { runContract(t, place, childrenThere) }
 
 // TestContractBouncer: the same through pgbouncer in transaction mode, where a session is whoever's.
 func TestContractBouncer(t *testing.T) {
@@ -107,10 +107,11 @@ func TestContractBouncer(t *testing.T) {
 		}
 		o.URL = bouncer.URL("postgres")
 		return o
-	})
+	}, childrenThere+" AND state <> 'idle'") // it keeps the connections
 }
 
-func runContract(t *testing.T, place func(*testing.T) Options) {
+// runContract runs the suite. left asks how much of killed processes the database still has.
+func runContract(t *testing.T, place func(*testing.T) Options, left string) {
 	drivertest.Run(t, drivertest.Harness{
 		Durable: true,
 		Shared:  true,
@@ -121,6 +122,11 @@ func runContract(t *testing.T, place func(*testing.T) Options) {
 		Open: func(place string) (drivertest.Log, error) {
 			f := new(faults)
 			url, name, _ := strings.Cut(place, " ")
+			if shared.server == nil {
+				url += "&application_name=" + child
+			} else if err := shared.server.Await(context.Background(), left, "0"); err != nil {
+				return nil, err
+			}
 			l, err := Open(context.Background(), Options{URL: url, Name: name, Logger: slog.New(slog.DiscardHandler), dial: f.dial})
 			if err != nil {
 				return nil, err
@@ -134,6 +140,13 @@ func runContract(t *testing.T, place func(*testing.T) Options) {
 		},
 	})
 }
+
+const (
+	// child is what processes that are killed call themselves.
+	child = "child"
+	// childrenThere counts what the database still has of them: what was sent is done, also when the sender is dead.
+	childrenThere = "SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + child + "'"
+)
 
 // fault cuts a connection when something is sent that has some bytes in it.
 type fault struct {

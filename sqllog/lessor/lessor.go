@@ -71,6 +71,7 @@ type lease struct {
 	id       int64
 	grant    int64 // mvcc.Lease.Grant
 	entry    int64 // mvcc.Lease.Entry
+	renewal  int64 // mvcc.Lease.Renewal
 	ttl      time.Duration
 	deadline time.Time
 	recorded time.Duration // what the log says is left: a restart would begin there
@@ -128,15 +129,18 @@ func (l *Lessor) Changed(ix *mvcc.Index, ids []int64) {
 		switch {
 		case granted == nil:
 		case known:
-			renewed := granted.Remaining == 0 && granted.Entry() != le.entry
-			le.recorded, le.entry = left(granted), granted.Entry()
+			renewed := granted.Renewal() != le.renewal
+			le.recorded, le.entry, le.renewal = left(granted), granted.Entry(), granted.Renewal()
 			if renewed {
-				// An expiry under way names an older entry, and is refused.
-				le.deadline, le.renewed, le.expiring = time.Now().Add(le.ttl), true, false
-				heap.Fix(&l.queue, le.at)
+				// An expiry under way names an older entry, and is refused. What is left counts from a checkpoint, if one came since.
+				le.renewed, le.expiring = true, false
+				if deadline := time.Now().Add(le.recorded); deadline.After(le.deadline) {
+					le.deadline = deadline
+					heap.Fix(&l.queue, le.at)
+				}
 			}
 		default:
-			le = &lease{id: id, grant: granted.Grant, entry: granted.Entry(), ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
+			le = &lease{id: id, grant: granted.Grant, entry: granted.Entry(), renewal: granted.Renewal(), ttl: seconds(granted.TTL), recorded: left(granted), gone: make(chan struct{})}
 			le.deadline = time.Now().Add(le.recorded)
 			l.leases[id] = le
 			heap.Push(&l.queue, le)

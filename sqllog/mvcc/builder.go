@@ -174,8 +174,14 @@ func (b *Builder) reach(main, pos int64) {
 func (b *Builder) applyLease(l Lease) {
 	b.leases = append(b.leases, l.ID)
 	l.Grant = l.position
+	if l.Remaining == 0 {
+		l.renewal = l.position
+	}
 	if old := b.ix.Lease(l.ID); old != nil {
 		l.keys = old.keys
+		if l.Remaining > 0 {
+			l.renewal = old.renewal
+		}
 		if old.Grant != 0 {
 			l.Grant = old.Grant
 		}

@@ -18,6 +18,7 @@ type Lease struct {
 	Grant int64
 
 	position int64
+	renewal  int64 // see Renewal
 	keys     tree[attached]
 }
 
@@ -26,6 +27,10 @@ func (*Lease) weight() int { return 1 }
 // Entry is the position of the lease's newest entry in the log. Each grant, checkpoint and renewal that is written down has
 // another one, on every server that reads the log the same.
 func (l *Lease) Entry() int64 { return l.position }
+
+// Renewal is the position of the entry that granted the lease or renewed it last: checkpoints leave it as it is. It is 0 if that
+// entry was gone when the log was loaded.
+func (l *Lease) Renewal() int64 { return l.renewal }
 
 // attached marks a key as attached to a lease.
 type attached struct{}

@@ -134,8 +134,8 @@ func (r *Roster) announce(ctx context.Context) error {
 			r.opts.Logger.Info("a server that shared the log is gone", "member_id", old.ID)
 		}
 	}
+	was := r.keeperLocked()
 	r.servers, r.at = servers, time.Now()
-	was := r.keeper
 	if r.keeper = len(servers) > 0 && servers[0].Instance == self.Instance; r.keeper && !was {
 		r.opts.BecameKeeper()
 	}
@@ -155,8 +155,10 @@ func (r *Roster) Servers() []drivers.Server {
 func (r *Roster) Keeper() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.keeper && time.Since(r.at) < drivers.PresenceTTL
+	return r.keeperLocked()
 }
+
+func (r *Roster) keeperLocked() bool { return r.keeper && time.Since(r.at) < drivers.PresenceTTL }
 
 // Cleared gives the position up to which everything superseded is known to be scrubbed.
 func (r *Roster) Cleared() int64 {
