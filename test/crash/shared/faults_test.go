@@ -74,14 +74,7 @@ func databaseFaults() []fault {
 			}
 			return nil
 		}},
-		{"connections are cut at COMMIT", func(_ context.Context, d *drill) error {
-			for end := time.Now().Add(d.moment(1000, 2500)); time.Now().Before(end); time.Sleep(d.moment(20, 150)) {
-				for _, p := range d.proxies {
-					p.CutAt("commit", []pg.Moment{pg.BeforeRequest, pg.BeforeAnswer}[d.rng.IntN(2)])
-				}
-			}
-			return d.heal()
-		}},
+		{"connections are cut at COMMIT", func(_ context.Context, d *drill) error { return d.cutAtCommit() }},
 		{"a server's connections are dead", func(_ context.Context, d *drill) error {
 			d.proxies[d.pick()].BlackHole()
 			time.Sleep(d.moment(1000, 5000))
@@ -118,6 +111,16 @@ func (d *drill) killed(ctx context.Context, i int, after time.Duration) error {
 		return fmt.Errorf("server %d: %w", i, err)
 	}
 	return nil
+}
+
+// cutAtCommit cuts connections before the database gets to know of a COMMIT, or after it has done it.
+func (d *drill) cutAtCommit() error {
+	for end := time.Now().Add(d.moment(1000, 2500)); time.Now().Before(end); time.Sleep(d.moment(20, 150)) {
+		for _, p := range d.proxies {
+			p.CutAt("commit", []pg.Moment{pg.BeforeRequest, pg.BeforeAnswer}[d.rng.IntN(2)])
+		}
+	}
+	return d.heal()
 }
 
 func (d *drill) heal() error {
