@@ -21,7 +21,7 @@ const (
 	// the head row's lock, nobody keeps it long without doing anything, and no timeout of statements ends the waiting for
 	// a synchronous standby, which would leave the commit unconfirmed.
 	tuneSQL = `SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
-	set_config('lock_timeout', '5s', true), set_config('idle_in_transaction_session_timeout', '5s', true), set_config('statement_timeout', '0', true)`
+	set_config('lock_timeout', '5s', true), set_config('idle_in_transaction_session_timeout', '2s', true), set_config('statement_timeout', '0', true)`
 
 	// insertSQL inserts entries after the position $1, which must be the log's last row and have the batch $2. What is
 	// inserted in parts has parts that end in a row without a batch; there $2 is NULL. $3 is the number of the
@@ -32,7 +32,7 @@ SELECT $1 + e.n, e.kind, CASE WHEN e.n = $3 THEN $4 END, CASE WHEN e.n = $3 THEN
 FROM ROWS FROM (unnest($7::smallint[]), unnest($8::bytea[]), unnest($9::bytea[])) WITH ORDINALITY AS e (kind, meta, value, n)
 WHERE coalesce((SELECT max(position) FROM {schema}.log), 0) = $1
 AND ($1 = 0 OR EXISTS (SELECT FROM {schema}.log WHERE position = $1 AND batch IS NOT DISTINCT FROM $2))
-AND EXISTS (SELECT FROM {schema}.head WHERE fence = $10)`
+AND EXISTS (SELECT FROM {schema}.head WHERE id = 1 AND fence = $10)`
 )
 
 // A statement inserts no more than this; a single entry may exceed the bytes.
@@ -158,7 +158,7 @@ func (a *appender) alone(ctx context.Context, c *pgconn.PgConn, fence int64) (fo
 	takeWarning(c)
 	first := []statement{{sql: beginSQL}, {sql: a.log.sql.tune}, {sql: a.log.sql.lock}, a.insert(0, fence)}
 	if len(a.parts) == 1 {
-		first = append(first, statement{sql: "COMMIT"})
+		first = append(first, statement{sql: commitSQL})
 	}
 	touched, err := pipeline(ctx, c, first, func(i int, row [][]byte) error {
 		if i == 2 {
@@ -186,7 +186,7 @@ func (a *appender) inTurn(ctx context.Context, t *turn) error {
 		takeWarning(c)
 		first := []statement{a.insert(0, t.fence)}
 		if len(a.parts) == 1 {
-			first = append(first, statement{sql: "COMMIT"})
+			first = append(first, statement{sql: commitSQL})
 		}
 		touched, err := pipeline(ctx, c, first, nil)
 		if err != nil {
@@ -225,7 +225,7 @@ func (a *appender) rest(ctx context.Context, c *pgconn.PgConn, inserted, fence i
 		}
 		next := []statement{a.insert(i, fence)}
 		if i == len(a.parts)-1 {
-			next = append(next, statement{sql: "COMMIT"})
+			next = append(next, statement{sql: commitSQL})
 		}
 		// Each part has as long as the whole of a small batch.
 		pctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.log.opts.Answer)
@@ -272,7 +272,7 @@ func (l *Log) committed(end drivers.End) {
 }
 
 // turnTime is how long a turn may last; the database ends it a little later (see tuneSQL).
-const turnTime = 4 * time.Second
+const turnTime = 1500 * time.Millisecond
 
 // turn is a transaction that holds the head row's lock.
 type turn struct {
@@ -324,6 +324,7 @@ func (l *Log) hold(ctx context.Context) (*turn, error) {
 // begin takes the lock, reads the tail, and keeps the connection if that went well.
 func (t *turn) begin(ctx context.Context) error {
 	l, pc := t.log, t.conn.Conn().PgConn()
+	l.enter(pc)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.opts.Answer)
 	defer cancel()
 	q := l.question(true)

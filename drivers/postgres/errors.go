@@ -25,6 +25,8 @@ const (
 	codeReadOnlyTransaction = "25006"
 	codeUniqueViolation     = "23505"
 	codeCompletionUnknown   = "40003"
+	codeNoStatement         = "26000"
+	codeStatementExists     = "42P05"
 )
 
 // passes tells whether what failed may succeed soon: the database is away, is starting, is full of connections, has chosen this
@@ -39,6 +41,7 @@ func passes(err error) bool {
 		c == "55P03", c == "55006", // a lock, an object in use
 		strings.HasPrefix(c, "57"), // cancelled, shutting down, starting
 		c == "25P03", c == "25P04", // idle in transaction, transaction timeouts
+		c == codeNoStatement, c == codeStatementExists, // sessions are shared after all
 		c == codeReadOnlyTransaction: // a primary that has become a standby
 		return true
 	}

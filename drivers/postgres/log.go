@@ -52,6 +52,8 @@ type Log struct {
 	seen    seen
 	// busy is set while the last question for the end found new entries: then the next one asks for them at once.
 	busy atomic.Bool
+	// sessions is set while notifications arrive, which proves that nobody shares this log's sessions: then they prepare statements.
+	sessions atomic.Bool
 	// answeredAt is when the last question was answered, in nanoseconds since 1970.
 	answeredAt atomic.Int64
 	// company is set while other servers are known to be there: only then it is worth notifying them.

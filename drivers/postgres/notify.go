@@ -93,6 +93,7 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // set says whether notifications arrive.
 func (b *background) set(listening bool) {
+	b.log.sessions.Store(listening)
 	if b.listening.Swap(listening) != listening {
 		select {
 		case b.nudge <- struct{}{}:
@@ -225,7 +226,9 @@ func (b *background) poll(ctx context.Context) error {
 			timer.Stop()
 			return nil
 		case <-b.nudge:
+			// What came before anybody listened was not told.
 			timer.Stop()
+			_, _ = l.ReadIndex(ctx)
 			continue
 		case <-timer.C:
 		}

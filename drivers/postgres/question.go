@@ -35,7 +35,7 @@ type question struct {
 	log     *Log
 	entries bool
 	known   drivers.End // see seen.tailEnd
-	appends uint64      // see seen.appends
+	news    uint64      // see seen.news
 
 	bounds drivers.Bounds
 	fence  int64
@@ -49,7 +49,7 @@ type question struct {
 // question makes a question about the log as it is known now.
 func (l *Log) question(entries bool) *question {
 	q := &question{log: l, entries: entries}
-	q.known, q.appends = l.seen.snapshot()
+	q.known, q.news = l.seen.snapshot()
 	return q
 }
 
@@ -209,7 +209,7 @@ func (l *Log) ask(ctx context.Context) (bounds drivers.Bounds, err error) {
 // synchronous standby not have confirmed what was in doubt, it has when it has confirmed this.
 func (l *Log) settle(ctx context.Context, c *pgconn.PgConn) error {
 	takeWarning(c)
-	_, err := pipeline(ctx, c, []statement{{sql: beginSQL}, {sql: l.sql.tune}, {sql: l.sql.fence}, {sql: "COMMIT"}}, nil)
+	_, err := pipeline(ctx, c, []statement{{sql: beginSQL}, {sql: l.sql.tune}, {sql: l.sql.fence}, {sql: commitSQL}}, nil)
 	if err != nil {
 		return fmt.Errorf("find out what became of a write: %w", err)
 	}

@@ -73,7 +73,7 @@ func (l *Log) scrubOnce(ctx context.Context, c *pgconn.PgConn, positions []int64
 	_, err := pipeline(ctx, c, []statement{
 		{sql: beginSQL}, {sql: l.sql.tune},
 		{l.sql.scrub, []param{int8ArrayParam(positions), int8Param(highest), int8Param(fence), int8Param(known.Position), uuidParam(known.Batch)}},
-		{sql: "COMMIT"},
+		{sql: commitSQL},
 	}, func(i int, row [][]byte) error {
 		if i != 2 {
 			return nil

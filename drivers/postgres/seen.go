@@ -17,8 +17,8 @@ type seen struct {
 	// end is the newest end that is known, own the end of this log's own last append.
 	end, own drivers.End
 	scrubbed int64
-	// appends counts own appends. An answer to a question from before one says nothing about now, unless it has seen more.
-	appends uint64
+	// news counts own appends, and signals of others'. An answer to a question from before one says nothing about now, unless it has seen more.
+	news uint64
 	// tail are whole batches that follow each other, from tailFrom to tailEnd.
 	tail              []*drivers.Batch
 	tailFrom, tailEnd drivers.End
@@ -30,10 +30,17 @@ type seen struct {
 func (s *seen) init() { s.changed = make(chan struct{}) }
 
 // snapshot gives what a question begins with.
-func (s *seen) snapshot() (known drivers.End, appends uint64) {
+func (s *seen) snapshot() (known drivers.End, news uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tailEnd, s.appends
+	return s.tailEnd, s.news
+}
+
+// position is that of the newest end that is known.
+func (s *seen) position() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.end.Position
 }
 
 // lacks tells whether the entries up to an end are neither own nor in memory.
@@ -47,7 +54,7 @@ func (s *seen) lacks(end drivers.End) bool {
 func (s *seen) committed(end drivers.End) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.appends++
+	s.news++
 	s.own = end
 	s.end = end
 	s.reset(end)
@@ -74,7 +81,7 @@ func (s *seen) answer(q *question, batches []*drivers.Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	end, before := q.bounds.End, s.end
-	current := q.appends == s.appends
+	current := q.news == s.news
 	if !current && end.Position <= s.end.Position {
 		return // older than what is known
 	}
@@ -95,6 +102,7 @@ func (s *seen) signal(end drivers.End) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if end.Position > s.end.Position {
+		s.news++
 		s.end = end
 		s.wakeLocked()
 	}

@@ -115,26 +115,40 @@ func (s *statement) split() (values [][]byte, oids []uint32) {
 
 var binaryFormat = []int16{1}
 
-// query runs one statement as a transaction of its own, in one round trip. The row that fn gets is valid during the call.
-func query(ctx context.Context, c *pgconn.PgConn, s statement, fn func(row [][]byte) error) error {
-	values, oids := s.split()
-	r := c.ExecParams(ctx, s.sql, values, oids, binaryFormat, binaryFormat)
-	ferr := forEach(r, fn)
-	_, err := r.Close()
-	return errors.Join(err, ferr)
+const commitSQL = "COMMIT"
+
+// prepared are the statements that a connection has prepared, by their text: see Log.sessions.
+type prepared map[string]string
+
+// preparedKey is the key of a connection's prepared statements; without it none are.
+const preparedKey = "keelson.prepared"
+
+// prepare gives the name of a statement that the connection has prepared, or "" if it prepares none.
+func prepare(ctx context.Context, c *pgconn.PgConn, s *statement, oids []uint32) (string, error) {
+	p, ok := c.CustomData()[preparedKey].(prepared)
+	if !ok || s.sql == beginSQL || s.sql == commitSQL {
+		return "", nil
+	}
+	name, ok := p[s.sql]
+	if !ok {
+		name = fmt.Sprintf("keelson_%d", len(p)+1)
+		if _, err := c.Prepare(ctx, name, s.sql, oids); err != nil {
+			return "", err
+		}
+		p[s.sql] = name
+	}
+	return name, nil
 }
 
-// forEach calls fn for each row until it fails.
-func forEach(r *pgconn.ResultReader, fn func(row [][]byte) error) error {
-	for r.NextRow() {
+// query runs one statement as a transaction of its own, in one round trip. The row that fn gets is valid during the call.
+func query(ctx context.Context, c *pgconn.PgConn, s statement, fn func(row [][]byte) error) error {
+	_, err := pipeline(ctx, c, []statement{s}, func(_ int, row [][]byte) error {
 		if fn == nil {
-			continue
+			return nil
 		}
-		if err := fn(r.Values()); err != nil {
-			return err
-		}
-	}
-	return nil
+		return fn(row)
+	})
+	return err
 }
 
 // pipeline sends statements together, in one round trip, and gives the number of rows that each of them touched.
@@ -142,22 +156,27 @@ func forEach(r *pgconn.ResultReader, fn func(row [][]byte) error) error {
 func pipeline(ctx context.Context, c *pgconn.PgConn, statements []statement, fn func(i int, row [][]byte) error) ([]int64, error) {
 	var b pgconn.Batch
 	for i := range statements {
-		values, oids := statements[i].split()
-		b.ExecParams(statements[i].sql, values, oids, binaryFormat, binaryFormat)
+		s := &statements[i]
+		values, oids := s.split()
+		name, err := prepare(ctx, c, s, oids)
+		if err != nil {
+			return nil, err
+		}
+		if name == "" {
+			b.ExecParams(s.sql, values, oids, binaryFormat, binaryFormat)
+		} else {
+			b.ExecPrepared(name, values, binaryFormat, binaryFormat)
+		}
 	}
 	m := c.ExecBatch(ctx, &b)
 	touched := make([]int64, 0, len(statements))
 	var ferr error
 	for m.NextResult() {
 		r := m.ResultReader()
-		i := len(touched)
-		if e := forEach(r, func(row [][]byte) error {
-			if fn == nil {
-				return nil
+		for r.NextRow() && ferr == nil {
+			if fn != nil {
+				ferr = fn(len(touched), r.Values())
 			}
-			return fn(i, row)
-		}); e != nil && ferr == nil {
-			ferr = e
 		}
 		tag, err := r.Close()
 		if err != nil {

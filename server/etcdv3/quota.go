@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -12,8 +13,9 @@ import (
 // quota knows about how large the database is without asking it each time: the
 // size when it was last asked, and what has been let in since.
 type quota struct {
-	measured atomic.Int64 // 0: never
-	since    atomic.Int64
+	measured  atomic.Int64 // 0: never
+	since     atomic.Int64
+	measuring sync.Mutex // one asks for all
 }
 
 // The room that things are taken to need, as in etcd's quota.
@@ -31,6 +33,11 @@ func (s *Server) checkQuota(ctx context.Context, request any) error {
 	}
 	if m := s.quota.measured.Load(); m > 0 && m+s.quota.since.Add(need) < limit {
 		return nil
+	}
+	s.quota.measuring.Lock()
+	defer s.quota.measuring.Unlock()
+	if m := s.quota.measured.Load(); m > 0 && m+s.quota.since.Load() < limit {
+		return nil // somebody has asked meanwhile
 	}
 	size, _, err := s.opts.Backend.Size(ctx)
 	if err != nil {
