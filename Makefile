@@ -41,10 +41,10 @@ TIMEOUT    ?= 20m
 TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 
 .PHONY: test
-test: lint test-unit test-crash test-kube test-etcd ## Lint, and all tests but the longest: 30 minutes at most on two cores.
+test: lint test-unit test-crash test-kube test-etcd test-postgres ## Lint, and all tests but the longest: 40 minutes at most on two cores.
 
 .PHONY: test-long
-test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long ## The tests that take longer.
+test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long test-shared-long ## The tests that take longer.
 
 .PHONY: test-unit
 test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
@@ -55,6 +55,11 @@ test-unit: build peers postgres ## Test the main module with the race detector, 
 test-crash: build ## Kill the server under load for a minute, and break its disk. CRASH takes flags, as in CRASH="-seed 7".
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v . $(CRASH)
 
+.PHONY: test-shared
+test-shared: build peers postgres ## Break servers on one Postgres database, and the database, and judge what clients saw. SHARED takes flags.
+	cd test/crash && $(GO) test -race $(TEST_FLAGS) ./linear
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|EtcdCluster|StaleReads)$$' ./shared $(SHARED)
+
 .PHONY: test-kube
 test-kube: build ## Test with the storage tests of k8s.io/apiserver.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -p 1 $$($(GO) list ./... | grep -v /cluster$$)
@@ -63,8 +68,13 @@ test-kube: build ## Test with the storage tests of k8s.io/apiserver.
 test-etcd: build peers ## Test with those of etcd's own tests that concern one member.
 	cd test/etcd && $(GO) test $(TEST_FLAGS) -v ./...
 
+.PHONY: test-postgres
+test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outputs, random requests, histories and the storage tests of k8s.io/apiserver on Postgres.
+	$(GO) test $(TEST_FLAGS) -run '^Test(Corpus|Etcdctl|Differential|History|HistoryKilled)$$' ./test/conformance -datastore postgres
+	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
+
 .PHONY: test-control-plane
-test-control-plane: build kube-components ## Test a whole Kubernetes control plane, with kill -9 of keelson in between.
+test-control-plane: build kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between, alone and as two on Postgres.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -v ./cluster
 
 .PHONY: test-differential
@@ -83,6 +93,13 @@ test-etcdctl-checks: build peers ## Run the checks of etcdctl, which take a minu
 test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^TestKill$$' . -rounds 200 $(CRASH)
 
+.PHONY: test-shared-long
+test-shared-long: build peers postgres ## The same for a quarter of an hour. SHARED takes flags, as in SHARED="-seed 7 -histories 1".
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./shared -rounds 14 -histories 6 $(SHARED)
+
+$(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
+	$(GO) build -o $@ ./test/pg/cmd/pg
+
 .PHONY: peers
 peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
 
@@ -100,7 +117,7 @@ postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or ins
 	@test/tools/postgres
 
 .PHONY: bench
-bench: build peers ## Measure keelson beside etcd and kine; some 25 minutes. BENCH takes flags, as in BENCH="-scale 0.1 -rounds 1".
+bench: build peers postgres ## Measure keelson beside etcd and kine; some 35 minutes. BENCH takes flags, as in BENCH="-scale 0.1 -rounds 1".
 	cd test/bench && $(GO) build -o $(BIN)/bench .
 	$(BIN)/bench -root $(CURDIR) $(BENCH)
 

@@ -24,8 +24,8 @@ import (
 	"github.com/keelson-io/keelson/sqllog/roster"
 )
 
-// datastore is an open log, with what else a server needs of its database.
-type datastore interface {
+// Datastore is an open log, with what else a server needs of its database.
+type Datastore interface {
 	drivers.Log
 	drivers.Sizer
 	drivers.Defragmenter
@@ -55,7 +55,7 @@ func refuseOthers(o config.Options) error {
 }
 
 // OpenDatastore opens the log that options name. With readOnly it is opened for inspection, and nothing is made or changed.
-func OpenDatastore(ctx context.Context, o config.Options, logger *slog.Logger, readOnly bool) (datastore, error) {
+func OpenDatastore(ctx context.Context, o config.Options, logger *slog.Logger, readOnly bool) (Datastore, error) {
 	if o.Datastore != "" {
 		return postgres.Open(ctx, postgres.Options{
 			URL: o.Datastore, Name: o.DatastoreName, PasswordFile: o.DatastorePasswordFile, Logger: logger, ReadOnly: readOnly,

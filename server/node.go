@@ -31,7 +31,7 @@ type Node struct {
 	opts   config.Options
 	logger *slog.Logger
 
-	log       datastore
+	log       Datastore
 	store     *sqllog.Store
 	roster    *roster.Roster // nil for a log that is this server's alone
 	hub       *watch.Hub

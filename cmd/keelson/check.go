@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,23 +15,23 @@ import (
 	"time"
 
 	"github.com/keelson-io/keelson/drivers"
-	"github.com/keelson-io/keelson/drivers/sqlite"
 	"github.com/keelson-io/keelson/server"
+	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/sqllog/verify"
 )
 
-// checkCommand examines the store of a stopped server.
+// checkCommand examines a store: the file of a stopped server, or a database, as it is at one moment.
 type checkCommand struct {
-	dataDir   string
-	datastore string
-	json      bool
+	opts config.Options // of them those that say where the store is
+	json bool
 }
 
 const checkUsage = `Usage:
 
-  keelson check [--data-dir DIR] [--json]
+  keelson check [--data-dir DIR | --datastore URL] [--json]
 
-Examine the store of a stopped server, without changing it: its pages, and the invariants of its log.
+Examine a store without changing it: the invariants of its log, and of a file its pages too. The server on
+a file must be stopped; a database is examined as it is at one moment, and its servers go on.
 Prints a line for each finding, and then what the store holds. The exit code is 0 if the
 store is sound, 1 if something was found or the store could not be read, 2 for wrong usage.
 
@@ -66,33 +67,36 @@ func (p *program) check(ctx context.Context, args []string) int {
 }
 
 func (p *program) parseCheck(args []string) (*checkCommand, error) {
-	c := &checkCommand{dataDir: p.getenv("ETCD_DATA_DIR"), datastore: p.getenv("ETCD_DATASTORE")}
-	if c.dataDir == "" {
-		c.dataDir = "default.etcd"
-	}
+	c := &checkCommand{opts: config.Default()}
+	o := &c.opts
+	o.DataDir, o.Datastore, o.DatastorePasswordFile = p.getenv("ETCD_DATA_DIR"), p.getenv("ETCD_DATASTORE"), p.getenv("ETCD_DATASTORE_PASSWORD_FILE")
+	o.DatastoreName = cmp.Or(p.getenv("ETCD_DATASTORE_NAME"), o.DatastoreName)
+	o.EnsureDefaults()
 	f := flag.NewFlagSet("check", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	f.StringVar(&c.dataDir, "data-dir", c.dataDir, "")
-	f.StringVar(&c.datastore, "datastore", c.datastore, "")
+	f.StringVar(&o.DataDir, "data-dir", o.DataDir, "")
+	f.StringVar(&o.Datastore, "datastore", o.Datastore, "")
+	f.StringVar(&o.DatastoreName, "datastore-name", o.DatastoreName, "")
+	f.StringVar(&o.DatastorePasswordFile, "datastore-password-file", o.DatastorePasswordFile, "")
 	f.BoolVar(&c.json, "json", false, "")
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(p.stdout, checkUsage)
-		writeFlag(p.stdout, "--data-dir DIR", "the server's data directory; "+c.dataDir+" if not given")
-		writeFlag(p.stdout, "--datastore URL", "refused as yet: only the SQLite store of a data directory can be checked")
+		writeFlag(p.stdout, "--data-dir DIR", "the server's data directory; "+o.DataDir+" if not given")
+		writeFlag(p.stdout, "--datastore URL", "the database instead, as the server's flag of this name has it")
+		writeFlag(p.stdout, "--datastore-name NAME", "which log in it; "+o.DatastoreName+" if not given")
+		writeFlag(p.stdout, "--datastore-password-file FILE", "where its password is")
 		writeFlag(p.stdout, "--json", "one JSON object for each finding, and one for the summary")
 		return nil, flag.ErrHelp
 	case err != nil:
 		return nil, err
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("check takes no argument such as %q", f.Arg(0))
-	case c.datastore != "":
-		return nil, errors.New("--datastore: only the SQLite store of a data directory can be checked")
 	}
-	return c, nil
+	return c, o.ValidateDatastore()
 }
 
-func writeFlag(w io.Writer, name, text string) { fmt.Fprintf(w, "  %-18s%s\n", name, text) }
+func writeFlag(w io.Writer, name, text string) { fmt.Fprintf(w, "  %-32s%s\n", name, text) }
 
 // getenv gives a variable of the environment that the program was given.
 func (p *program) getenv(name string) (value string) {
@@ -105,18 +109,20 @@ func (p *program) getenv(name string) (value string) {
 }
 
 // open opens the store for reading. Nothing is made where there is none.
-func (c *checkCommand) open(ctx context.Context) (*sqlite.Log, error) {
-	if _, err := os.Stat(filepath.Join(c.dataDir, "member")); err != nil {
-		return nil, fmt.Errorf("there is no store under %s: %w", c.dataDir, err)
+func (c *checkCommand) open(ctx context.Context) (server.Datastore, error) {
+	if c.opts.Datastore == "" {
+		if _, err := os.Stat(filepath.Join(c.opts.DataDir, "member")); err != nil {
+			return nil, fmt.Errorf("there is no store under %s: %w", c.opts.DataDir, err)
+		}
+		path, err := server.DatabasePath(c.opts.DataDir)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("there is no store under %s: %w", c.opts.DataDir, err)
+		}
 	}
-	path, err := server.DatabasePath(c.dataDir)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("there is no store under %s: %w", c.dataDir, err)
-	}
-	return sqlite.Open(ctx, sqlite.Options{Path: path, ReadOnly: true, Logger: slog.New(slog.DiscardHandler)})
+	return server.OpenDatastore(ctx, c.opts, slog.New(slog.DiscardHandler), true)
 }
 
 func (c *checkCommand) run(ctx context.Context, p *program, log drivers.Log) error {

@@ -135,7 +135,7 @@ func TestCheckRefuses(t *testing.T) {
 }
 
 func TestCheckUsage(t *testing.T) {
-	for _, args := range [][]string{{"check", "--nonsense"}, {"check", "somewhere"}, {"check", "--datastore", "postgres://db"}} {
+	for _, args := range [][]string{{"check", "--nonsense"}, {"check", "somewhere"}, {"check", "--datastore", "mysql://db"}} {
 		if o := run(t, nil, args...); o.code != 2 || o.stdout != "" || !strings.Contains(o.stderr, "keelson check --help") {
 			t.Errorf("%v: %+v", args, o)
 		}

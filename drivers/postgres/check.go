@@ -56,15 +56,3 @@ func (l *Log) Check(ctx context.Context, report func(finding string)) error {
 	}
 	return nil
 }
-
-// Defragment implements drivers.Defragmenter: VACUUM, which does not lock anybody out. It gives back what lies at the table's end; what is
-// free in between is reused by appends, and given back by VACUUM FULL alone.
-func (l *Log) Defragment(ctx context.Context) error {
-	err := l.read(ctx, func(fctx context.Context, c *pgconn.PgConn) error {
-		return run(ctx, c, l.sql.vacuum)
-	})
-	if err != nil {
-		return fmt.Errorf("defragment: %w", classify(err))
-	}
-	return nil
-}

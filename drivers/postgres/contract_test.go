@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,7 @@ func (r *running) Close() error {
 // TestMain ends the servers that tests have shared.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, close := range atEnd {
+	for _, close := range slices.Backward(atEnd) {
 		if err := close(); err != nil {
 			code = 1
 		}
@@ -86,7 +87,31 @@ func place(t *testing.T) Options {
 	return Options{URL: sharedServer(t).URL("postgres"), Name: fmt.Sprintf("log_%d_%d", os.Getpid(), shared.n.Add(1)), Logger: slog.New(slog.DiscardHandler)}
 }
 
-func TestContract(t *testing.T) {
+func TestContract(t *testing.T) { runContract(t, place, childrenThere) }
+
+// TestContractBouncer: the same through pgbouncer in transaction mode, where a session is whoever's.
+func TestContractBouncer(t *testing.T) {
+	var mu sync.Mutex
+	var bouncer *pg.Bouncer
+	runContract(t, func(t *testing.T) Options {
+		mu.Lock()
+		defer mu.Unlock()
+		o := place(t)
+		if bouncer == nil {
+			b, err := pg.StartBouncer(context.Background(), sharedServer(t), pg.BouncerOptions{PoolMode: "transaction"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bouncer = b
+			atEnd = append(atEnd, b.Close)
+		}
+		o.URL = bouncer.URL("postgres")
+		return o
+	}, childrenThere+" AND state <> 'idle'") // it keeps the connections
+}
+
+// runContract runs the suite. left asks how much of killed processes the database still has.
+func runContract(t *testing.T, place func(*testing.T) Options, left string) {
 	drivertest.Run(t, drivertest.Harness{
 		Durable: true,
 		Shared:  true,
@@ -97,6 +122,11 @@ func TestContract(t *testing.T) {
 		Open: func(place string) (drivertest.Log, error) {
 			f := new(faults)
 			url, name, _ := strings.Cut(place, " ")
+			if shared.server == nil {
+				url += "&application_name=" + child
+			} else if err := shared.server.Await(context.Background(), left, "0"); err != nil {
+				return nil, err
+			}
 			l, err := Open(context.Background(), Options{URL: url, Name: name, Logger: slog.New(slog.DiscardHandler), dial: f.dial})
 			if err != nil {
 				return nil, err
@@ -110,6 +140,13 @@ func TestContract(t *testing.T) {
 		},
 	})
 }
+
+const (
+	// child is what processes that are killed call themselves.
+	child = "child"
+	// childrenThere counts what the database still has of them: what was sent is done, also when the sender is dead.
+	childrenThere = "SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + child + "'"
+)
 
 // fault cuts a connection when something is sent that has some bytes in it.
 type fault struct {

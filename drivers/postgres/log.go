@@ -160,7 +160,7 @@ func (l *Log) Close() error {
 
 // statements are the package's statements with the schema's name in them.
 type statements struct {
-	lock, tune, insert, head, slice, metas, check, fence, scrub, values, size, here, gone, alive, examine, vacuum string
+	lock, tune, insert, head, slice, metas, check, fence, scrub, values, size, here, gone, alive, examine, vacuum, shrink, used string
 }
 
 func (l *Log) newStatements() statements {
@@ -177,6 +177,8 @@ func (l *Log) newStatements() statements {
 		gone:    l.q(goneSQL),
 		alive:   l.q(aliveSQL),
 		vacuum:  l.q("VACUUM (ANALYZE) {schema}.log"),
+		shrink:  l.q("VACUUM (FULL, ANALYZE) {schema}.log"),
+		used:    l.q(usedSQL),
 		examine: l.q(checkSQL),
 		// By the primary key.
 		check: l.q("SELECT batch FROM {schema}.log WHERE position = $1"),

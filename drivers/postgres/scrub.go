@@ -10,11 +10,13 @@ import (
 	"github.com/keelson-io/keelson/drivers"
 )
 
-// scrubSQL moves the mark to $2 and removes the rows at $1, unless the fence is another one than $3 or the log does not go on
-// after $2. Both by the primary key. It gives whether it did, and the fence and the end as found.
+// scrubSQL moves the mark to $2 and removes the rows at $1, unless the fence is another one than $3, the log does not go on
+// after $2, or it has another history than the one in which batch $5 closed at position $4: what stands at $1 may live there. All by
+// the primary key. It gives whether it did, and the fence and the end as found.
 const scrubSQL = `WITH mark AS (
 	UPDATE {schema}.head SET scrubbed = greatest(scrubbed, $2) WHERE id = 1 AND fence = $3
-	AND $2 < (SELECT position FROM {schema}.log ORDER BY position DESC LIMIT 1) RETURNING 1
+	AND $2 < (SELECT position FROM {schema}.log ORDER BY position DESC LIMIT 1)
+	AND ($4 = 0 OR $4 <= scrubbed OR EXISTS (SELECT FROM {schema}.log WHERE position = $4 AND batch = $5)) RETURNING 1
 ), gone AS (
 	DELETE FROM {schema}.log WHERE position = ANY ($1) AND EXISTS (SELECT FROM mark) RETURNING 1
 )
@@ -65,11 +67,12 @@ var errFence = errors.New("the fence was raised")
 
 func (l *Log) scrubOnce(ctx context.Context, c *pgconn.PgConn, positions []int64) error {
 	highest, fence := positions[len(positions)-1], l.fence.Load()
+	known, _ := l.seen.snapshot()
 	var done, found, end int64
 	takeWarning(c)
 	_, err := pipeline(ctx, c, []statement{
 		{sql: beginSQL}, {sql: l.sql.tune},
-		{l.sql.scrub, []param{int8ArrayParam(positions), int8Param(highest), int8Param(fence)}},
+		{l.sql.scrub, []param{int8ArrayParam(positions), int8Param(highest), int8Param(fence), int8Param(known.Position), uuidParam(known.Batch)}},
 		{sql: "COMMIT"},
 	}, func(i int, row [][]byte) error {
 		if i != 2 {
@@ -94,6 +97,8 @@ func (l *Log) scrubOnce(ctx context.Context, c *pgconn.PgConn, positions []int64
 		return nil
 	case highest >= end:
 		return fmt.Errorf("%w: position %d is not below the log's last, %d", errRefused, highest, end)
+	case found == fence:
+		return fmt.Errorf("%w: nothing was scrubbed", drivers.ErrDiverged)
 	}
 	l.fence.Store(found)
 	return errFence

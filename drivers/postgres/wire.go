@@ -247,16 +247,6 @@ func (c *columns) time() time.Time {
 // bytes reads a bytea, which is copied.
 func (c *columns) bytes() []byte { return bytes.Clone(c.next()) }
 
-// bool reads a boolean.
-func (c *columns) bool() bool {
-	v := c.next()
-	if len(v) != 1 {
-		c.bad = true
-		return false
-	}
-	return v[0] != 0
-}
-
 // err says what is wrong with the row.
 func (c *columns) err(what string) error {
 	if c.bad {

@@ -35,7 +35,7 @@ const (
 // Validate refuses options that contradict each other or cannot be, in etcd's words and etcd's order.
 func (o *Options) Validate() error {
 	for _, check := range []func() error{
-		o.validateLogging, o.validateDatastore, o.validateURLs, o.validateBootstrap, o.validateRaft, o.validateAdvertise,
+		o.validateLogging, o.ValidateDatastore, o.validateURLs, o.validateBootstrap, o.validateRaft, o.validateAdvertise,
 		o.validateCompaction, o.validateFeatures, o.validateTLS, o.validateListeners,
 	} {
 		if err := check(); err != nil {
@@ -45,8 +45,8 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// validateDatastore refuses databases that are not known. It shows no URL, which may have a password in it.
-func (o *Options) validateDatastore() error {
+// ValidateDatastore refuses databases that are not known; Validate includes it. It shows no URL, which may have a password in it.
+func (o *Options) ValidateDatastore() error {
 	if o.Datastore == "" {
 		if o.DatastorePasswordFile != "" {
 			return errors.New("--datastore-password-file is given, and no --datastore")

@@ -5,10 +5,15 @@
 // round by round, and for each floor of the project whether it is met. It is printed, kept as JSON in .build/bench, and,
 // when everything was measured at full length, written into the README between two markers.
 //
-//	bench -root ../..                                    everything, some 25 minutes
+// There are two tables, each with servers, loads and floors of its own: one of servers that are alone with their data,
+// and one of servers that keep it in Postgres. There each run has a Postgres of its own, real and durable, on a fresh
+// data directory, and where two servers share it the clients are spread over both.
+//
+//	bench -root ../..                                    everything, some 35 minutes
+//	bench -root ../.. -table postgres                    one of the two tables, whole
 //	bench -root ../.. -scale 0.1 -rounds 1               a quick look
 //	bench -root ../.. -only create-100 -servers etcd,keelson
-//	bench -root ../.. -only list -servers keelson -profile /tmp/profiles
+//	bench -root ../.. -only list -servers keelson,keelson-postgres -profile /tmp/profiles
 //
 // What a kube-apiserver does to a server's memory is measured where there is one, in test/kube, which leaves its figures
 // in .build/bench/memory-kube.json for the table (see report.Results.AddElsewhere).

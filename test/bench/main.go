@@ -38,11 +38,24 @@ func run(ctx context.Context, args []string) error {
 	// The client is not what is measured: it may use memory to save its own time.
 	debug.SetGCPercent(400)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	s, err := newSession(opts, log)
-	if err != nil {
-		return err
+	var sessions []*session
+	for _, t := range opts.tables { // what is missing is found before half an hour is spent
+		s, err := newSession(ctx, opts, t, log)
+		if err != nil {
+			return err
+		}
+		sessions = append(sessions, s)
 	}
-	return s.run(ctx)
+	var failed []error
+	for _, s := range sessions {
+		if err := s.run(ctx); err != nil {
+			failed = append(failed, fmt.Errorf("table %s: %w", s.table.Name, err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // serveNull is the server that stores nothing, in a process of its own like the others.

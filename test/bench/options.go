@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/keelson-io/keelson/test/bench/load"
+	"github.com/keelson-io/keelson/test/bench/report"
 	"github.com/keelson-io/keelson/test/bench/server"
 )
 
@@ -30,10 +31,9 @@ type options struct {
 	connections int
 	// profile is a directory for CPU profiles of servers that have them; empty for none.
 	profile string
-	// loads and specs are what was asked for, in the order of the table.
-	loads []load.Load
-	specs []server.Spec
-	// whole says that nothing was left out, so the table may go into the README.
+	// tables are what was asked for of each table: those that have no load or no server left are left out.
+	tables []report.Table
+	// whole says that nothing was left out of them, so that they may go into the README.
 	whole bool
 }
 
@@ -48,6 +48,7 @@ func parse(args []string) (options, error) {
 	flags.Float64Var(&o.scale, "scale", 1, "multiplies durations and numbers of keys, for a quick look")
 	flags.IntVar(&o.connections, "connections", load.Connections, "how many connections the clients of a load share")
 	flags.StringVar(&o.profile, "profile", "", "directory for CPU profiles of etcd and keelson during each load")
+	tables := flags.String("table", "", "comma-separated tables, of sqlite and postgres (default both)")
 	only := flags.String("only", "", "comma-separated loads (default all)")
 	servers := flags.String("servers", "", "comma-separated servers (default all)")
 	if err := flags.Parse(args); err != nil {
@@ -69,38 +70,74 @@ func parse(args []string) (options, error) {
 	if err != nil {
 		return o, fmt.Errorf("find the bench's own executable: %w", err)
 	}
-	o.loads, err = choose(load.All(), *only, func(l load.Load) string { return l.Name })
+	o.tables, err = choose(report.Tables(filepath.Join(o.root, ".build", "bin"), self), *tables, func(t report.Table) string { return t.Name })
 	if err != nil {
-		return o, fmt.Errorf("-only: %w", err)
+		return o, fmt.Errorf("-table: %w", err)
 	}
-	specs := server.Specs(filepath.Join(o.root, ".build", "bin"), self)
-	o.specs, err = choose(specs, *servers, func(s server.Spec) string { return s.Name })
-	if err != nil {
-		return o, fmt.Errorf("-servers: %w", err)
+	if err := o.narrow(*only, *servers); err != nil {
+		return o, err
 	}
 	o.whole = *only == "" && *servers == "" && o.scale == 1 && o.rounds >= fullRounds && o.profile == "" &&
 		o.connections == load.Connections
 	return o, nil
 }
 
-// choose keeps those of all whose names are listed, in the order of all; an empty list keeps all.
-func choose[T any](all []T, list string, name func(T) string) ([]T, error) {
-	if list == "" {
-		return all, nil
+// narrow keeps the loads and servers that are listed, in each table those that it has. Every name must be in some table.
+func (o *options) narrow(loads, servers string) error {
+	loadName := func(l load.Load) string { return l.Name }
+	specName := func(s server.Spec) string { return s.Name }
+	var allLoads []load.Load
+	var allSpecs []server.Spec
+	for _, t := range o.tables {
+		allLoads, allSpecs = append(allLoads, t.Loads...), append(allSpecs, t.Servers...)
 	}
-	wanted := strings.Split(list, ",")
+	if _, err := choose(allLoads, loads, loadName); err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	if _, err := choose(allSpecs, servers, specName); err != nil {
+		return fmt.Errorf("-servers: %w", err)
+	}
+	var kept []report.Table
+	for _, t := range o.tables {
+		t.Loads, t.Servers = listed(t.Loads, loads, loadName), listed(t.Servers, servers, specName)
+		if len(t.Loads) > 0 && len(t.Servers) > 0 {
+			kept = append(kept, t)
+		}
+	}
+	o.tables = kept
+	if len(kept) == 0 {
+		return fmt.Errorf("%w: no table has one of these loads and one of these servers", errUsage)
+	}
+	return nil
+}
+
+// choose keeps those of all whose names are listed, in the order of all; an empty list keeps all. What is listed must be there.
+func choose[T any](all []T, list string, name func(T) string) ([]T, error) {
 	var names []string
-	var kept []T
 	for _, item := range all {
 		names = append(names, name(item))
+	}
+	if list != "" {
+		for w := range strings.SplitSeq(list, ",") {
+			if !slices.Contains(names, w) {
+				return nil, fmt.Errorf("%w: %q is none of %s", errUsage, w, strings.Join(names, ", "))
+			}
+		}
+	}
+	return listed(all, list, name), nil
+}
+
+// listed keeps those of all whose names are listed, in the order of all; an empty list keeps all.
+func listed[T any](all []T, list string, name func(T) string) []T {
+	if list == "" {
+		return all
+	}
+	wanted := strings.Split(list, ",")
+	var kept []T
+	for _, item := range all {
 		if slices.Contains(wanted, name(item)) {
 			kept = append(kept, item)
 		}
 	}
-	for _, w := range wanted {
-		if !slices.Contains(names, w) {
-			return nil, fmt.Errorf("%w: %q is none of %s", errUsage, w, strings.Join(names, ", "))
-		}
-	}
-	return kept, nil
+	return kept
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/keelson-io/keelson/test/bench/load"
@@ -9,7 +10,9 @@ import (
 
 func TestParse(t *testing.T) {
 	o, err := parse(nil)
-	if err != nil || !o.whole || len(o.loads) != len(load.All()) || len(o.specs) != 5 {
+	if err != nil || !o.whole || len(o.tables) != 2 ||
+		len(o.tables[0].Loads) != len(load.All()) || len(o.tables[0].Servers) != 5 ||
+		len(o.tables[1].Loads) != len(load.Postgres()) || len(o.tables[1].Servers) != 3 {
 		t.Errorf("without flags: %+v, %v, want everything", o, err)
 	}
 	for _, args := range [][]string{{"-scale=0.1"}, {"-rounds=1"}, {"-only=list"}, {"-servers=etcd"}, {"-profile=p"}, {"-connections=1"}} {
@@ -17,13 +20,47 @@ func TestParse(t *testing.T) {
 			t.Errorf("%v: whole %v, %v, want a part", args, o.whole, err)
 		}
 	}
-	o, err = parse([]string{"-only=list,create-1", "-servers=null,etcd"})
-	if err != nil || len(o.loads) != 2 || o.loads[0].Name != "create-1" || len(o.specs) != 2 || o.specs[0].Name != "etcd" {
-		t.Errorf("a choice: %+v, %v, want it in the table's order", o, err)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-only=list,create-1", "-servers=null,etcd"}, "sqlite: create-1 list on etcd null;"},
+		{[]string{"-only=list"}, "sqlite: list on etcd kine-full kine keelson null; postgres: list on kine-postgres keelson-postgres keelson-postgres-two;"},
+		{[]string{"-only=list", "-table=postgres"}, "postgres: list on kine-postgres keelson-postgres keelson-postgres-two;"},
+		{[]string{"-only=list", "-servers=etcd,keelson-postgres"}, "sqlite: list on etcd; postgres: list on keelson-postgres;"},
+	} {
+		o, err := parse(c.args)
+		if got := chosen(o); err != nil || got != c.want {
+			t.Errorf("%v: %q, %v, want %q", c.args, got, err, c.want)
+		}
 	}
-	for _, args := range [][]string{{"-only=none"}, {"-servers=etcd,"}, {"-rounds=0"}, {"-scale=0"}, {"-connections=0"}, {"more"}} {
+	if o, err := parse([]string{"-table=postgres"}); err != nil || !o.whole || len(o.tables) != 1 {
+		t.Errorf("one table: %+v, %v, want all of it", o, err)
+	}
+	for _, args := range [][]string{{"-only=none"}, {"-servers=etcd,"}, {"-rounds=0"}, {"-scale=0"}, {"-connections=0"}, {"more"},
+		{"-table=mysql"}, {"-table=postgres", "-servers=etcd"}, {"-only=memory", "-servers=kine-postgres"}} {
 		if _, err := parse(args); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v, want errUsage", args, err)
 		}
 	}
+}
+
+// chosen lists the loads and servers of each table.
+func chosen(o options) string {
+	var b strings.Builder
+	for i, t := range o.tables {
+		if i > 0 {
+			b.WriteString(" ")
+		}
+		b.WriteString(t.Name + ":")
+		for _, l := range t.Loads {
+			b.WriteString(" " + l.Name)
+		}
+		b.WriteString(" on")
+		for _, s := range t.Servers {
+			b.WriteString(" " + s.Name)
+		}
+		b.WriteString(";")
+	}
+	return b.String()
 }

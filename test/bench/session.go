@@ -17,12 +17,13 @@ import (
 
 var (
 	errNotBuilt = errors.New("a server is not built: make build peers")
-	errFailed   = errors.New("runs of keelson or etcd have failed")
+	errFailed   = errors.New("runs of keelson, or of what it is compared with, have failed")
 )
 
-// session is one call of the benchmark.
+// session measures one table.
 type session struct {
 	opts    options
+	table   report.Table
 	log     *slog.Logger
 	out     string // .build/bench
 	data    string // a directory of this session alone, deleted at the end
@@ -31,18 +32,18 @@ type session struct {
 	results *report.Results
 }
 
-func newSession(opts options, log *slog.Logger) (*session, error) {
-	for _, spec := range opts.specs {
+func newSession(ctx context.Context, opts options, table report.Table, log *slog.Logger) (*session, error) {
+	for _, spec := range table.Servers {
 		if _, err := os.Stat(spec.Binary); err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", errNotBuilt, spec.Name, err)
 		}
 	}
 	if opts.whole {
-		if err := report.CheckREADME(opts.readme()); err != nil {
+		if err := table.CheckREADME(opts.readme()); err != nil {
 			return nil, err
 		}
 	}
-	s := &session{opts: opts, log: log, out: filepath.Join(opts.root, ".build", "bench"), values: load.NewValues()}
+	s := &session{opts: opts, table: table, log: log, out: filepath.Join(opts.root, ".build", "bench"), values: load.NewValues()}
 	if err := os.MkdirAll(s.out, 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory for results: %w", err)
 	}
@@ -51,14 +52,23 @@ func newSession(opts options, log *slog.Logger) (*session, error) {
 			return nil, fmt.Errorf("make the directory for profiles: %w", err)
 		}
 	}
-	machine, err := report.DescribeMachine(s.out)
-	if err != nil {
-		return nil, err
+	s.results = report.New(table)
+	s.results.Date, s.results.Rounds, s.results.Scale = time.Now().UTC(), opts.rounds, opts.scale
+	return s, s.describe(ctx)
+}
+
+// describe says what the figures are measured on: the machine, with the disk that has the data, and the database.
+func (s *session) describe(ctx context.Context) error {
+	dir := s.out
+	var err error
+	if s.table.Name == report.Postgres {
+		dir = os.TempDir() // test/pg has its data there
+		if s.results.Software, err = server.DescribePostgres(ctx); err != nil {
+			return err
+		}
 	}
-	s.results = report.New(opts.specs, opts.loads)
-	s.results.Date, s.results.Machine = time.Now().UTC(), machine
-	s.results.Rounds, s.results.Scale = opts.rounds, opts.scale
-	return s, nil
+	s.results.Machine, err = report.DescribeMachine(dir)
+	return err
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -71,7 +81,7 @@ func (s *session) run(ctx context.Context) error {
 		return fmt.Errorf("make a directory for logs: %w", err)
 	}
 	for round := range s.opts.rounds {
-		for _, l := range s.opts.loads {
+		for _, l := range s.table.Loads {
 			if l.Elsewhere() {
 				continue
 			}
@@ -85,8 +95,8 @@ func (s *session) run(ctx context.Context) error {
 
 // turn runs one load on all servers, beginning with another one in each round.
 func (s *session) turn(ctx context.Context, round int, l load.Load) error {
-	for i := range s.opts.specs {
-		spec := s.opts.specs[(i+round)%len(s.opts.specs)]
+	for i := range s.table.Servers {
+		spec := s.table.Servers[(i+round)%len(s.table.Servers)]
 		if l.Without[spec.Name] != "" {
 			continue
 		}
@@ -131,7 +141,9 @@ func (s *session) once(ctx context.Context, round int, spec server.Spec, l load.
 func shown(l load.Load, figures load.Figures, took time.Duration) []any {
 	ids := make([]string, 0, len(figures))
 	for _, m := range l.Measures {
-		ids = append(ids, m.ID)
+		if _, ok := figures[m.ID]; ok {
+			ids = append(ids, m.ID)
+		}
 	}
 	sort.Strings(ids)
 	var out []any
@@ -144,14 +156,14 @@ func shown(l load.Load, figures load.Figures, took time.Duration) []any {
 // finish writes the results. Floors that are not met are for the reader to see; a failed run of keelson or
 // etcd is an error.
 func (s *session) finish() error {
-	for _, l := range s.opts.loads {
+	for _, l := range s.table.Loads {
 		if l.Elsewhere() {
 			if err := s.results.AddElsewhere(l, s.out); err != nil {
 				return err
 			}
 		}
 	}
-	path := filepath.Join(s.out, "results-"+s.results.Date.Format("20060102-150405")+".json")
+	path := filepath.Join(s.out, "results-"+s.table.Name+"-"+s.results.Date.Format("20060102-150405")+".json")
 	if err := s.results.WriteJSON(path); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
@@ -165,5 +177,5 @@ func (s *session) finish() error {
 		s.log.Info("the README keeps its table: this was not a whole run")
 		return nil
 	}
-	return report.WriteREADME(s.opts.readme(), table)
+	return s.table.WriteREADME(s.opts.readme(), table)
 }

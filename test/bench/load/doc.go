@@ -1,6 +1,6 @@
-// Package load has the loads of the benchmark and runs one of them on one server. A load starts its server, works on it
-// through the public etcd client, checks what came back, and gives its figures. It does not know which servers are
-// compared, how often, or what is expected of them.
+// Package load has the loads of the benchmark and runs one of them on one server. A load starts its server, or those
+// that share their data, works on it through the public etcd client, checks what came back, and gives its figures. It does
+// not know which servers are compared, how often, or what is expected of them.
 //
 // What every load holds to:
 //

@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -23,6 +24,7 @@ type plan struct {
 type worker struct {
 	id     int
 	client *clientv3.Client
+	at     int   // the server's index
 	done   int   // operations answered
 	last   int64 // revision of its last write
 
@@ -48,11 +50,15 @@ type outcome struct {
 	counted int           // operations that ended within the measure
 	elapsed time.Duration // of the measure
 	hist    stats.Histogram
+	servers []int // counted, of each server's clients
 }
 
 func (o *outcome) rate() float64 { return float64(o.counted) / o.elapsed.Seconds() }
 
 func (o *outcome) p99() float64 { return o.hist.Quantile(0.99).Seconds() }
+
+// leastShare gives the share of the server that has done least, of 1.
+func (o *outcome) leastShare() float64 { return float64(slices.Min(o.servers)) / float64(o.counted) }
 
 // drive has p.clients workers do op until the plan is over. The first error ends all.
 func (r *Run) drive(ctx context.Context, n *node, p plan, op func(context.Context, *worker) error) (*outcome, error) {
@@ -61,7 +67,8 @@ func (r *Run) drive(ctx context.Context, n *node, p plan, op func(context.Contex
 	}
 	workers := make([]*worker, p.clients)
 	for i := range workers {
-		workers[i] = &worker{id: i, client: n.conn(i)}
+		c := n.conn(i)
+		workers[i] = &worker{id: i, client: c.Client, at: c.at}
 	}
 	from := time.Now().Add(p.warm)
 	to := from.Add(p.measure)
@@ -75,7 +82,7 @@ func (r *Run) drive(ctx context.Context, n *node, p plan, op func(context.Contex
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	out := &outcome{elapsed: p.measure, least: workers[0].done}
+	out := &outcome{elapsed: p.measure, least: workers[0].done, servers: make([]int, len(n.servers()))}
 	if out.elapsed == 0 {
 		out.elapsed = time.Since(from)
 	}
@@ -84,6 +91,7 @@ func (r *Run) drive(ctx context.Context, n *node, p plan, op func(context.Contex
 		out.least = min(out.least, w.done)
 		out.sum += w.sum
 		out.hist.Merge(&w.hist)
+		out.servers[w.at] += int(w.hist.Count())
 	}
 	out.counted = int(out.hist.Count())
 	if out.counted == 0 {

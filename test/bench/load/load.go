@@ -3,7 +3,10 @@ package load
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
+
+	"github.com/keelson-io/keelson/test/bench/server"
 )
 
 // ErrWrong says that a server answered without an error, but not what it should have.
@@ -17,7 +20,12 @@ const (
 	PerSecond Unit = "/s"
 	Seconds   Unit = "s"
 	Bytes     Unit = "B"
+	Number    Unit = "1"
+	Share     Unit = "%" // of 1
 )
+
+// MoreIsBetter says which way a figure is good.
+func (u Unit) MoreIsBetter() bool { return u == PerSecond || u == Share }
 
 // Measure is one figure of a load.
 type Measure struct {
@@ -25,7 +33,7 @@ type Measure struct {
 	ID string
 	// Title is its line in tables; a measure without one is in the JSON alone.
 	Title string
-	// Unit is its unit. Of PerSecond more is better, of the others less.
+	// Unit is its unit, which says whether more is better.
 	Unit Unit
 }
 
@@ -42,12 +50,19 @@ type Load struct {
 	Timeout time.Duration
 	// Without gives the reason why a server, by name, is left out.
 	Without map[string]string
+	// Shares are the IDs of those measures that have a meaning only where several servers share the data.
+	Shares []string
 	// run is nil when the figures come from elsewhere (see Elsewhere).
 	run func(ctx context.Context, r *Run) (Figures, error)
 }
 
 // Elsewhere says that this load is not run here: its figures are read from a file that another test has left.
 func (l Load) Elsewhere() bool { return l.run == nil }
+
+// gives says whether a run of the load on the server has the measure.
+func (l Load) gives(m Measure, spec server.Spec) bool {
+	return spec.Processes > 1 || !slices.Contains(l.Shares, m.ID)
+}
 
 const (
 	noMemory = "keeps nothing but the loads' keys"

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,14 +91,75 @@ func TestAServerThatEndsIsAnError(t *testing.T) {
 	}
 }
 
+// Two processes of the null server share nothing: what was written at one is missing at the other.
+func TestServersThatDoNotShareTheirDataAreFoundOut(t *testing.T) {
+	r := nullRun(t)
+	r.Spec.Processes = 2
+	if _, err := create(10)(t.Context(), r); !errors.Is(err, ErrWrong) {
+		t.Errorf("creates on two servers with data of their own: %v, want ErrWrong", err)
+	}
+}
+
+func TestServersGetConnectionsInTurn(t *testing.T) {
+	r := nullRun(t)
+	r.Spec.Processes = 2
+	n, err := r.fresh(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.stop(t.Context())
+	for _, c := range []struct {
+		total, among int
+		want         []int
+	}{
+		{4, 2, []int{0, 1, 0, 1}},
+		{3, 2, []int{0, 1, 0, 1}},
+		{1, 2, []int{0, 1}},
+		{3, 1, []int{0, 0, 0}},
+	} {
+		if err := n.connectAll(t.Context(), c.total, c.among); err != nil {
+			t.Fatal(err)
+		}
+		var got []int
+		for _, s := range n.shared {
+			got = append(got, s.at)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d connections among %d servers lead to %v, want %v", c.total, c.among, got, c.want)
+		}
+	}
+	r.Ops = 0
+	const done = 5
+	out, err := r.drive(t.Context(), n, plan{clients: 6, ops: done}, func(context.Context, *worker) error { return nil })
+	if err != nil || !slices.Equal(out.servers, []int{6 * done, 0}) || out.leastShare() != 0 {
+		t.Errorf("clients of the first server alone: %+v, %v", out, err)
+	}
+}
+
+// A server that does not use its database is no server on Postgres.
+func TestConnectionsToPostgresAreCounted(t *testing.T) {
+	r := nullRun(t)
+	r.Spec.Postgres = true
+	if _, err := create(10)(t.Context(), r); !errors.Is(err, ErrWrong) || !strings.Contains(err.Error(), "no connection") {
+		t.Errorf("a server on Postgres that has no connection to it: %v, want ErrWrong", err)
+	}
+}
+
 func TestMeasuresAreNamedOnce(t *testing.T) {
-	seen := map[string]bool{}
-	for _, l := range All() {
-		for _, m := range l.Measures {
-			if seen[m.ID] || !strings.HasPrefix(m.ID, l.Name+".") {
-				t.Errorf("measure %q of load %q is there twice or misnamed", m.ID, l.Name)
+	for _, loads := range [][]Load{All(), Postgres()} {
+		seen := map[string]bool{}
+		for _, l := range loads {
+			for _, m := range l.Measures {
+				if seen[m.ID] || !strings.HasPrefix(m.ID, l.Name+".") {
+					t.Errorf("measure %q of load %q is there twice or misnamed", m.ID, l.Name)
+				}
+				seen[m.ID] = true
 			}
-			seen[m.ID] = true
+			for _, id := range l.Shares {
+				if !seen[id] {
+					t.Errorf("load %q shares %q, which is no measure", l.Name, id)
+				}
+			}
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (r *Run) fillBig(ctx context.Context, total int) error {
 		return err
 	}
 	defer n.stop(ctx)
-	if err := n.connectAll(ctx, r.Connections); err != nil {
+	if err := n.connectAll(ctx, r.Connections, len(n.servers())); err != nil {
 		return err
 	}
 	ws := &writes{keys: configmaps, size: bigValue, clients: bigClients}

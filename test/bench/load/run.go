@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -54,7 +55,7 @@ func (l Load) Do(ctx context.Context, r *Run) (Figures, error) {
 		return nil, err // whoever has called knows which load and server
 	}
 	for _, m := range l.Measures {
-		if _, ok := figures[m.ID]; !ok {
+		if _, ok := figures[m.ID]; !ok && l.gives(m, r.Spec) {
 			return nil, fmt.Errorf("%w: the load has given no figure %s", ErrWrong, m.ID)
 		}
 	}
@@ -67,58 +68,125 @@ func (r *Run) time(d time.Duration) time.Duration { return time.Duration(float64
 // number scales a number of keys, to no less than least.
 func (r *Run) number(n, least int) int { return max(least, int(float64(n)*r.Scale)) }
 
-// node is a running server with connections to it.
+// node is a running server, or several that serve the same data, with connections to them.
 type node struct {
-	*server.Process
-	conns  []*clientv3.Client
-	shared int // the first of conns, which the clients share
+	*server.Process                   // the first one
+	others          []*server.Process // those beside it
+	database        *server.Postgres  // nil where there is none
+	log             string
+	conns           []conn
+	shared          []conn // those of conns which the clients share
 	// serving is when the first read was answered.
 	serving time.Time
 }
 
-// start starts the server on dir and waits until it has answered a linearizable read of what is known to be there.
+// conn is a connection to one of the servers.
+type conn struct {
+	*clientv3.Client
+	at int // the server's index
+}
+
+// start starts the server on dir, and the database where it wants one, and waits until it has answered a linearizable read
+// of what is known to be there.
 func (r *Run) start(ctx context.Context, dir string, k known) (*node, error) {
-	p, err := server.Start(r.Spec, server.Options{Dir: dir, Log: r.LogFile, Pprof: r.Profile != ""})
-	if err != nil {
-		return nil, err
+	n := &node{log: r.LogFile}
+	err := r.startAll(ctx, n, dir)
+	if err == nil {
+		err = n.await(ctx, k)
 	}
-	n := &node{Process: p}
-	if err := n.await(ctx, k); err != nil {
+	if err != nil {
 		_, stopErr := n.stop(ctx)
 		return nil, fmt.Errorf("wait until it serves: %w (%v), see %s", err, stopErr, r.LogFile)
 	}
 	return n, nil
 }
 
+// startAll starts the processes. What was started before an error is in n.
+func (r *Run) startAll(ctx context.Context, n *node, dir string) error {
+	opts := server.Options{Dir: dir, Log: r.LogFile, Pprof: r.Profile != ""}
+	for i := range max(1, r.Spec.Processes) {
+		if r.Spec.Postgres {
+			var err error
+			if n.database == nil {
+				n.database, err = server.StartPostgres(ctx)
+			}
+			if err != nil {
+				return err
+			}
+			opts.Database = n.database.URL(i)
+		}
+		p, err := server.Start(r.Spec, opts)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			n.Process = p
+		} else {
+			n.others = append(n.others, p)
+		}
+		opts.Dir, opts.Log = fmt.Sprintf("%s-%d", dir, i+2), fmt.Sprintf("%s-%d", r.LogFile, i+2)
+	}
+	return nil
+}
+
+// servers are all that run; none when the first has not been started.
+func (n *node) servers() []*server.Process {
+	if n.Process == nil {
+		return nil
+	}
+	return append([]*server.Process{n.Process}, n.others...)
+}
+
 // known is a key with the value that a server must give once it serves, empty for a key that is not there.
 type known struct{ key, value string }
 
-// fresh starts the server on a new data directory, with all connections open.
+// fresh starts the server on a new data directory or database, with all connections open, to all servers in turn.
 func (r *Run) fresh(ctx context.Context) (*node, error) {
 	n, err := r.start(ctx, filepath.Join(r.Dir, "data"), known{key: probe})
 	if err != nil {
 		return nil, err
 	}
-	if err := n.connectAll(ctx, r.Connections); err != nil {
+	if err := n.connectAll(ctx, r.Connections, len(n.servers())); err != nil {
 		_, _ = n.stop(ctx)
 		return nil, err
 	}
 	return n, nil
 }
 
-// connectAll opens the connections that the clients share.
-func (n *node) connectAll(ctx context.Context, total int) error {
-	for len(n.conns) < total {
-		if _, err := n.connect(ctx); err != nil {
+// connectAll makes the connections that the clients share, to the first servers in turn, of which each gets as many.
+func (n *node) connectAll(ctx context.Context, total, among int) error {
+	total += (among - total%among) % among
+	n.shared = nil
+	open := slices.Clone(n.conns)
+	for len(n.shared) < total {
+		at := len(n.shared) % among
+		if i := slices.IndexFunc(open, func(c conn) bool { return c.at == at }); i >= 0 {
+			n.shared = append(n.shared, open[i])
+			open = slices.Delete(open, i, i+1)
+			continue
+		}
+		c, err := n.connect(ctx, at)
+		if err != nil {
 			return err
 		}
+		n.shared = append(n.shared, c)
 	}
-	n.shared = total
 	return nil
 }
 
-// await asks until the server answers. The other process has no signal to give, so it is asked every few milliseconds.
+// await asks until all servers answer. The first connection to each is kept.
 func (n *node) await(ctx context.Context, k known) error {
+	for at := range n.servers() {
+		if err := n.awaitOne(ctx, at, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitOne asks until the server answers. The other process has no signal to give, so it is asked every few milliseconds.
+func (n *node) awaitOne(ctx context.Context, at int, k known) error {
+	p := n.servers()[at]
 	var lastErr error
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -126,26 +194,26 @@ func (n *node) await(ctx context.Context, k known) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w, at last %v", ctx.Err(), lastErr)
-		case <-n.Exited():
+		case <-p.Exited():
 			return server.ErrExited
 		case <-tick.C:
 		}
 		// A plain dial first: gRPC would wait a second after its first failure.
-		conn, err := net.Dial("tcp", n.Client)
+		conn, err := net.Dial("tcp", p.Client)
 		if err != nil {
 			lastErr = err
 			continue
 		}
 		_ = conn.Close()
-		if lastErr = n.ask(ctx, k); lastErr == nil || errors.Is(lastErr, ErrWrong) {
+		if lastErr = n.ask(ctx, at, k); lastErr == nil || errors.Is(lastErr, ErrWrong) {
 			return lastErr
 		}
 	}
 }
 
 // ask opens a connection and reads the known key. The connection is kept when the answer is right.
-func (n *node) ask(ctx context.Context, k known) error {
-	client, err := dial(n.Client)
+func (n *node) ask(ctx context.Context, at int, k known) error {
+	client, err := dial(n.servers()[at].Client)
 	if err != nil {
 		return err
 	}
@@ -154,12 +222,14 @@ func (n *node) ask(ctx context.Context, k known) error {
 		_ = client.Close()
 		return err
 	}
-	n.serving = time.Now()
+	if n.serving.IsZero() {
+		n.serving = time.Now()
+	}
 	if got := string(firstValue(resp)); got != k.value {
 		_ = client.Close()
 		return fmt.Errorf("%w: %s has a value of %d bytes, want %d", ErrWrong, k.key, len(got), len(k.value))
 	}
-	n.conns = append(n.conns, client)
+	n.conns = append(n.conns, conn{client, at})
 	return nil
 }
 
@@ -170,17 +240,18 @@ func firstValue(resp *clientv3.GetResponse) []byte {
 	return resp.Kvs[0].Value
 }
 
-// connect opens one more connection and proves it with a read.
-func (n *node) connect(ctx context.Context) (*clientv3.Client, error) {
-	client, err := dial(n.Client)
+// connect opens one more connection to a server and proves it with a read.
+func (n *node) connect(ctx context.Context, at int) (conn, error) {
+	client, err := dial(n.servers()[at].Client)
 	if err != nil {
-		return nil, err
+		return conn{}, err
 	}
-	n.conns = append(n.conns, client)
-	if _, err := client.Get(ctx, probe); err != nil {
-		return nil, fmt.Errorf("open a connection: %w", err)
+	c := conn{client, at}
+	n.conns = append(n.conns, c)
+	if _, err := c.Get(ctx, probe); err != nil {
+		return conn{}, fmt.Errorf("open a connection: %w", err)
 	}
-	return client, nil
+	return c, nil
 }
 
 func dial(address string) (*clientv3.Client, error) {
@@ -196,16 +267,29 @@ func dial(address string) (*clientv3.Client, error) {
 }
 
 // conn gives client i its connection.
-func (n *node) conn(i int) *clientv3.Client { return n.conns[i%n.shared] }
+func (n *node) conn(i int) conn { return n.shared[i%len(n.shared)] }
 
-// stop closes the connections and ends the server.
+// stop closes the connections and ends the servers and the database. It gives the first server's account.
 func (n *node) stop(ctx context.Context) (server.IO, error) {
 	for _, c := range n.conns {
 		_ = c.Close()
 	}
 	n.conns = nil
-	// Also when the load's time is over the server may end in peace.
-	return n.Process.Stop(context.WithoutCancel(ctx))
+	var account server.IO
+	var errs []error
+	for _, p := range n.servers() {
+		// Also when the load's time is over the server may end in peace.
+		io, err := p.Stop(context.WithoutCancel(ctx))
+		if p == n.Process {
+			account = io
+		}
+		errs = append(errs, err)
+	}
+	if n.database != nil {
+		errs = append(errs, n.database.Close(n.log))
+		n.database = nil
+	}
+	return account, errors.Join(errs...)
 }
 
 // revision asks for the store's current revision.

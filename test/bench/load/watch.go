@@ -84,12 +84,16 @@ func (w *watcher) take(ev *clientv3.Event) error {
 
 // watchUpdates has 100 clients update 1,000 keys under a prefix that ten watchers, each on a connection of its own,
 // follow with prev_kv. The rate is that of all events delivered, from the first write until the last watcher has the last.
+// Where several servers share the data, the first one takes all writes and the last one has all watchers.
 func watchUpdates(ctx context.Context, r *Run) (Figures, error) {
 	n, err := r.fresh(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer n.stop(ctx)
+	if err := n.connectAll(ctx, r.Connections, 1); err != nil {
+		return nil, err
+	}
 	u := newUpdates(pods, r.Values)
 	if err := u.createAll(ctx, r, n); err != nil {
 		return nil, err
@@ -121,12 +125,12 @@ func tenWatchers(ctx context.Context, n *node, keys keyspace) ([]*watcher, error
 	}
 	watchers := make([]*watcher, watchPerGroup)
 	for i := range watchers {
-		conn, err := n.connect(ctx)
+		c, err := n.connect(ctx, len(n.servers())-1)
 		if err != nil {
 			return nil, err
 		}
 		watchers[i] = &watcher{prefix: keys.prefix(), prevKV: true, byKey: make([]int64, watchedKeys)}
-		if err := watchers[i].watch(ctx, conn, rev+1); err != nil {
+		if err := watchers[i].watch(ctx, c.Client, rev+1); err != nil {
 			return nil, err
 		}
 	}
@@ -158,7 +162,7 @@ func (r *Run) updatePhase(ctx context.Context, n *node, ph phase, u *updates, wa
 	if err != nil {
 		return nil, err
 	}
-	if _, err := createKey(ctx, n.conns[0], marker, ph.name); err != nil {
+	if _, err := createKey(ctx, n.conns[0].Client, marker, ph.name); err != nil {
 		return nil, err
 	}
 	if err := group.Wait(); err != nil {
@@ -239,7 +243,7 @@ func watchPrefixes(ctx context.Context, r *Run) (Figures, error) {
 	var group errgroup.Group
 	for i := range watchers {
 		w := &watcher{prefix: ws.keys.namespace(i)}
-		if err := w.watch(ctx, n.conn(i), rev+1); err != nil {
+		if err := w.watch(ctx, n.conn(i).Client, rev+1); err != nil {
 			return nil, err
 		}
 		watchers[i] = w

@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -43,15 +44,23 @@ func (r *Run) writeLoad(ctx context.Context, name string, w *writes, op operatio
 		return nil, err
 	}
 	p := plan{clients: w.clients, warm: r.time(warmTime), measure: r.time(writeTime)}
-	profiled := r.profile(ctx, n, p)
+	profiled, counted := r.profile(ctx, n, p), n.countConnections(ctx, p)
 	out, err := r.drive(ctx, n, p, op)
-	if err := firstError(err, profiled()); err != nil {
+	connections, countErr := counted()
+	if err := firstError(err, profiled(), countErr); err != nil {
 		return nil, err
 	}
 	if err := w.verify(ctx, n, r.Values, result{before, out}); err != nil {
 		return nil, err
 	}
-	return Figures{name + ".rate": out.rate(), name + ".p99": out.p99()}, nil
+	figures := Figures{name + ".rate": out.rate(), name + ".p99": out.p99()}
+	if n.database != nil {
+		figures[name+".connections"] = float64(connections)
+	}
+	if len(out.servers) > 1 {
+		figures[name+".share"] = out.leastShare()
+	}
+	return figures, nil
 }
 
 // operation is one operation of one client.
@@ -109,11 +118,21 @@ type result struct {
 	out    *outcome
 }
 
-// verify checks that all n writes are there: the revision has risen by at least as many (kine has revisions of its own
-// in between), the count is n, and a sample of the values is what was written.
+// verify checks that all n writes are there, at every server: the revision has risen by at least as many (kine has
+// revisions of its own in between), the count is n, and a sample of the values is what was written.
 func (ws *writes) verify(ctx context.Context, n *node, v *Values, res result) error {
+	for at := range n.servers() {
+		i := slices.IndexFunc(n.conns, func(c conn) bool { return c.at == at })
+		if err := ws.verifyAt(ctx, n.conns[i].Client, v, res); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (ws *writes) verifyAt(ctx context.Context, c *clientv3.Client, v *Values, res result) error {
 	written := res.out.done
-	resp, err := n.conns[0].Get(ctx, ws.keys.prefix(), clientv3.WithPrefix(), clientv3.WithCountOnly())
+	resp, err := c.Get(ctx, ws.keys.prefix(), clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
 		return fmt.Errorf("count what was written: %w", err)
 	}
@@ -125,7 +144,7 @@ func (ws *writes) verify(ctx context.Context, n *node, v *Values, res result) er
 	}
 	certain := res.out.least * ws.clients // of the indexes below it none was left out
 	for i := 0; i < certain; i += max(1, certain/64) {
-		if err := checkValue(ctx, n.conns[0], ws.keys.key(i), v.at(i, 0, ws.size)); err != nil {
+		if err := checkValue(ctx, c, ws.keys.key(i), v.at(i, 0, ws.size)); err != nil {
 			return err
 		}
 	}

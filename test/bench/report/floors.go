@@ -8,21 +8,24 @@ import (
 	"github.com/keelson-io/keelson/test/bench/stats"
 )
 
-// Floor is what Keelson must reach in one measure, relative to another server in the same run.
+// Floor is what Keelson must reach in one measure, relative to another server in the same run or by itself.
 type Floor struct {
 	// Measure is the figure's ID.
 	Measure string
-	// Against names the other server.
+	// Of names the server that must reach it, which is one of Keelson's.
+	Of string
+	// Against names the other server, empty where there is none.
 	Against string
-	// Factor bounds Keelson's figure divided by the other's: from below where more is better, from above where less is.
+	// Factor bounds Keelson's figure divided by the other's, or the figure itself where there is no other: from below where
+	// more is better, from above where less is.
 	Factor float64
 	// Strict says that the bound itself is not enough.
 	Strict bool
 }
 
-// Floors lists them all.
-func Floors() []Floor {
-	return []Floor{
+// sqliteFloors are those of Keelson on SQLite.
+func sqliteFloors() []Floor {
+	floors := []Floor{
 		{Measure: "create-100.rate", Against: server.Etcd, Factor: 1.5},
 		{Measure: "create-100.rate", Against: server.KineFull, Factor: 10},
 		{Measure: "create-100.p99", Against: server.Etcd, Factor: 1, Strict: true},
@@ -42,6 +45,27 @@ func Floors() []Floor {
 		{Measure: "disk-1.put", Against: server.Etcd, Factor: 2},
 		{Measure: "restart.serving", Against: server.Etcd, Factor: 1},
 	}
+	for i := range floors {
+		floors[i].Of = server.Keelson
+	}
+	return floors
+}
+
+// postgresFloors are those of Keelson on Postgres.
+func postgresFloors() []Floor {
+	const one, two, kine = server.KeelsonPostgres, server.KeelsonPostgresTwo, server.KinePostgres
+	return []Floor{
+		{Measure: "create-100.rate", Of: one, Against: kine, Factor: 12},
+		{Measure: "create-100.rate", Of: two, Against: kine, Factor: 8},
+		{Measure: "create-100.p99", Of: one, Against: kine, Factor: 0.2},
+		{Measure: "create-100.share", Of: two, Factor: 1.0 / 3},
+		{Measure: "create-100.connections", Of: one, Factor: 8},
+		{Measure: "create-100.connections", Of: two, Factor: 8},
+		{Measure: "get-100.rate", Of: one, Against: kine, Factor: 8},
+		{Measure: "watch-10.events", Of: two, Against: kine, Factor: 5},
+		{Measure: "list.unpaged", Of: one, Against: kine, Factor: 1.5},
+		{Measure: "list.count", Of: one, Against: kine, Factor: 20},
+	}
 }
 
 // Verdict says how a floor was kept.
@@ -53,18 +77,21 @@ type Verdict struct {
 	Met   bool `json:"met"`
 }
 
-// Judge compares the floor with a row's figures by the median of the ratios.
+// Judge compares the floor with a row's figures by the median of the ratios, or of the figures where there is no other.
 func (f Floor) Judge(row Row) Verdict {
 	v := Verdict{Floor: f}
-	ours, theirs := row.Values[server.Keelson], row.Values[f.Against]
-	if !ours.whole() || !theirs.whole() {
+	ours, theirs := row.Values[f.Of], row.Values[f.Against]
+	if !ours.whole() || f.Against != "" && !theirs.whole() {
 		return v
 	}
-	v.Ratio = stats.Ratio(ours, theirs)
+	v.Ratio = stats.Of(ours)
+	if f.Against != "" {
+		v.Ratio = stats.Ratio(ours, theirs)
+	}
 	v.Known = v.Ratio.N > 0
 	switch r := v.Ratio.Median; {
 	case !v.Known:
-	case row.Unit == load.PerSecond:
+	case row.Unit.MoreIsBetter():
 		v.Met = r > f.Factor || (r == f.Factor && !f.Strict)
 	default:
 		v.Met = r < f.Factor || (r == f.Factor && !f.Strict)
@@ -72,18 +99,21 @@ func (f Floor) Judge(row Row) Verdict {
 	return v
 }
 
-// words says the floor as a reader wants it: "≥ 1.5 × etcd".
+// words says the floor as a reader wants it: "≥ 1.5 × etcd", "≤ 8". The title is the other server's.
 func (f Floor) words(unit load.Unit, title string) string {
 	sign := "≤"
 	switch {
-	case unit == load.PerSecond && f.Strict:
+	case unit.MoreIsBetter() && f.Strict:
 		sign = ">"
-	case unit == load.PerSecond:
+	case unit.MoreIsBetter():
 		sign = "≥"
 	case f.Strict:
 		sign = "<"
 	}
-	if f.Factor == 1 {
+	switch {
+	case f.Against == "":
+		return fmt.Sprintf("%s %s", sign, amount(f.Factor, unit))
+	case f.Factor == 1:
 		return fmt.Sprintf("%s %s", sign, title)
 	}
 	return fmt.Sprintf("%s %g × %s", sign, f.Factor, title)

@@ -16,9 +16,9 @@ import (
 )
 
 func results(t *testing.T) *Results {
-	specs := server.Specs("bin", "self")
-	loads := load.All()
-	r := New(specs, loads)
+	table := Tables("bin", "self")[0]
+	loads := table.Loads
+	r := New(table)
 	r.Date, r.Rounds, r.Scale = time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC), 3, 1
 	r.Machine = Machine{CPU: "Some CPU", Cores: 2, MemoryGiB: 7.5, Kernel: "6.1.0", Go: "go1.26.0", Filesystem: "ext4", Fdatasync: 250 * time.Microsecond}
 	i := slices.IndexFunc(loads, func(l load.Load) bool { return l.Name == "create-100" })
@@ -82,19 +82,59 @@ func TestJudgeable(t *testing.T) {
 }
 
 func TestFloorsNameMeasuresAndServers(t *testing.T) {
-	units := map[string]load.Unit{}
-	for _, l := range load.All() {
-		for _, m := range l.Measures {
-			units[m.ID] = m.Unit
+	for _, table := range Tables("", "") {
+		units := map[string]load.Unit{}
+		for _, l := range table.Loads {
+			for _, m := range l.Measures {
+				units[m.ID] = m.Unit
+			}
+		}
+		names := map[string]bool{}
+		for _, s := range table.Servers {
+			names[s.Name] = true
+		}
+		for _, f := range table.Floors {
+			if units[f.Measure] == "" || !names[f.Of] || f.Against != "" && !names[f.Against] || f.Factor <= 0 {
+				t.Errorf("%s: floor %+v names no measure, no server or no factor", table.Name, f)
+			}
+		}
+		if !names[table.Ours] || !names[table.Reference] {
+			t.Errorf("%s has no %s or no %s", table.Name, table.Ours, table.Reference)
 		}
 	}
-	names := map[string]bool{}
-	for _, s := range server.Specs("", "") {
-		names[s.Name] = true
+}
+
+func TestPostgresMarkdown(t *testing.T) {
+	table := Tables("bin", "self")[1]
+	r := New(table)
+	r.Rounds, r.Scale, r.Software = 1, 1, "PostgreSQL of some version."
+	for name, f := range map[string]load.Figures{
+		server.KinePostgres:       {"create-100.rate": 1_000, "create-100.p99": 0.7, "create-100.connections": 120},
+		server.KeelsonPostgres:    {"create-100.rate": 13_000, "create-100.p99": 0.07, "create-100.connections": 7},
+		server.KeelsonPostgresTwo: {"create-100.rate": 7_900, "create-100.p99": 0.1, "create-100.share": 0.34, "create-100.connections": 9},
+	} {
+		r.Add(table.Loads[0], name, f)
 	}
-	for _, f := range Floors() {
-		if units[f.Measure] == "" || !names[f.Against] || f.Factor <= 0 {
-			t.Errorf("floor %+v names no measure, no server or no factor", f)
+	got := r.Markdown()
+	for _, want := range []string{
+		"\n\nPostgreSQL of some version.\n\n",
+		"\n| | kine 0.17.5 | Keelson | Keelson, two servers | Keelson ÷ kine | floor |\n",
+		"| 1,000/s | 13,000/s | 7,900/s | 13.00 | ✓ ≥ 12 × kine, ✗ ≥ 8 × kine (Keelson, two servers): 7.90 |\n",
+		"| 700 ms | 70.0 ms | 100 ms | 0.10 | ✓ ≤ 0.2 × kine |\n",
+		"| — | — | 34.0 % | — | ✓ ≥ 33.3 % (Keelson, two servers) |\n",
+		"| 120 | 7 | 9 | 0.06 | ✓ ≤ 8, ✗ ≤ 8 (Keelson, two servers) |\n",
+		" Clients are spread over two servers evenly,",
+		"\nFloors met: 4. Not met: create-100.rate of keelson-postgres-two against kine-postgres, create-100.connections of keelson-postgres-two." +
+			" Not measured in this run: get-100.rate against kine-postgres,",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the table lacks\n%s\nin\n%s", want, got)
+		}
+	}
+	for _, s := range table.Servers {
+		r.Failures = []Failure{{Server: s.Name}}
+		if r.Judgeable() {
+			t.Errorf("a failure of %s does not spoil the run", s.Name)
 		}
 	}
 }
@@ -119,11 +159,33 @@ func TestJudge(t *testing.T) {
 		{"not measured", load.PerSecond, Floor{Factor: 1.5}, Values{16}, nil, false, false},
 		{"a round failed", load.PerSecond, Floor{Factor: 1.5}, Values{16, nan}, Values{10, 10}, false, false},
 	} {
-		c.floor.Against = server.Etcd
+		c.floor.Of, c.floor.Against = server.Keelson, server.Etcd
 		row := Row{Measure: load.Measure{Unit: c.unit}, Values: map[string]Values{server.Keelson: c.ours, server.Etcd: c.theirs}}
 		if v := c.floor.Judge(row); v.Known != c.known || v.Met != c.met {
 			t.Errorf("%s: known %v, met %v, want %v, %v", c.name, v.Known, v.Met, c.known, c.met)
 		}
+	}
+}
+
+func TestJudgeByItself(t *testing.T) {
+	for _, c := range []struct {
+		unit load.Unit
+		ours Values
+		met  bool
+	}{
+		{load.Number, Values{7, 8, 9}, true},
+		{load.Number, Values{9, 8.5, 1}, false},
+		{load.Share, Values{8}, true},
+		{load.Share, Values{7.9}, false},
+	} {
+		f := Floor{Of: server.KeelsonPostgres, Factor: 8}
+		row := Row{Measure: load.Measure{Unit: c.unit}, Values: map[string]Values{server.KeelsonPostgres: c.ours}}
+		if v := f.Judge(row); !v.Known || v.Met != c.met {
+			t.Errorf("%v in %s: known %v, met %v, want true, %v", c.ours, c.unit, v.Known, v.Met, c.met)
+		}
+	}
+	if v := (Floor{Of: server.KeelsonPostgres, Factor: 8}).Judge(Row{}); v.Known {
+		t.Error("what was not measured is known")
 	}
 }
 
@@ -143,6 +205,8 @@ func TestAmounts(t *testing.T) {
 		{3.5, load.Seconds, "3.50 s"},
 		{2716, load.Bytes, "2.72 kB"},
 		{581e6, load.Bytes, "581 MB"},
+		{7, load.Number, "7"},
+		{1.0 / 3, load.Share, "33.3 %"},
 	} {
 		if got := amount(c.v, c.unit); got != c.want {
 			t.Errorf("amount(%v, %s) = %q, want %q", c.v, c.unit, got, c.want)
@@ -151,43 +215,52 @@ func TestAmounts(t *testing.T) {
 }
 
 func TestBetween(t *testing.T) {
-	in := "# Title\n" + Begin + "\nold\n" + End + "\nrest " + Begin + "\n"
-	once, err := between([]byte(in), "new\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "# Title\n" + Begin + "\n\nnew\n\n" + End + "\nrest " + Begin + "\n"; string(once) != want {
-		t.Errorf("between = %q, want %q", once, want)
-	}
-	if twice, err := between(once, "new\n"); err != nil || string(twice) != string(once) {
-		t.Errorf("a second time it gives %q, %v", twice, err)
-	}
-	for _, bad := range []string{"", Begin, End, End + Begin} {
-		if _, err := between([]byte(bad), "new"); !errors.Is(err, ErrNoMarkers) {
-			t.Errorf("between(%q) = %v, want ErrNoMarkers", bad, err)
+	for _, table := range Tables("", "") {
+		begin, end := table.markers()
+		in := "# Title\n" + begin + "\nold\n" + end + "\nrest " + begin + "\n"
+		once, err := table.between([]byte(in), "new\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "# Title\n" + begin + "\n\nnew\n\n" + end + "\nrest " + begin + "\n"; string(once) != want {
+			t.Errorf("between = %q, want %q", once, want)
+		}
+		if twice, err := table.between(once, "new\n"); err != nil || string(twice) != string(once) {
+			t.Errorf("a second time it gives %q, %v", twice, err)
+		}
+		for _, bad := range []string{"", begin, end, end + begin} {
+			if _, err := table.between([]byte(bad), "new"); !errors.Is(err, ErrNoMarkers) {
+				t.Errorf("between(%q) = %v, want ErrNoMarkers", bad, err)
+			}
 		}
 	}
 }
 
 func TestREADME(t *testing.T) {
+	tables := Tables("", "")
 	path := filepath.Join(t.TempDir(), "README.md")
-	if err := CheckREADME(path); !errors.Is(err, os.ErrNotExist) {
+	if err := tables[0].CheckREADME(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without a file: %v", err)
 	}
-	if err := os.WriteFile(path, []byte("# Title\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("# Title\n<!-- bench:begin -->\n<!-- bench:end -->\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckREADME(path); !errors.Is(err, ErrNoMarkers) {
-		t.Errorf("without markers: %v, want ErrNoMarkers", err)
+	if err := tables[1].CheckREADME(path); !errors.Is(err, ErrNoMarkers) {
+		t.Errorf("with another table's markers: %v, want ErrNoMarkers", err)
 	}
-	if err := os.WriteFile(path, []byte("# Title\n"+Begin+"\n"+End+"\n"), 0o600); err != nil {
+	both := "# Title\n<!-- bench:begin -->\n<!-- bench:end -->\n<!-- bench-postgres:begin -->\n<!-- bench-postgres:end -->\n"
+	if err := os.WriteFile(path, []byte(both), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(CheckREADME(path), WriteREADME(path, "the table\n")); err != nil {
-		t.Fatal(err)
+	for _, table := range tables {
+		if err := errors.Join(table.CheckREADME(path), table.WriteREADME(path, "the table "+table.Name+"\n")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	got, err := os.ReadFile(path)
-	if want := "# Title\n" + Begin + "\n\nthe table\n\n" + End + "\n"; err != nil || string(got) != want {
+	want := "# Title\n<!-- bench:begin -->\n\nthe table sqlite\n\n<!-- bench:end -->\n" +
+		"<!-- bench-postgres:begin -->\n\nthe table postgres\n\n<!-- bench-postgres:end -->\n"
+	if err != nil || string(got) != want {
 		t.Errorf("the file is %q, %v, want %q", got, err, want)
 	}
 }
@@ -219,7 +292,7 @@ func TestFailedRoundsAreNullInJSON(t *testing.T) {
 func TestFiguresMeasuredElsewhere(t *testing.T) {
 	loads := load.All()
 	i := slices.IndexFunc(loads, load.Load.Elsewhere)
-	r, dir := New(nil, loads), t.TempDir()
+	r, dir := New(Table{Loads: loads}), t.TempDir()
 	if err := r.AddElsewhere(loads[i], dir); err != nil {
 		t.Errorf("without a file: %v", err)
 	}

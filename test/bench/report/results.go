@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/keelson-io/keelson/test/bench/load"
-	"github.com/keelson-io/keelson/test/bench/server"
 )
 
 // Values are a server's figures of one measure, one for each round; NaN where a round has failed.
@@ -46,21 +45,22 @@ type Failure struct {
 	Error  string `json:"error"`
 }
 
-// Results are everything one session has measured.
+// Results are everything one session has measured for a table.
 type Results struct {
+	Table    Table
 	Date     time.Time
 	Machine  Machine
+	Software string // what else the figures depend on, a sentence or none
 	Rounds   int
 	Scale    float64
-	Servers  []server.Spec
 	Rows     []Row
 	Failures []Failure
 }
 
-// New makes empty results with a row for every measure of the loads.
-func New(specs []server.Spec, loads []load.Load) *Results {
-	r := &Results{Servers: specs}
-	for _, l := range loads {
+// New makes empty results with a row for every measure of the table's loads.
+func New(t Table) *Results {
+	r := &Results{Table: t}
+	for _, l := range t.Loads {
 		for _, m := range l.Measures {
 			r.Rows = append(r.Rows, Row{Measure: m, Values: make(map[string]Values)})
 		}
@@ -72,6 +72,9 @@ func New(specs []server.Spec, loads []load.Load) *Results {
 func (r *Results) Add(l load.Load, serverName string, figures load.Figures) {
 	for _, m := range l.Measures {
 		value, ok := figures[m.ID]
+		if !ok && figures != nil {
+			continue // it has no meaning for this server
+		}
 		if !ok {
 			value = math.NaN()
 		}
@@ -111,10 +114,11 @@ func (r *Results) AddElsewhere(l load.Load, dir string) error {
 	return nil
 }
 
-// Judgeable says that none of the runs that Keelson is judged by has failed. What kine fails at is a finding.
+// Judgeable says that none of the runs that Keelson is judged by has failed: neither its own nor those of what it is
+// measured by first of all. What others fail at is a finding.
 func (r *Results) Judgeable() bool {
 	return !slices.ContainsFunc(r.Failures, func(f Failure) bool {
-		return f.Server == server.Keelson || f.Server == server.Etcd
+		return f.Server == r.Table.Reference || slices.ContainsFunc(r.Table.Floors, func(fl Floor) bool { return fl.Of == f.Server })
 	})
 }
 
@@ -122,14 +126,14 @@ func (r *Results) Judgeable() bool {
 func (r *Results) Verdicts() []Verdict {
 	var out []Verdict
 	for _, row := range r.Rows {
-		out = append(out, row.verdicts()...)
+		out = append(out, r.verdicts(row)...)
 	}
 	return out
 }
 
-func (row Row) verdicts() []Verdict {
+func (r *Results) verdicts(row Row) []Verdict {
 	var out []Verdict
-	for _, f := range Floors() {
+	for _, f := range r.Table.Floors {
 		if f.Measure == row.ID {
 			out = append(out, f.Judge(row))
 		}

@@ -20,33 +20,36 @@ const (
 func (r *Results) Markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\n", r.Machine.sentence(r.Date))
+	if r.Software != "" {
+		fmt.Fprintf(&b, "%s\n\n", r.Software)
+	}
 	if r.Scale != 1 {
 		fmt.Fprintf(&b, "Durations and numbers of keys were multiplied by %g: these figures are for a quick look alone.\n\n", r.Scale)
 	}
 	b.WriteString("| |")
 	rule := "|---|"
-	for _, s := range r.Servers {
+	for _, s := range r.Table.Servers {
 		fmt.Fprintf(&b, " %s |", s.Title)
 		rule += "---:|"
 	}
-	fmt.Fprintf(&b, " Keelson ÷ etcd | floor |\n%s---:|---|\n", rule)
+	fmt.Fprintf(&b, " %s ÷ %s | floor |\n%s---:|---|\n", r.title(r.Table.Ours), r.title(r.Table.Reference), rule)
 	for _, row := range r.Rows {
 		if row.Title != "" {
 			r.line(&b, row)
 		}
 	}
-	fmt.Fprintf(&b, "\nValues of 1 KiB where nothing else is said. Medians; rounds: %d. A ratio is the median of the rounds' ratios, with the smallest and the largest.\n", r.Rounds)
+	fmt.Fprintf(&b, "\nValues of 1 KiB where nothing else is said. Medians; rounds: %d. A ratio is the median of the rounds' ratios, with the smallest and the largest.%s\n", r.Rounds, r.Table.Note)
 	r.shortfalls(&b)
 	return b.String()
 }
 
 func (r *Results) line(b *strings.Builder, row Row) {
 	fmt.Fprintf(b, "| %s |", row.Title)
-	for _, s := range r.Servers {
+	for _, s := range r.Table.Servers {
 		fmt.Fprintf(b, " %s |", cell(row, s.Name))
 	}
 	ratio := none
-	if ours, theirs := row.Values[server.Keelson], row.Values[server.Etcd]; ours.whole() && theirs.whole() {
+	if ours, theirs := row.Values[r.Table.Ours], row.Values[r.Table.Reference]; ours.whole() && theirs.whole() {
 		ratio = spread(stats.Ratio(ours, theirs))
 	}
 	fmt.Fprintf(b, " %s | %s |\n", ratio, r.floors(row))
@@ -66,7 +69,7 @@ func cell(row Row, name string) string {
 // floors says for each floor of the row whether it is met, with the ratio where it is not the one beside it.
 func (r *Results) floors(row Row) string {
 	var parts []string
-	for _, v := range row.verdicts() {
+	for _, v := range r.verdicts(row) {
 		text := v.Floor.words(row.Unit, r.title(v.Floor.Against))
 		switch {
 		case !v.Known:
@@ -76,7 +79,10 @@ func (r *Results) floors(row Row) string {
 		default:
 			text = "✗ " + text
 		}
-		if v.Known && v.Floor.Against != server.Etcd {
+		if v.Floor.Of != r.Table.Ours {
+			text += " (" + r.title(v.Floor.Of) + ")"
+		}
+		if v.Known && v.Floor.Against != "" && (v.Floor.Against != r.Table.Reference || v.Floor.Of != r.Table.Ours) {
 			text += ": " + spread(v.Ratio)
 		}
 		parts = append(parts, text)
@@ -84,18 +90,23 @@ func (r *Results) floors(row Row) string {
 	return strings.Join(parts, ", ")
 }
 
+// title is a server's title; what the table compares with first of all goes by its name alone, without version.
 func (r *Results) title(name string) string {
-	i := slices.IndexFunc(r.Servers, func(s server.Spec) bool { return s.Name == name })
-	if i < 0 || name == server.Etcd {
+	i := slices.IndexFunc(r.Table.Servers, func(s server.Spec) bool { return s.Name == name })
+	if i < 0 {
 		return name
 	}
-	return r.Servers[i].Title
+	title := r.Table.Servers[i].Title
+	if name == r.Table.Reference {
+		title, _, _ = strings.Cut(title, " ")
+	}
+	return title
 }
 
 func (r *Results) shortfalls(b *strings.Builder) {
 	met, unmet, unknown := 0, []string(nil), []string(nil)
 	for _, v := range r.Verdicts() {
-		switch name := v.Floor.Measure + " against " + v.Floor.Against; {
+		switch name := r.name(v.Floor); {
 		case !v.Known:
 			unknown = append(unknown, name)
 		case v.Met:
@@ -116,6 +127,18 @@ func (r *Results) shortfalls(b *strings.Builder) {
 		text := strings.ReplaceAll(f.Error, "\n", " ")
 		fmt.Fprintf(b, "\nFailed in round %d: %s on %s: %s\n", f.Round, f.Load, f.Server, text)
 	}
+}
+
+// name tells a floor from the others of the table.
+func (r *Results) name(f Floor) string {
+	name := f.Measure
+	if f.Of != r.Table.Ours {
+		name += " of " + f.Of
+	}
+	if f.Against != "" {
+		name += " against " + f.Against
+	}
+	return name
 }
 
 func spread(s stats.Spread) string {
@@ -141,6 +164,10 @@ func amount(v float64, unit load.Unit) string {
 			return digits(v/1e3) + " kB"
 		}
 		return digits(v/1e6) + " MB"
+	case load.Number:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	case load.Share:
+		return digits(v*100) + " %"
 	default:
 		return digits(v) + "/s"
 	}

@@ -11,14 +11,8 @@ import (
 	"github.com/keelson-io/keelson/test/bench/load"
 )
 
-// The markers between which the table stands in a README, each on a line of its own.
-const (
-	Begin = "<!-- bench:begin -->"
-	End   = "<!-- bench:end -->"
-)
-
 // ErrNoMarkers says that a file has no place for the table.
-var ErrNoMarkers = errors.New("report: the two markers " + Begin + " and " + End + " are not in the file")
+var ErrNoMarkers = errors.New("report: the table's two markers are not in the file")
 
 // WriteJSON writes all results, with every round's figure.
 func (r *Results) WriteJSON(path string) error {
@@ -31,12 +25,13 @@ func (r *Results) WriteJSON(path string) error {
 	out := struct {
 		Date     time.Time `json:"date"`
 		Machine  Machine   `json:"machine"`
+		Software string    `json:"software,omitempty"`
 		Rounds   int       `json:"rounds"`
 		Scale    float64   `json:"scale"`
 		Measures []measure `json:"measures"`
 		Floors   []Verdict `json:"floors"`
 		Failures []Failure `json:"failures"`
-	}{Date: r.Date, Machine: r.Machine, Rounds: r.Rounds, Scale: r.Scale, Floors: r.Verdicts(), Failures: r.Failures}
+	}{Date: r.Date, Machine: r.Machine, Software: r.Software, Rounds: r.Rounds, Scale: r.Scale, Floors: r.Verdicts(), Failures: r.Failures}
 	for _, row := range r.Rows {
 		out.Measures = append(out.Measures, measure{row.ID, row.Title, row.Unit, row.Values})
 	}
@@ -47,25 +42,30 @@ func (r *Results) WriteJSON(path string) error {
 	return os.WriteFile(path, append(data, '\n'), 0o644)
 }
 
+// markers are the lines between which the table stands in a README.
+func (t Table) markers() (begin, end string) {
+	return "<!-- " + t.Marker + ":begin -->", "<!-- " + t.Marker + ":end -->"
+}
+
 // CheckREADME says whether the file at path has a place for the table, before half an hour is spent on it.
-func CheckREADME(path string) error {
+func (t Table) CheckREADME(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("open the file for the table: %w", err)
 	}
-	if _, err = between(data, ""); err != nil {
+	if _, err = t.between(data, ""); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
 
 // WriteREADME puts text between the markers of the file at path.
-func WriteREADME(path, text string) error {
+func (t Table) WriteREADME(path, text string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("open the file for the table: %w", err)
 	}
-	out, err := between(data, text)
+	out, err := t.between(data, text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -73,15 +73,16 @@ func WriteREADME(path, text string) error {
 }
 
 // between replaces what stands between the markers of data by text.
-func between(data []byte, text string) ([]byte, error) {
-	begin := bytes.Index(data, []byte(Begin))
+func (t Table) between(data []byte, text string) ([]byte, error) {
+	first, last := t.markers()
+	begin := bytes.Index(data, []byte(first))
 	if begin < 0 {
-		return nil, ErrNoMarkers
+		return nil, fmt.Errorf("%w: %s", ErrNoMarkers, first)
 	}
-	begin += len(Begin)
-	length := bytes.Index(data[begin:], []byte(End))
+	begin += len(first)
+	length := bytes.Index(data[begin:], []byte(last))
 	if length < 0 {
-		return nil, ErrNoMarkers
+		return nil, fmt.Errorf("%w: %s", ErrNoMarkers, last)
 	}
 	var out bytes.Buffer
 	out.Write(data[:begin])

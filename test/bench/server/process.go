@@ -28,6 +28,8 @@ type Options struct {
 	Log string
 	// Pprof asks for /debug/pprof where the server can give it.
 	Pprof bool
+	// Database is the URL of the database for a server that needs one.
+	Database string
 }
 
 // Process is a running server. Its methods may be called from several goroutines, Stop from one at a time.
@@ -59,7 +61,7 @@ func Start(spec Spec, opts Options) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := spec.args(p, opts.Dir)
+	args := spec.args(p, opts)
 	if opts.Pprof && spec.Pprof != "" {
 		args = append(args, spec.Pprof)
 	}

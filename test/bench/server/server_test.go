@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseFigure(t *testing.T) {
@@ -25,15 +26,15 @@ func TestParseFigure(t *testing.T) {
 
 func TestKineFullDiffersFromKineInSynchronousAlone(t *testing.T) {
 	p := ports{client: "127.0.0.1:1"}
-	full := strings.Join(kineFullArgs(p, "d"), " ")
-	if !strings.Contains(full, "_synchronous=FULL") || !strings.HasPrefix(full, strings.Join(kineArgs(p, "d"), " ")) {
+	full := strings.Join(kineFullArgs(p, Options{}), " ")
+	if !strings.Contains(full, "_synchronous=FULL") || !strings.HasPrefix(full, strings.Join(kineArgs(p, Options{}), " ")) {
 		t.Errorf("kine FULL is started with %q", full)
 	}
 }
 
 // sleeper is a stand-in for a server: a shell that runs the script.
 func sleeper(script string) Spec {
-	return Spec{Name: "sleeper", Binary: "/bin/sh", args: func(ports, string) []string { return []string{"-c", script} }}
+	return Spec{Name: "sleeper", Binary: "/bin/sh", args: func(ports, Options) []string { return []string{"-c", script} }}
 }
 
 func TestProcessIsStoppedAndItsAccountRead(t *testing.T) {
@@ -75,5 +76,55 @@ func TestFreePortsDiffer(t *testing.T) {
 	p, err := freePorts()
 	if err != nil || p.client == p.peer {
 		t.Errorf("freePorts() = %v, %v, want two different ports", p, err)
+	}
+}
+
+func TestLargestOfManyNumbers(t *testing.T) {
+	if n, err := largest("7\n12\n9"); n != 12 || err != nil {
+		t.Errorf("largest = %d, %v, want 12", n, err)
+	}
+	if _, err := largest("7\nno\n"); err == nil {
+		t.Error("what is no number is taken for one")
+	}
+}
+
+func TestPostgresIsDurableAndItsConnectionsAreCounted(t *testing.T) {
+	sentence, err := DescribePostgres(t.Context())
+	if err != nil || !strings.HasPrefix(sentence, "PostgreSQL 1") {
+		t.Fatalf("DescribePostgres = %q, %v", sentence, err)
+	}
+	p, err := StartPostgres(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	if n, err := p.Connections(t.Context(), 2, 10*time.Millisecond); n != 0 || err != nil {
+		t.Errorf("%d connections of nobody, %v", n, err)
+	}
+	if !strings.HasSuffix(p.URL(1), "&application_name=bench-2") {
+		t.Errorf("the second server's URL is %q", p.URL(1))
+	}
+	asleep := make(chan error, 1)
+	go func() {
+		_, err := p.server.Query(t.Context(), "SET application_name = 'bench-2'; SELECT pg_sleep(600)")
+		asleep <- err
+	}()
+	if err := p.server.Await(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.Connections(t.Context(), 2, 10*time.Millisecond); n != 1 || err != nil {
+		t.Errorf("%d connections of the second server, %v, want 1", n, err)
+	}
+	if n, err := p.Connections(t.Context(), 1, 10*time.Millisecond); n != 1 || err != nil {
+		t.Errorf("%d connections under another name, %v, want 1", n, err)
+	}
+	if err := p.Close(log); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asleep; err == nil {
+		t.Error("Postgres lives on after Close")
+	}
+	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "ready to accept connections") {
+		t.Errorf("the log of Postgres is %q, %v", text, err)
 	}
 }

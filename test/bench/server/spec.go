@@ -12,6 +12,10 @@ const (
 	Kine     = "kine"
 	Keelson  = "keelson"
 	Null     = "null"
+
+	KinePostgres       = "kine-postgres"
+	KeelsonPostgres    = "keelson-postgres"
+	KeelsonPostgresTwo = "keelson-postgres-two"
 )
 
 // Spec says how one server is started.
@@ -24,14 +28,18 @@ type Spec struct {
 	Binary string
 	// Pprof is the flag that opens /debug/pprof on the client URL, empty where there is none.
 	Pprof string
+	// Processes is how many of them serve the same data, each on a URL of its own; 0 means one.
+	Processes int
+	// Postgres says that the data is in a PostgreSQL database, see Options.Database.
+	Postgres bool
 	// args gives the command line for these ports; the working directory is the data directory.
-	args func(p ports, dir string) []string
+	args func(p ports, o Options) []string
 }
 
 // ports are the loopback addresses one start of a server may listen on, as host:port.
 type ports struct{ client, peer string }
 
-// Specs lists all servers in the order in which tables show them: the binaries of bin, and self, the benchmark's own
+// Specs lists the servers that need nothing else in the order in which tables show them: the binaries of bin, and self, the benchmark's own
 // executable, which is the null server when it is called with "null".
 func Specs(bin, self string) []Spec {
 	return []Spec{
@@ -44,12 +52,12 @@ func Specs(bin, self string) []Spec {
 }
 
 // etcdArgs are etcd's flags, which are Keelson's too. Everything that is not an address or a path keeps its default.
-func etcdArgs(p ports, dir string) []string {
+func etcdArgs(p ports, o Options) []string {
 	peer := "http://" + p.peer
 	client := "http://" + p.client
 	return []string{
 		"--name=bench",
-		"--data-dir=" + filepath.Join(dir, "bench.etcd"),
+		"--data-dir=" + filepath.Join(o.Dir, "bench.etcd"),
 		"--listen-client-urls=" + client,
 		"--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer,
@@ -59,16 +67,43 @@ func etcdArgs(p ports, dir string) []string {
 }
 
 // kineArgs leave kine's storage at its default: SQLite in ./db/state.db with _synchronous=NORMAL.
-func kineArgs(p ports, _ string) []string {
+func kineArgs(p ports, _ Options) []string {
 	return []string{"--listen-address=tcp://" + p.client, "--metrics-bind-address=0"}
 }
 
 // kineFullArgs are kine's default parameters for SQLite with the one difference that a commit is durable.
-func kineFullArgs(p ports, dir string) []string {
+func kineFullArgs(p ports, o Options) []string {
 	const params = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
-	return append(kineArgs(p, dir), fmt.Sprintf("--endpoint=sqlite://./db/state.db?%s", params))
+	return append(kineArgs(p, o), fmt.Sprintf("--endpoint=sqlite://./db/state.db?%s", params))
 }
 
-func nullArgs(p ports, _ string) []string {
+func nullArgs(p ports, _ Options) []string {
 	return []string{"null", "-listen=" + p.client}
+}
+
+// PostgresSpecs lists the servers that keep their data in Postgres, in the order in which tables show them.
+func PostgresSpecs(bin string) []Spec {
+	kine, keelson := filepath.Join(bin, "kine"), filepath.Join(bin, "keelson")
+	return []Spec{
+		{Name: KinePostgres, Title: "kine 0.17.5", Binary: kine, Postgres: true, args: kinePostgresArgs},
+		{Name: KeelsonPostgres, Title: "Keelson", Binary: keelson, Pprof: "--enable-pprof", Postgres: true, args: keelsonPostgresArgs},
+		{Name: KeelsonPostgresTwo, Title: "Keelson, two servers", Binary: keelson, Pprof: "--enable-pprof", Postgres: true, Processes: 2, args: keelsonPostgresArgs},
+	}
+}
+
+func keelsonPostgresArgs(p ports, o Options) []string {
+	return append(etcdArgs(p, o), "--datastore="+o.Database)
+}
+
+// kineConnections is how many connections kine may open, and keeps. For a write on Postgres it holds two at a time: one
+// with a transaction that stays empty, one that inserts beside it. So with a bound at or below the number of clients
+// that write at once (100 here) it stands still for good, every connection waiting for a second one. By default there is
+// no bound and 20 are kept: then it connects anew all the time, gets a fifth of the work done, and is refused by Postgres
+// beyond max_connections, which is 100 by default and raised for it (see StartPostgres). From 110 to 150 kine is at its best.
+const kineConnections = 120
+
+func kinePostgresArgs(p ports, o Options) []string {
+	return append(kineArgs(p, o), "--endpoint="+o.Database,
+		fmt.Sprintf("--datastore-max-open-connections=%d", kineConnections),
+		fmt.Sprintf("--datastore-max-idle-connections=%d", kineConnections))
 }

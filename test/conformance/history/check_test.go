@@ -20,7 +20,7 @@ type fake struct {
 	grpc.ClientConnInterface
 
 	mu     sync.Mutex
-	model  *model
+	model  *Model
 	leases map[int64]bool
 }
 
@@ -35,13 +35,20 @@ func (f *fake) Invoke(_ context.Context, _ string, args, reply any, _ ...grpc.Ca
 		if r.Lease != 0 && !f.leases[r.Lease] {
 			return rpctypes.ErrGRPCLeaseNotFound
 		}
+	case *pb.TxnRequest:
+		ops, _ := m.State(m.Last()).Branch(r)
+		for _, id := range LeasesOfBranch(ops) {
+			if id != 0 && !f.leases[id] {
+				return rpctypes.ErrGRPCLeaseNotFound
+			}
+		}
 	case *pb.LeaseRevokeRequest:
 		if !f.leases[r.ID] {
 			return rpctypes.ErrGRPCLeaseNotFound
 		}
 		delete(f.leases, r.ID)
 	}
-	rev := m.last()
+	rev := m.Last()
 	response, events := m.execute(request, rev, rev+1)
 	if len(events) > 0 {
 		rev++
@@ -65,16 +72,16 @@ type recorded struct {
 	t     *testing.T
 	ops   []*Op
 	views []*View
-	model *model
+	model *Model
 }
 
 func record(t *testing.T) *recorded {
-	f := &fake{model: &model{events: make([][]*mvccpb.Event, 2), states: []state{nil, {}}}, leases: map[int64]bool{}}
+	f := &fake{model: &Model{events: make([][]*mvccpb.Event, 2), states: []State{nil, {}}}, leases: map[int64]bool{}}
 	l := &Load{Seed: 1, Clients: 6, Requests: 150, Keys: 5, Recorder: NewRecorder()}
 	l.Run(t.Context(), []grpc.ClientConnInterface{f}, -1, nil)
 	r := &recorded{t: t, ops: l.Recorder.Ops(), model: f.model}
 	for _, v := range []*View{NewView("all", []byte("k"), []byte("l")), NewView("k1", []byte("k1"), nil)} {
-		for rev := int64(2); rev <= f.model.last(); rev++ {
+		for rev := int64(2); rev <= f.model.Last(); rev++ {
 			var events []*mvccpb.Event
 			for _, e := range f.model.events[rev] {
 				if contains(v.Key, v.RangeEnd, e.Kv.Key) {
@@ -134,7 +141,7 @@ func spoilers() map[string]func(*recorded) {
 			op.Response = old
 			op.Response.(*pb.RangeResponse).Header = &pb.ResponseHeader{Revision: 2}
 		},
-		"a revision of the future": func(r *recorded) { r.find(isRead).header().Revision = r.model.last() + 1 },
+		"a revision of the future": func(r *recorded) { r.find(isRead).header().Revision = r.model.Last() + 1 },
 		"a revision twice":         func(r *recorded) { r.find(isPut).header().Revision++ },
 		"a transaction's branch": func(r *recorded) {
 			op := r.find(func(op *Op) bool { x, ok := op.Response.(*pb.TxnResponse); return ok && !x.Succeeded })
@@ -211,7 +218,7 @@ func spoilers() map[string]func(*recorded) {
 }
 
 // frees says whether a revocation deleted keys.
-func (m *model) frees(op *Op) bool {
+func (m *Model) frees(op *Op) bool {
 	_, events := m.execute(op.Request, op.header().Revision-1, op.header().Revision)
 	return len(events) > 0
 }

@@ -16,6 +16,9 @@
 //   - every watcher saw the same events in the same order, each once, with the right previous
 //     values, revisions whole, and none after a progress notification that is ahead of it.
 //
+// Leases may be refused only where somebody may have revoked them, revisions of the past where somebody may have
+// compacted them.
+//
 // A request has no answer if its connection broke: it may have been executed, up to the moment at which
 // a server that was started again served. Anything else is an answer: errors of the server change nothing.
 //

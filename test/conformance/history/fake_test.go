@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-func cloneState(s state) state { return maps.Clone(s) }
+func cloneState(s State) State { return maps.Clone(s) }
 
 func headerField(m proto.Message) protoreflect.FieldDescriptor {
 	return m.ProtoReflect().Descriptor().Fields().ByName("header")

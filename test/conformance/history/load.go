@@ -1,8 +1,8 @@
 package history
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -11,13 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
-
-// patience bounds the wait for one answer.
-const patience = 10 * time.Second
 
 // Load is what the clients of one round ask.
 type Load struct {
@@ -27,10 +22,22 @@ type Load struct {
 	Round int
 	// Clients is how many ask at once.
 	Clients int
-	// Requests is how many each sends.
+	// Roaming is how many of them use another connection for each request, the others keep to theirs.
+	Roaming int
+	// Requests is how many each sends. Zero means until Stop.
 	Requests int
-	// Keys is how many keys there are.
+	// Stop ends the load when it is closed; what is under way goes on to its end. Nil never does.
+	Stop <-chan struct{}
+	// Persistent makes clients go on after a request without an answer.
+	Persistent bool
+	// Pause bounds the random time before each request. Zero means none.
+	Pause time.Duration
+	// Patience bounds the wait for one answer. Zero means 10 s.
+	Patience time.Duration
+	// Keys is how many keys there are, nine at most.
 	Keys int
+	// CompactTo gives the highest revision that may be compacted. Nil means that nobody compacts.
+	CompactTo func() int64
 	// Recorder gets what was asked and answered.
 	Recorder *Recorder
 
@@ -39,15 +46,16 @@ type Load struct {
 	leases   []int64
 }
 
-// Run sends the requests, each client on one of the connections. A client ends early when it gets no answer.
-// When so many requests were answered, then is called, once, while others are under way.
+// Run sends the requests, each client on one of the connections at a time. Unless it is persistent, a client
+// ends early when it gets no answer. When so many requests were answered, then is called, once, while
+// others are under way.
 func (l *Load) Run(ctx context.Context, conns []grpc.ClientConnInterface, answers int64, then func()) {
 	var all sync.WaitGroup
 	for i := range l.Clients {
 		all.Go(func() {
-			c := &client{Load: l, n: i, conn: conns[i%len(conns)], rng: rand.New(rand.NewPCG(l.Seed, uint64(l.Round)<<32|uint64(i))), known: map[string]*mvccpb.KeyValue{}}
-			for range l.Requests {
-				if !c.send(ctx, c.request()) {
+			c := &client{Load: l, n: i, conns: conns, at: i % len(conns), rng: rand.New(rand.NewPCG(l.Seed, uint64(l.Round)<<32|uint64(i))), known: map[string]*mvccpb.KeyValue{}}
+			for n := 0; n < l.Requests || l.Requests == 0; n++ {
+				if !c.wait(ctx) || !c.send(ctx, c.next()) && !c.recover(ctx) {
 					return
 				}
 				if l.answered.Add(1) == answers {
@@ -63,11 +71,49 @@ func (l *Load) Run(ctx context.Context, conns []grpc.ClientConnInterface, answer
 type client struct {
 	*Load
 	n     int
-	conn  grpc.ClientConnInterface
+	conns []grpc.ClientConnInterface
+	at    int // in conns
 	rng   *rand.Rand
 	sent  int
 	known map[string]*mvccpb.KeyValue // what was last seen of keys, to compare with
 	rev   int64                       // of the last answer
+	fresh int64                       // a lease that was granted by the last request, to be used at once
+}
+
+// wait waits before a request, and returns whether there shall be one.
+func (c *client) wait(ctx context.Context) bool {
+	if c.Pause > 0 {
+		return c.sleep(ctx, time.Duration(c.rng.Int64N(int64(c.Pause))))
+	}
+	select {
+	case <-c.Stop:
+		return false
+	default:
+		return ctx.Err() == nil
+	}
+}
+
+func (c *client) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.Stop:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// recover makes a client go on after a request without an answer, mostly elsewhere.
+func (c *client) recover(ctx context.Context) bool {
+	if !c.Persistent {
+		return false
+	}
+	if c.rng.IntN(3) > 0 {
+		c.at = c.rng.IntN(len(c.conns))
+	}
+	return c.sleep(ctx, time.Duration(20+c.rng.IntN(100))*time.Millisecond)
 }
 
 func methodOf(r proto.Message) (string, proto.Message) {
@@ -80,6 +126,8 @@ func methodOf(r proto.Message) (string, proto.Message) {
 		return pb.KV_DeleteRange_FullMethodName, &pb.DeleteRangeResponse{}
 	case *pb.TxnRequest:
 		return pb.KV_Txn_FullMethodName, &pb.TxnResponse{}
+	case *pb.CompactionRequest:
+		return pb.KV_Compact_FullMethodName, &pb.CompactionResponse{}
 	case *pb.LeaseGrantRequest:
 		return pb.Lease_LeaseGrant_FullMethodName, &pb.LeaseGrantResponse{}
 	default:
@@ -89,28 +137,17 @@ func methodOf(r proto.Message) (string, proto.Message) {
 
 // send sends one request and records it. It returns whether there was an answer.
 func (c *client) send(ctx context.Context, request proto.Message) bool {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	c.sent++
-	method, response := methodOf(request)
-	op := &Op{Client: c.n, Request: request, Begin: c.Recorder.Now()}
-	err := c.conn.Invoke(ctx, method, request, response)
-	op.End = c.Recorder.Now()
-	switch status.Code(err) {
-	case codes.OK:
-		op.Response = response
-		c.learn(op)
-	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unknown:
-		op.Err, op.Unknown = err, true
-	default:
-		op.Err = err
+	op := &Op{Client: c.n, Server: c.at, Request: request}
+	if !c.Recorder.Do(ctx, c.conns[c.at], op, cmp.Or(c.Patience, 10*time.Second)) {
+		return false
 	}
-	c.Recorder.add(op)
+	c.learn(op)
 	return !op.Unknown
 }
 
 func (c *client) learn(op *Op) {
-	c.rev = op.header().Revision
+	c.rev = max(c.rev, op.Revision())
 	switch r := op.Response.(type) {
 	case *pb.RangeResponse:
 		c.see(r.Kvs)
@@ -119,6 +156,10 @@ func (c *client) learn(op *Op) {
 			c.see(one.GetResponseRange().GetKvs())
 		}
 	case *pb.LeaseGrantResponse:
+		c.fresh = r.ID
+	}
+	// A lease that may be there is used as others are.
+	if r, ok := op.Request.(*pb.LeaseGrantRequest); ok && (op.Err == nil || op.Unknown) {
 		c.mu.Lock()
 		c.leases = append(c.leases, r.ID)
 		c.mu.Unlock()
@@ -129,119 +170,4 @@ func (c *client) see(kvs []*mvccpb.KeyValue) {
 	for _, kv := range kvs {
 		c.known[string(kv.Key)] = kv
 	}
-}
-
-// request makes the next request up.
-func (c *client) request() proto.Message {
-	switch n := c.rng.IntN(24); {
-	case n < 5:
-		return c.put(c.key())
-	case n < 7:
-		return c.del(c.key())
-	case n < 12:
-		return c.get(c.key(), true)
-	case n < 18:
-		return c.txn()
-	case n < 20 || len(c.held()) == 0:
-		return &pb.LeaseGrantRequest{ID: int64(1+c.Round)<<40 | int64(c.n)<<24 | int64(c.sent), TTL: 3600}
-	default:
-		return &pb.LeaseRevokeRequest{ID: c.lease()}
-	}
-}
-
-func (c *client) held() []int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.leases
-}
-
-// lease picks one of the youngest leases, which others may be revoking.
-func (c *client) lease() int64 {
-	held := c.held()
-	return held[max(0, len(held)-1-c.rng.IntN(4))]
-}
-
-func (c *client) key() []byte { return fmt.Appendf(nil, "k%d", c.rng.IntN(c.Keys)) }
-
-// span is the end of a range that begins with key: none, or several keys on.
-func (c *client) span(key []byte) []byte {
-	if c.rng.IntN(3) > 0 {
-		return nil
-	}
-	return append([]byte{key[0]}, key[1]+byte(1+c.rng.IntN(c.Keys)))
-}
-
-func (c *client) put(key []byte) *pb.PutRequest {
-	r := &pb.PutRequest{Key: key, Value: fmt.Appendf(nil, "%d.%d.%d.%d", c.Round, c.n, c.sent, c.rng.IntN(1000)), PrevKv: c.rng.IntN(2) == 0}
-	if c.rng.IntN(2) == 0 && len(c.held()) > 0 {
-		r.Lease = c.lease()
-	}
-	return r
-}
-
-func (c *client) del(key []byte) *pb.DeleteRangeRequest {
-	return &pb.DeleteRangeRequest{Key: key, RangeEnd: c.span(key), PrevKv: c.rng.IntN(2) == 0}
-}
-
-func (c *client) get(key []byte, alone bool) *pb.RangeRequest {
-	r := &pb.RangeRequest{Key: key, RangeEnd: c.span(key), Limit: int64(c.rng.IntN(4)), CountOnly: c.rng.IntN(8) == 0}
-	if c.rng.IntN(6) == 0 {
-		r.SortTarget, r.SortOrder = pb.RangeRequest_MOD, pb.RangeRequest_DESCEND
-	}
-	if c.rng.IntN(6) == 0 && c.rev > 2 {
-		r.Revision = 1 + c.rng.Int64N(c.rev)
-	}
-	r.Serializable = alone && c.rng.IntN(6) == 0
-	return r
-}
-
-// txn compares some keys, mostly with what they were when they were last seen, and does several things.
-func (c *client) txn() *pb.TxnRequest {
-	r := &pb.TxnRequest{}
-	for range c.rng.IntN(3) {
-		r.Compare = append(r.Compare, c.compare(c.key()))
-	}
-	r.Success, r.Failure = c.branch(), c.branch()
-	return r
-}
-
-func (c *client) compare(key []byte) *pb.Compare {
-	kv := c.known[string(key)]
-	if kv == nil {
-		kv = &mvccpb.KeyValue{}
-	}
-	cmp := &pb.Compare{Key: key, Result: pb.Compare_CompareResult(c.rng.IntN(4))}
-	switch c.rng.IntN(6) {
-	case 0:
-		cmp.Target, cmp.TargetUnion = pb.Compare_VALUE, &pb.Compare_Value{Value: kv.Value}
-	case 1:
-		cmp.Target, cmp.TargetUnion = pb.Compare_CREATE, &pb.Compare_CreateRevision{CreateRevision: kv.CreateRevision}
-	case 2:
-		cmp.Target, cmp.TargetUnion = pb.Compare_VERSION, &pb.Compare_Version{Version: kv.Version}
-	case 3:
-		cmp.Target, cmp.TargetUnion = pb.Compare_LEASE, &pb.Compare_Lease{Lease: kv.Lease}
-	default:
-		cmp.Target, cmp.TargetUnion = pb.Compare_MOD, &pb.Compare_ModRevision{ModRevision: kv.ModRevision}
-	}
-	return cmp
-}
-
-// branch is a few operations, of which no two change the same key.
-func (c *client) branch() []*pb.RequestOp {
-	var ops []*pb.RequestOp
-	for _, k := range c.rng.Perm(c.Keys)[:c.rng.IntN(min(c.Keys, 3)+1)] {
-		key := fmt.Appendf(nil, "k%d", k)
-		switch c.rng.IntN(4) {
-		case 0:
-			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key, PrevKv: true}}})
-		case 1:
-			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: c.get(key, false)}})
-		default:
-			put := c.put(key)
-			put.Lease = 0 // a transaction that fails as a whole would teach nothing
-			put.Value = append(put.Value, key...)
-			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
-		}
-	}
-	return ops
 }

@@ -12,22 +12,29 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// state is what keys hold at one revision. It is not changed once it is made.
-type state map[string]*mvccpb.KeyValue
+// State is what keys hold at one revision. It is not changed once it is made.
+type State map[string]*mvccpb.KeyValue
 
-// model is the states after each revision, as the events make them. Revision 1 is the empty store.
-type model struct {
+// Model is the states after each revision, as the events make them. Revision 1 is the empty store.
+type Model struct {
 	events [][]*mvccpb.Event // by revision
-	states []state           // by revision
+	states []State           // by revision
 }
 
-func (m *model) last() int64 { return int64(len(m.states)) - 1 }
+// Last is the last revision.
+func (m *Model) Last() int64 { return int64(len(m.states)) - 1 }
 
-// newModel replays events, which must be all of the store's, in order.
-func newModel(all []*mvccpb.Event) (*model, error) {
-	m := &model{events: make([][]*mvccpb.Event, 2), states: []state{nil, {}}}
+// State is what keys hold at a revision from 1 to the last.
+func (m *Model) State(rev int64) State { return m.states[rev] }
+
+// Events are the changes of a revision from 1 to the last.
+func (m *Model) Events(rev int64) []*mvccpb.Event { return m.events[rev] }
+
+// NewModel replays events, which must be all of the store's, in order.
+func NewModel(all []*mvccpb.Event) (*Model, error) {
+	m := &Model{events: make([][]*mvccpb.Event, 2), states: []State{nil, {}}}
 	for len(all) > 0 {
-		rev := m.last() + 1
+		rev := m.Last() + 1
 		n := 0
 		for n < len(all) && all[n].Kv.ModRevision == rev {
 			n++
@@ -48,7 +55,7 @@ func newModel(all []*mvccpb.Event) (*model, error) {
 }
 
 // apply changes the state by an event of the server's, after it was found possible.
-func (s state) apply(e *mvccpb.Event, rev int64) error {
+func (s State) apply(e *mvccpb.Event, rev int64) error {
 	before := s[string(e.Kv.Key)]
 	if e.PrevKv != nil && !proto.Equal(e.PrevKv, before) {
 		return fmt.Errorf("event %v: the value before it was %v", e, before)
@@ -70,7 +77,7 @@ func (s state) apply(e *mvccpb.Event, rev int64) error {
 }
 
 // put stores a value.
-func (s state) put(r *pb.PutRequest, rev int64) *mvccpb.KeyValue {
+func (s State) put(r *pb.PutRequest, rev int64) *mvccpb.KeyValue {
 	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, Lease: r.Lease, CreateRevision: rev, ModRevision: rev, Version: 1}
 	if before := s[string(r.Key)]; before != nil {
 		kv.CreateRevision, kv.Version = before.CreateRevision, before.Version+1
@@ -80,7 +87,7 @@ func (s state) put(r *pb.PutRequest, rev int64) *mvccpb.KeyValue {
 }
 
 // in returns what is in a range, in the order of keys.
-func (s state) in(key, end []byte) []*mvccpb.KeyValue {
+func (s State) in(key, end []byte) []*mvccpb.KeyValue {
 	var kvs []*mvccpb.KeyValue
 	for _, kv := range s {
 		if contains(key, end, kv.Key) {
@@ -99,48 +106,73 @@ func contains(key, end, k []byte) bool {
 	return bytes.Compare(key, k) <= 0 && bytes.Compare(k, end) < 0
 }
 
-// run is the execution of one request by the model.
-type run struct {
-	model  *model
-	now    state // changed by the request
-	rev    int64 // of the changes, if there are any
-	events []*mvccpb.Event
+// Outcome is what a request comes to.
+type Outcome struct {
+	// Response has no headers.
+	Response proto.Message
+	// Events are its changes, without previous values.
+	Events []*mvccpb.Event
+	// State is what there is after it.
+	State State
 }
 
-// execute gives the answer to a request on a state, without headers, and the events that it makes. A
+// Execute executes a request on a state. The revision is that of the changes, if there are any. Reads of
+// the past get the states there by past. What leases there are is the caller's business.
+func Execute(now State, request proto.Message, rev int64, past func(rev int64) State) Outcome {
+	x := &run{past: past, now: maps.Clone(now), rev: rev}
+	var response proto.Message
+	switch r := request.(type) {
+	case *pb.RangeRequest:
+		response = x.rangeOp(r)
+	case *pb.PutRequest:
+		response = x.put(r)
+	case *pb.DeleteRangeRequest:
+		response = x.del(r)
+	case *pb.TxnRequest:
+		response = x.txn(r)
+	case *pb.LeaseRevokeRequest:
+		for _, kv := range now.held(r.ID) {
+			x.del(&pb.DeleteRangeRequest{Key: kv.Key})
+		}
+		response = &pb.LeaseRevokeResponse{}
+	case *pb.LeaseGrantRequest:
+		response = &pb.LeaseGrantResponse{ID: r.ID, TTL: r.TTL}
+	case *pb.CompactionRequest:
+		response = &pb.CompactionResponse{}
+	default:
+		panic(fmt.Sprintf("a request that the model does not know: %T", r))
+	}
+	return Outcome{Response: response, Events: x.events, State: x.now}
+}
+
+// held returns the keys of a lease, in their order.
+func (s State) held(lease int64) []*mvccpb.KeyValue {
+	return slices.DeleteFunc(s.in([]byte{0}, []byte{0xff}), func(kv *mvccpb.KeyValue) bool { return kv.Lease != lease })
+}
+
+// Holds says whether a lease has keys.
+func (s State) Holds(lease int64) bool { return len(s.held(lease)) > 0 }
+
+// execute gives the answer to a request on the state at before, without headers, and the events that it makes. A
 // request that changes nothing is executed on the state at its header's revision, another one on
 // the state before.
-func (m *model) execute(r proto.Message, before, rev int64) (proto.Message, []*mvccpb.Event) {
-	x := &run{model: m, now: maps.Clone(m.states[before]), rev: rev}
-	switch r := r.(type) {
-	case *pb.RangeRequest:
-		return x.rangeOp(r), nil
-	case *pb.PutRequest:
-		resp := x.put(r)
-		return resp, x.events
-	case *pb.DeleteRangeRequest:
-		resp := x.del(r)
-		return resp, x.events
-	case *pb.TxnRequest:
-		resp := x.txn(r)
-		return resp, x.events
-	case *pb.LeaseRevokeRequest:
-		for _, kv := range x.now.in([]byte{0}, []byte{0xff}) {
-			if kv.Lease == r.ID {
-				x.del(&pb.DeleteRangeRequest{Key: kv.Key})
-			}
-		}
-		return &pb.LeaseRevokeResponse{}, x.events
-	case *pb.LeaseGrantRequest:
-		return &pb.LeaseGrantResponse{ID: r.ID, TTL: r.TTL}, nil
-	}
-	panic(fmt.Sprintf("a request that the model does not know: %T", r))
+func (m *Model) execute(r proto.Message, before, rev int64) (proto.Message, []*mvccpb.Event) {
+	o := Execute(m.states[before], r, rev, m.State)
+	return o.Response, o.Events
+}
+
+// run is the execution of one request.
+type run struct {
+	past   func(int64) State
+	now    State // changed by the request
+	rev    int64 // of the changes, if there are any
+	events []*mvccpb.Event
 }
 
 func (x *run) rangeOp(r *pb.RangeRequest) *pb.RangeResponse {
 	s := x.now
 	if r.Revision > 0 {
-		s = x.model.states[r.Revision]
+		s = x.past(r.Revision)
 	}
 	kvs := s.in(r.Key, r.RangeEnd)
 	resp := &pb.RangeResponse{Count: int64(len(kvs))}
@@ -180,14 +212,8 @@ func (x *run) del(r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
 }
 
 func (x *run) txn(r *pb.TxnRequest) *pb.TxnResponse {
-	resp := &pb.TxnResponse{Succeeded: true}
-	for _, c := range r.Compare {
-		resp.Succeeded = resp.Succeeded && x.holds(c)
-	}
-	ops := r.Success
-	if !resp.Succeeded {
-		ops = r.Failure
-	}
+	ops, succeeded := x.now.Branch(r)
+	resp := &pb.TxnResponse{Succeeded: succeeded}
 	for _, op := range ops {
 		switch r := op.Request.(type) {
 		case *pb.RequestOp_RequestRange:
@@ -201,9 +227,17 @@ func (x *run) txn(r *pb.TxnRequest) *pb.TxnResponse {
 	return resp
 }
 
+// Branch gives the operations of a transaction that its comparisons choose, and whether they hold.
+func (s State) Branch(r *pb.TxnRequest) ([]*pb.RequestOp, bool) {
+	if slices.ContainsFunc(r.Compare, func(c *pb.Compare) bool { return !s.holds(c) }) {
+		return r.Failure, false
+	}
+	return r.Success, true
+}
+
 // holds evaluates a comparison. A key that is not there compares as zeros, and no value of it compares at all.
-func (x *run) holds(c *pb.Compare) bool {
-	kv := x.now[string(c.Key)]
+func (s State) holds(c *pb.Compare) bool {
+	kv := s[string(c.Key)]
 	if kv == nil && c.Target == pb.Compare_VALUE {
 		return false
 	}

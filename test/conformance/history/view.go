@@ -22,23 +22,27 @@ type seen struct {
 	events []*mvccpb.Event
 }
 
-// View is a range of keys as one watcher saw it from the first revision on, over all its streams.
+// View is a range of keys as one watcher saw it, over all its streams.
 type View struct {
 	Name          string
 	Key, RangeEnd []byte
+	// From is the first revision that it asked for.
+	From int64
 	// PrevKV asks for previous values.
 	PrevKV bool
 
 	mu        sync.Mutex
 	responses []seen
-	next      int64 // to go on from
 	reached   int64 // all events up to it were seen
 	changed   chan struct{}
 }
 
-// NewView is a view of nothing yet.
-func NewView(name string, key, end []byte) *View {
-	return &View{Name: name, Key: key, RangeEnd: end, PrevKV: true, next: 1, changed: make(chan struct{})}
+// NewView is a view of nothing yet, from the first revision on.
+func NewView(name string, key, end []byte) *View { return NewViewFrom(name, key, end, 1) }
+
+// NewViewFrom is a view of nothing yet, from a revision on.
+func NewViewFrom(name string, key, end []byte, from int64) *View {
+	return &View{Name: name, Key: key, RangeEnd: end, From: from, PrevKV: true, reached: from - 1, changed: make(chan struct{})}
 }
 
 // Events are all events, in the order in which they came.
@@ -52,6 +56,9 @@ func (v *View) Events() []*mvccpb.Event {
 	return all
 }
 
+// ErrCancelled means that the server ended a watch.
+var ErrCancelled = errors.New("history: a watcher was cancelled")
+
 // Watch goes on from what was seen until the stream breaks, and returns why it did.
 func (v *View) Watch(ctx context.Context, conn grpc.ClientConnInterface) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -60,7 +67,7 @@ func (v *View) Watch(ctx context.Context, conn grpc.ClientConnInterface) error {
 	if err != nil {
 		return err
 	}
-	create := &pb.WatchCreateRequest{Key: v.Key, RangeEnd: v.RangeEnd, StartRevision: v.next, PrevKv: v.PrevKV}
+	create := &pb.WatchCreateRequest{Key: v.Key, RangeEnd: v.RangeEnd, StartRevision: v.Reached() + 1, PrevKv: v.PrevKV}
 	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 		return err
 	}
@@ -73,7 +80,7 @@ func (v *View) Watch(ctx context.Context, conn grpc.ClientConnInterface) error {
 			return err
 		}
 		if r.Canceled {
-			return fmt.Errorf("history: watcher %s was cancelled: %s", v.Name, r.CancelReason)
+			return fmt.Errorf("%w: %s at %d: %s (compact revision %d)", ErrCancelled, v.Name, create.StartRevision, r.CancelReason, r.CompactRevision)
 		}
 		if !r.Created {
 			v.take(r)
@@ -105,9 +112,16 @@ func (v *View) take(r *pb.WatchResponse) {
 	if n := len(r.Events); n > 0 {
 		upTo = r.Events[n-1].Kv.ModRevision
 	}
-	v.reached, v.next = upTo, upTo+1
+	v.reached = upTo
 	close(v.changed)
 	v.changed = make(chan struct{})
+}
+
+// Reached is the revision up to which everything was seen.
+func (v *View) Reached() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.reached
 }
 
 // ErrBehind means that a watcher was not told of a revision in time.
@@ -133,7 +147,7 @@ func (v *View) Await(ctx context.Context, rev int64) error {
 // view checks what one watcher saw.
 func (c *checker) view(v *View) {
 	var want []*mvccpb.Event // all that it has to see
-	for rev := int64(2); rev <= c.model.last(); rev++ {
+	for rev := max(v.From, 2); rev <= c.model.Last(); rev++ {
 		for _, e := range c.model.events[rev] {
 			if contains(v.Key, v.RangeEnd, e.Kv.Key) {
 				want = append(want, e)
@@ -146,7 +160,7 @@ func (c *checker) view(v *View) {
 			c.fail("watcher %s: revision %d was told of, and then comes %v", v.Name, upTo, r.events[0])
 		}
 		for _, e := range r.events {
-			if len(want) == 0 || !sameEvents([]*mvccpb.Event{e}, want[:1]) {
+			if len(want) == 0 || !SameEvents([]*mvccpb.Event{e}, want[:1]) {
 				c.fail("watcher %s: %v, due is %v", v.Name, e, first(want))
 				return
 			}

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // readyLine is what etcd logs when it accepts requests.
@@ -28,6 +31,8 @@ type Options struct {
 	Binary string
 	// Dir is an existing directory for the data and the log. The caller removes it.
 	Dir string
+	// Name is the server's name. Empty means default.
+	Name string
 	// Flags are appended to the flags that launch itself sets (addresses,
 	// name and data directory), so they win.
 	Flags []string
@@ -40,6 +45,7 @@ type Options struct {
 // Process is one server process. It keeps its addresses across restarts.
 type Process struct {
 	opts      Options
+	cluster   string
 	clientURL string
 	peerURL   string
 	cmd       *exec.Cmd
@@ -49,26 +55,61 @@ type Process struct {
 
 // Start starts the server and returns when it has logged that it is ready.
 func Start(ctx context.Context, opts Options) (*Process, error) {
-	if opts.StartTimeout == 0 {
-		opts.StartTimeout = time.Minute
+	p, err := StartCluster(ctx, []Options{opts})
+	if err != nil {
+		return nil, err
 	}
-	if _, err := os.Stat(opts.Binary); err != nil {
-		return nil, fmt.Errorf("launch: no server binary: %w", err)
-	}
+	return p[0], nil
+}
+
+// StartCluster starts several servers as one new cluster and returns when all have logged that they are ready.
+func StartCluster(ctx context.Context, all []Options) ([]*Process, error) {
 	var last error
 	for range 3 { // a port found free may be taken before the server binds it
-		p := &Process{opts: opts}
-		if err := p.chooseAddresses(); err != nil {
+		members, err := newCluster(all)
+		if err != nil {
 			return nil, err
 		}
-		if last = p.run(ctx); last == nil {
-			return p, nil
+		var g errgroup.Group
+		for _, p := range members {
+			g.Go(func() error { return p.run(ctx) })
 		}
-		if !p.addressInUse() {
+		if last = g.Wait(); last == nil {
+			return members, nil
+		}
+		inUse := false
+		for _, p := range members {
+			inUse = inUse || p.addressInUse()
+			if p.cmd != nil {
+				last = errors.Join(last, p.Kill())
+			}
+		}
+		if !inUse {
 			break
 		}
 	}
 	return nil, last
+}
+
+// newCluster prepares servers that know each other's addresses.
+func newCluster(all []Options) ([]*Process, error) {
+	var members []*Process
+	var cluster []string
+	for _, opts := range all {
+		if _, err := os.Stat(opts.Binary); err != nil {
+			return nil, fmt.Errorf("launch: no server binary: %w", err)
+		}
+		opts.StartTimeout, opts.Name = cmp.Or(opts.StartTimeout, time.Minute), cmp.Or(opts.Name, "default")
+		p := &Process{opts: opts}
+		if err := p.chooseAddresses(); err != nil {
+			return nil, err
+		}
+		members, cluster = append(members, p), append(cluster, opts.Name+"="+p.peerURL)
+	}
+	for _, p := range members {
+		p.cluster = strings.Join(cluster, ",")
+	}
+	return members, nil
 }
 
 func (p *Process) chooseAddresses() error {
@@ -125,13 +166,13 @@ func (p *Process) run(ctx context.Context) error {
 	}
 	out, in := io.Pipe()
 	args := append([]string{
-		"--name=default",
+		"--name=" + p.opts.Name,
 		"--data-dir=" + filepath.Join(p.opts.Dir, "data"),
 		"--listen-client-urls=" + p.clientURL,
 		"--advertise-client-urls=" + p.clientURL,
 		"--listen-peer-urls=" + p.peerURL,
 		"--initial-advertise-peer-urls=" + p.peerURL,
-		"--initial-cluster=default=" + p.peerURL,
+		"--initial-cluster=" + p.cluster,
 	}, p.opts.Flags...)
 	cmd := exec.Command(p.opts.Binary, args...)
 	cmd.Env = append(os.Environ(), p.opts.Env...)
@@ -219,6 +260,12 @@ func (p *Process) end(sig syscall.Signal) error {
 	<-p.exited
 	return fmt.Errorf("launch: process %d did not end on %v", p.cmd.Process.Pid, sig)
 }
+
+// Pause stops the process where it is, until Resume.
+func (p *Process) Pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (p *Process) Resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Restart starts the ended process again on the same data and addresses.
 func (p *Process) Restart(ctx context.Context) error {

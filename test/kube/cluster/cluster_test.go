@@ -18,7 +18,16 @@ const application = "shop"
 // TestControlPlane takes one control plane through what a cluster lives through. Each part has a namespace
 // of its own; the storage server is killed last, when there is something to lose.
 func TestControlPlane(t *testing.T) {
-	h := newHarness(t)
+	takeThrough(t, newHarness(t, "default"))
+}
+
+// TestSharedControlPlane does the same with two servers on one Postgres in --etcd-servers. They are killed in turn, and
+// while one is gone everything goes on by the other.
+func TestSharedControlPlane(t *testing.T) {
+	takeThrough(t, newHarness(t, "one", "two"))
+}
+
+func takeThrough(t *testing.T, h *harness) {
 	h.createNodes(t)
 	for _, part := range []struct {
 		name string

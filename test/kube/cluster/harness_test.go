@@ -32,9 +32,9 @@ const (
 	nodeCount          = 3
 )
 
-// harness is a control plane on a storage server, with clients.
+// harness is a control plane on one storage server or several equal ones, with clients.
 type harness struct {
-	storage    *storage.Server
+	storage    []*storage.Server
 	cluster    *Cluster
 	kube       *kubernetes.Clientset
 	dynamic    *dynamic.DynamicClient
@@ -42,36 +42,48 @@ type harness struct {
 	binDir     string
 }
 
-func newHarness(t *testing.T) *harness {
+// newHarness starts a control plane on storage servers with these names, which share a database if there are several.
+func newHarness(t *testing.T, names ...string) *harness {
 	t.Helper()
 	binDir, err := storage.BinDir()
 	if err != nil {
 		t.Fatal(err)
 	}
+	h := &harness{binDir: binDir}
 	dir := keptDir(t, filepath.Join(filepath.Dir(binDir), "kube-test"))
-	s, err := storage.Start(t.Context(), storage.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Error(err)
+	var place storage.Datastore
+	if len(names) > 1 {
+		if place, err = storage.Postgres(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-	})
+	}
+	var endpoints []string
+	for _, name := range names {
+		s, err := storage.Start(t.Context(), storage.Options{Dir: dir, Name: name, Datastore: place})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+		h.storage, endpoints = append(h.storage, s), append(endpoints, s.Endpoint())
+	}
 	c, err := Start(t.Context(), Options{
 		BinDir:             binDir,
 		Dir:                dir,
-		StorageEndpoint:    s.Endpoint(),
+		StorageEndpoint:    strings.Join(endpoints, ","),
 		EventTTL:           eventTTL,
 		CompactionInterval: compactionInterval,
 	})
 	if err != nil {
-		t.Fatalf("%v\n%s", err, s.Tail(40))
+		t.Fatalf("%v\n%s", err, h.storageTails(40))
 	}
-	h := &harness{storage: s, cluster: c, binDir: binDir}
+	h.cluster = c
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("%s%s", c.Tails(60), s.Tail(60))
+			t.Logf("%s%s", c.Tails(60), h.storageTails(60))
 		}
 		c.Stop()
 	})
@@ -80,6 +92,14 @@ func newHarness(t *testing.T) *harness {
 		t.Fatal(err)
 	}
 	return h
+}
+
+func (h *harness) storageTails(lines int) string {
+	var b strings.Builder
+	for _, s := range h.storage {
+		b.WriteString(s.Tail(lines))
+	}
+	return b.String()
 }
 
 // keptDir makes a directory under parent that stays when the test fails, so that its logs can be read.

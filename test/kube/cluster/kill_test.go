@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/keelson-io/keelson/test/kube/storage"
 )
 
 const (
@@ -26,8 +28,8 @@ const (
 	writesBetween = 200
 )
 
-// testStorageKilled kills the storage server under load, three times. Each time it comes back on the same
-// data and address, and everything must go on: what was acknowledged is there as it was, revisions rise,
+// testStorageKilled kills a storage server under load, three times, the next one each time if there are several. Each time it comes
+// back on the same data and address, and everything must go on: what was acknowledged is there as it was, revisions rise,
 // an informer that was open all the time sees everything, and a deployment reaches its new size.
 func testStorageKilled(t *testing.T, h *harness) {
 	const namespace = "killed"
@@ -39,11 +41,17 @@ func testStorageKilled(t *testing.T, h *harness) {
 	w := &load{client: h.kube, namespace: namespace, acknowledged: map[string]int64{}, names: map[int64]string{}, more: make(chan struct{}, 1)}
 	for kill := 1; kill <= kills; kill++ {
 		replicas := 5 + 5*kill
-		killUnderLoad(t, h, w, replicas)
+		victim := h.storage[kill%len(h.storage)]
+		killUnderLoad(t, h, w, victim, replicas)
 		if err := h.cluster.RestartKwok(); err != nil {
 			t.Fatal(err)
 		}
 		h.awaitPods(t, namespace, "shop:1", replicas)
+		if len(h.storage) > 1 {
+			if err := victim.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	t.Logf("%d writes were acknowledged", w.count())
 	h.await(t, "everything in the informer", func(context.Context) error {
@@ -57,8 +65,8 @@ func testStorageKilled(t *testing.T, h *harness) {
 	}
 }
 
-// killUnderLoad writes, sets a new size, kills and restarts the storage server, and returns when writing goes on.
-func killUnderLoad(t *testing.T, h *harness, w *load, replicas int) {
+// killUnderLoad writes, sets a new size, kills a storage server, restarts it if it is the only one, and returns when writing goes on.
+func killUnderLoad(t *testing.T, h *harness, w *load, victim *storage.Server, replicas int) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -69,9 +77,11 @@ func killUnderLoad(t *testing.T, h *harness, w *load, replicas int) {
 	}
 	w.awaitMore(t, writesBetween)
 	h.kubectl(t, "", "--namespace="+w.namespace, "scale", "deployment/"+application, fmt.Sprintf("--replicas=%d", replicas))
-	h.storage.Kill()
-	if err := h.storage.Restart(t.Context()); err != nil {
-		t.Fatal(err)
+	victim.Kill()
+	if len(h.storage) == 1 {
+		if err := victim.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	h.await(t, "what was written before the kill", w.check)
 	w.awaitMore(t, 1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,10 @@ type Options struct {
 	Dir string
 	// Flags are added to the command line.
 	Flags []string
+	// Name is the server's name, default if empty; servers that share a Datastore have different ones.
+	Name string
+	// Datastore is where the server keeps its data. Empty means what STORAGE_DATASTORE says, or else Dir.
+	Datastore Datastore
 	// Secure makes the client URL https; the flags name the certificates.
 	Secure bool
 	// Detached lets the server outlive the process that starts it.
@@ -56,7 +61,19 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		}
 		o.Binary = binary
 	}
+	if o.Datastore.URL == "" {
+		var err error
+		if o.Datastore, err = fromEnvironment(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if o.Name == "" {
+		o.Name = "default"
+	}
 	s := &Server{options: o, name: filepath.Base(o.Binary)}
+	if o.Name != "default" {
+		s.name += "-" + o.Name
+	}
 	for try := 1; ; try++ {
 		ports, err := process.FreePorts(2)
 		if err != nil {
@@ -103,18 +120,18 @@ func (s *Server) run(ctx context.Context) error {
 
 func (s *Server) arguments() []string {
 	peer := fmt.Sprintf("http://127.0.0.1:%d", s.peerPort)
-	return append([]string{
-		"--name=default",
+	return slices.Concat([]string{
+		"--name=" + s.options.Name,
 		"--data-dir=" + filepath.Join(s.options.Dir, s.name+".data"),
 		"--listen-client-urls=" + s.Endpoint(),
 		"--advertise-client-urls=" + s.Endpoint(),
 		"--listen-peer-urls=" + peer,
 		"--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=default=" + peer,
-	}, s.options.Flags...)
+		"--initial-cluster=" + s.options.Name + "=" + peer,
+	}, s.options.Datastore.flags(), s.options.Flags)
 }
 
-// Name is the program's name.
+// Name is the program's name, with the server's own if it has one.
 func (s *Server) Name() string { return s.name }
 
 // Endpoint is the client URL.
