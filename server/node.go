@@ -68,7 +68,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
 		Log: n.log, Logger: n.logger, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
-		Reloaded: n.reloaded, Diverged: n.hub.Break, Compacted: n.compacted, Peers: n.peers(),
+		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Peers: n.peers(),
 	})
 	if err != nil {
 		return err

@@ -27,6 +27,14 @@ func (n *Node) reloaded(ix *mvcc.Index) {
 	n.lessor.Reloaded(ix)
 }
 
+// diverged ends all watches, and has this server leave those that share the log: it has seen another one.
+func (n *Node) diverged(err error) {
+	n.hub.Break(err)
+	if n.roster != nil {
+		n.roster.Quit()
+	}
+}
+
 // compacted tells the compactor, which is made after the store.
 func (n *Node) compacted() {
 	if n.compactor != nil {

@@ -12,7 +12,9 @@ import (
 
 // A log that calls an append a conflict though its end has not moved fails the
 // request instead of holding the loop for good.
-func TestConflictWithNobody(t *testing.T) {
+func TestConflictWithNobody(t *testing.T) { bothWays(t, testConflictWithNobody) }
+
+func testConflictWithNobody(t *testing.T, start starter) {
 	s := start(t, memory.NewStore())
 	s.log.Inject(memory.OpAppend, memory.Fault{Err: drivers.ErrConflict})
 	if _, err := s.do(&pb.PutRequest{Key: []byte("k")}); !errors.Is(err, ErrStorage) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -154,6 +155,7 @@ func TestDivergedForGood(t *testing.T) {
 			go func() { _, err := s.do(&pb.LeaseRevokeRequest{ID: 99}); waiting <- err }()
 			go func() { waiting <- s.edit(context.Background(), edit{fn: func(*mvcc.Builder) {}}) }()
 			for len(s.calls) < 2 {
+				runtime.Gosched()
 			}
 			r.readIndex = nil
 		}

@@ -116,17 +116,6 @@ func TestFollowDoubt(t *testing.T) {
 	})
 }
 
-// TestFollowAlone: on a log that is not shared there is nothing to follow.
-func TestFollowAlone(t *testing.T) {
-	s := start(t, memory.NewStore(), alone)
-	if err := s.Follow(t.Context()); err != nil {
-		t.Error(err)
-	}
-}
-
-// alone hides that a log can be shared.
-func alone(o *Options) { o.Log = struct{ drivers.Log }{o.Log} }
-
 // TestOldAnswer: an answer from before own appends is no sign of another history, and is not what is served.
 func TestOldAnswer(t *testing.T) {
 	for _, n := range []int{1, 5} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -186,6 +187,32 @@ func TestClearedAndTheEnd(t *testing.T) {
 	}
 }
 
+// TestClearedBeyondTheEnd: nobody can have scrubbed what is not there. Who says so speaks of another history, and to believe it
+// would bring back what was deleted: its tombstone is scrubbed later, and what came before would stay.
+func TestClearedBeyondTheEnd(t *testing.T) {
+	f := newFleet(t, 2)
+	other := f.servers[1]
+	other.must(put("k", "1"))
+	other.must(put("k", "2"))
+	other.must(&pb.CompactionRequest{Revision: 3})
+	f.peers[1].cleared = 100
+	if err := f.prune(1); err != nil {
+		t.Error(err)
+	}
+	other.must(&pb.DeleteRangeRequest{Key: []byte("k")})
+	other.must(put("j", "1"))
+	other.must(&pb.CompactionRequest{Revision: 5})
+	other.must(put("j", "2"))
+	f.keeper(1)
+	if err := f.prune(1); err != nil {
+		t.Error(err)
+	}
+	f.checkClean()
+	if v := f.join().Index().Get("k", 6); v != nil {
+		t.Errorf("what was deleted is back: %+v", v)
+	}
+}
+
 // TestFreedWhileScrubbing: what becomes free while the keeper waits or scrubs is not claimed to be gone.
 func TestFreedWhileScrubbing(t *testing.T) {
 	for _, when := range []string{"waiting", "scrubbing"} {
@@ -336,4 +363,37 @@ func (f *fleet) step(r *rand.Rand) {
 	case 13:
 		f.hear()
 	}
+}
+
+// TestPruneGivenUp: who gives up waiting for housekeeping does not make what was taken out of the index be forgotten: it would
+// never be scrubbed, and what comes after it would.
+func TestPruneGivenUp(t *testing.T) {
+	bothWays(t, func(t *testing.T, start starter) {
+		for range 20 {
+			s := start(t, memory.NewStore())
+			for i := range 5 {
+				s.must(put("k", fmt.Sprint(i)))
+			}
+			s.must(&pb.CompactionRequest{Revision: s.Index().Rev})
+			s.must(put("j", "x"))
+			hold, entered := make(chan struct{}), make(chan struct{})
+			s.log.Inject(memory.OpReadIndex, memory.Fault{Entered: entered, Hold: hold})
+			ctx, cancel := context.WithCancel(t.Context())
+			gaveUp := make(chan error, 1)
+			go func() { _, err := s.Prune(ctx, func(ctx context.Context) error { return ctx.Err() }); gaveUp <- err }()
+			<-entered
+			cancel()
+			again := make(chan int, 1)
+			go func() { again <- s.prune() }()
+			runtime.Gosched()
+			close(hold)
+			if err := <-gaveUp; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			if n := <-again + s.prune(); n != 4 || s.mem.Bounds().Scrubbed != 4 {
+				t.Fatalf("%d entries were scrubbed, up to %d", n, s.mem.Bounds().Scrubbed)
+			}
+			s.stop()
+		}
+	})
 }

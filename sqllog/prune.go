@@ -38,8 +38,7 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	}
 	if s.opts.Peers != nil && !s.opts.Peers.Keeper() {
 		// Another server scrubs. Should it end before it has, this one knows what is left.
-		cleared := s.opts.Peers.Cleared()
-		s.freed = slices.DeleteFunc(s.freed, func(f freed) bool { return f.upTo <= cleared })
+		s.forget(s.opts.Peers.Cleared())
 		return 0, nil
 	}
 	patience, cancel := context.WithTimeout(ctx, fencePatience)
@@ -88,6 +87,14 @@ func (s *Store) free(positions []int64, upTo int64) {
 		s.freed[n-1].positions = append(s.freed[n-1].positions, positions...)
 	default:
 		s.freed = append(s.freed, freed{positions, upTo})
+	}
+}
+
+// forget lets go of what another server has scrubbed, all that was superseded up to a position. Who speaks of one that
+// the log does not have speaks of another log.
+func (s *Store) forget(cleared int64) {
+	if cleared <= s.index.Load().End.Position {
+		s.freed = slices.DeleteFunc(s.freed, func(f freed) bool { return f.upTo <= cleared })
 	}
 }
 

@@ -12,7 +12,9 @@ import (
 	"github.com/keelson-io/keelson/drivers/memory"
 )
 
-func TestSlowAppend(t *testing.T) {
+func TestSlowAppend(t *testing.T) { bothWays(t, testSlowAppend) }
+
+func testSlowAppend(t *testing.T, start starter) {
 	s := start(t, memory.NewStore(), func(o *Options) { o.Timeout = 20 * time.Millisecond })
 	hold, entered := make(chan struct{}), make(chan struct{})
 	s.log.Inject(memory.OpAppend, memory.Fault{Entered: entered, Hold: hold})

@@ -137,7 +137,9 @@ func foreign(t *testing.T, mem *memory.Store, requests ...any) {
 	}
 }
 
-func TestConflictIsDecidedAgain(t *testing.T) {
+func TestConflictIsDecidedAgain(t *testing.T) { bothWays(t, testConflictIsDecidedAgain) }
+
+func testConflictIsDecidedAgain(t *testing.T, start starter) {
 	mem := memory.NewStore()
 	s := start(t, mem)
 	s.log.Inject(memory.OpAppend, memory.Fault{Before: func() { foreign(t, mem, put("k", "theirs"), put("j", "theirs")) }})
@@ -187,7 +189,9 @@ func TestAnswerWithoutAppendIsProven(t *testing.T) {
 }
 
 // TestUncertain: the log is asked what became of an append, and the answer is the truth.
-func TestUncertain(t *testing.T) {
+func TestUncertain(t *testing.T) { bothWays(t, testUncertain) }
+
+func testUncertain(t *testing.T, start starter) {
 	for name, fault := range map[string]memory.Fault{
 		"applied":     {Apply: true, Err: drivers.ErrUncertain},
 		"not applied": {Err: drivers.ErrUncertain},
@@ -221,7 +225,9 @@ func TestUncertain(t *testing.T) {
 
 // TestUncertainAndUnreachable: after an unknown outcome, failing to find out must
 // not keep the store from finding out later.
-func TestUncertainAndUnreachable(t *testing.T) {
+func TestUncertainAndUnreachable(t *testing.T) { bothWays(t, testUncertainAndUnreachable) }
+
+func testUncertainAndUnreachable(t *testing.T, start starter) {
 	s := start(t, memory.NewStore())
 	s.must(put("k", "old"))
 	s.log.Inject(memory.OpAppend, memory.Fault{Apply: true, Err: drivers.ErrUncertain})
@@ -245,7 +251,9 @@ func TestUncertainAndUnreachable(t *testing.T) {
 	s.checkPublished()
 }
 
-func TestNoSpace(t *testing.T) {
+func TestNoSpace(t *testing.T) { bothWays(t, testNoSpace) }
+
+func testNoSpace(t *testing.T, start starter) {
 	s := start(t, memory.NewStore())
 	s.must(put("k", "1"))
 	s.log.Inject(memory.OpAppend, memory.Fault{Err: drivers.ErrNoSpace})
@@ -270,7 +278,9 @@ func TestNoSpace(t *testing.T) {
 }
 
 // TestRewoundLog: a log with another history is not taken for a continuation.
-func TestRewoundLog(t *testing.T) {
+func TestRewoundLog(t *testing.T) { bothWays(t, testRewoundLog) }
+
+func testRewoundLog(t *testing.T, start starter) {
 	for _, writes := range []int{0, 1, 2, 5} {
 		mem := memory.NewStore()
 		s := start(t, mem)
@@ -291,7 +301,9 @@ func TestRewoundLog(t *testing.T) {
 	}
 }
 
-func TestCancelledWhileWaiting(t *testing.T) {
+func TestCancelledWhileWaiting(t *testing.T) { bothWays(t, testCancelledWhileWaiting) }
+
+func testCancelledWhileWaiting(t *testing.T, start starter) {
 	s := start(t, memory.NewStore(), func(o *Options) { o.MaxWaiting = 1 })
 	hold, entered := make(chan struct{}), make(chan struct{})
 	s.log.Inject(memory.OpAppend, memory.Fault{Entered: entered, Hold: hold})
@@ -315,7 +327,9 @@ func TestCancelledWhileWaiting(t *testing.T) {
 	s.checkPublished()
 }
 
-func TestStop(t *testing.T) {
+func TestStop(t *testing.T) { bothWays(t, testStop) }
+
+func testStop(t *testing.T, start starter) {
 	mem := memory.NewStore()
 	s := start(t, mem)
 	hold, entered := make(chan struct{}), make(chan struct{})
@@ -353,7 +367,9 @@ func TestStop(t *testing.T) {
 }
 
 // TestReadsBesidePrune: reads at pinned revisions and prev_kvs are whole while versions are freed under them.
-func TestReadsBesidePrune(t *testing.T) {
+func TestReadsBesidePrune(t *testing.T) { bothWays(t, testReadsBesidePrune) }
+
+func testReadsBesidePrune(t *testing.T, start starter) {
 	s := start(t, memory.NewStore(), func(o *Options) { o.CacheBytes = 1 })
 	const keys = 40
 	for i := range keys {
@@ -404,7 +420,9 @@ func TestReadsBesidePrune(t *testing.T) {
 }
 
 // TestHistory: slices end where a revision ends, and together they are everything.
-func TestHistory(t *testing.T) {
+func TestHistory(t *testing.T) { bothWays(t, testHistory) }
+
+func testHistory(t *testing.T, start starter) {
 	s := start(t, memory.NewStore())
 	for i := range 60 {
 		txn := &pb.TxnRequest{}
@@ -448,7 +466,9 @@ func TestHistory(t *testing.T) {
 }
 
 // TestManyWriters: all acknowledged writes are there, in the order of their headers, also after a restart.
-func TestManyWriters(t *testing.T) {
+func TestManyWriters(t *testing.T) { bothWays(t, testManyWriters) }
+
+func testManyWriters(t *testing.T, start starter) {
 	mem := memory.NewStore()
 	s := start(t, mem, func(o *Options) { o.MaxBatchRequests, o.MaxBatchBytes = 8, 100 })
 	var wg sync.WaitGroup
@@ -494,7 +514,9 @@ func TestManyWriters(t *testing.T) {
 
 // TestWriteAfterUncertainScrub: housekeeping whose outcome is unknown does not
 // make writes fail until somebody reads.
-func TestWriteAfterUncertainScrub(t *testing.T) {
+func TestWriteAfterUncertainScrub(t *testing.T) { bothWays(t, testWriteAfterUncertainScrub) }
+
+func testWriteAfterUncertainScrub(t *testing.T, start starter) {
 	s := start(t, memory.NewStore())
 	for range 3 {
 		s.must(put("a", "v"))
@@ -515,7 +537,9 @@ func TestWriteAfterUncertainScrub(t *testing.T) {
 
 // TestFailureEnds: a log that could not be read and can be again is healthy, also if nobody reads what is
 // not cached.
-func TestFailureEnds(t *testing.T) {
+func TestFailureEnds(t *testing.T) { bothWays(t, testFailureEnds) }
+
+func testFailureEnds(t *testing.T, start starter) {
 	s := start(t, memory.NewStore())
 	s.must(put("a", "v"))
 	s.log.Inject(memory.OpReadIndex, memory.Fault{Err: errors.New("the disk is away")})
@@ -532,7 +556,9 @@ func TestFailureEnds(t *testing.T) {
 }
 
 // TestStopIsNoFailure: what waits for the loop when the store stops does not make the log look broken.
-func TestStopIsNoFailure(t *testing.T) {
+func TestStopIsNoFailure(t *testing.T) { bothWays(t, testStopIsNoFailure) }
+
+func testStopIsNoFailure(t *testing.T, start starter) {
 	for range 20 {
 		s := start(t, memory.NewStore())
 		hold, entered := make(chan struct{}), make(chan struct{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -100,6 +101,7 @@ func TestTurnEndsByItself(t *testing.T) {
 				foreign(t, mem, &pb.LeaseGrantRequest{ID: 7, TTL: 60}, put("k", "theirs"))
 				go func() { asked <- ask(s) }()
 				for len(s.calls) == 0 {
+					runtime.Gosched()
 				}
 				return turn, nil
 			}

@@ -134,7 +134,7 @@ func TestSimulation(t *testing.T) {
 		})
 	}
 	for _, k := range []string{"events", "prev_kv", "no prev_kv", "prev_kv gone", "compacted", "progress",
-		"progress of a watcher", "refused", "cancelled", "log unreadable"} {
+		"progress of a watcher", "refused", "cancelled", "log unreadable", "reloaded"} {
 		if happening[k] < 10 && !t.Failed() {
 			t.Errorf("%q came about %d times: %v", k, happening[k], happening)
 		}

@@ -32,6 +32,7 @@ type simulation struct {
 	freed     []int64         // to be scrubbed
 	failing   bool            // the log cannot be read
 	catching  bool            // the hub is catching up: one at a time
+	behind    bool            // what is committed is another server's, and is told to nobody here
 	depth     int             // of steps within steps
 	live      map[string]*mvccpb.KeyValue
 	changes   []*mvccpb.Event // all of them, with prev_kv
@@ -133,6 +134,8 @@ func (s *simulation) step() {
 		s.overhaul()
 	case n < 48:
 		s.failing = s.IntN(3) == 0
+	case n < 50:
+		s.reload()
 	case n < 57:
 		s.catchUp()
 	case n < 60 && len(s.clients) < 4 || len(s.clients) == 0:
@@ -165,7 +168,7 @@ func (s *simulation) evaluate(requests ...any) {
 	end.Position = int64(len(s.log))
 	s.ix = b.Index(end)
 	ix, events := s.ix, b.Events()
-	if len(events) == 0 {
+	if len(events) == 0 || s.behind {
 		return
 	}
 	s.publish = func() { s.hub.Publish(ix, events) }
@@ -291,6 +294,45 @@ func (s *simulation) overhaul() {
 	s.evaluate(txn, &pb.CompactionRequest{Revision: rev})
 	s.prune()
 	s.scrub()
+}
+
+// reload has another server commit, and scrub, so much that this one has to load the log anew. Readers see the new
+// index before watchers do, as with a commit.
+func (s *simulation) reload() {
+	s.publishLast()
+	before := s.ix.Rev
+	s.behind = true
+	for range s.IntN(4) {
+		s.commit()
+	}
+	if s.IntN(2) == 0 {
+		s.compact()
+		s.prune()
+		s.scrub()
+	}
+	for range s.IntN(3) {
+		s.commit()
+	}
+	s.behind = false
+	b := mvcc.NewIndex().Edit(false)
+	for _, e := range s.log {
+		if e.Kind == 0 {
+			continue
+		}
+		if err := b.Load([]drivers.Entry{e}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	b.Settle()
+	s.ix = b.Index(s.ix.End)
+	if s.ix.Rev > before {
+		s.happening["reloaded"]++
+	}
+	ix := s.ix
+	s.publish = func() { s.hub.Reloaded(ix) }
+	if s.IntN(2) == 0 {
+		s.publishLast()
+	}
 }
 
 // catchUp is a round of Hub.Run, if that was woken.

@@ -45,6 +45,7 @@ type Options struct {
 type Roster struct {
 	opts  Options
 	hurry chan struct{} // asks Run to announce at once
+	quit  chan struct{} // closed by Quit
 
 	mu      sync.Mutex
 	told    chan struct{} // closed, and replaced, after each announcement
@@ -53,11 +54,12 @@ type Roster struct {
 	at      time.Time // of the last announcement that succeeded
 	cleared int64
 	keeper  bool
+	gone    bool // by Quit
 }
 
 // New makes a roster without servers.
 func New(opts Options) *Roster {
-	return &Roster{opts: opts, hurry: make(chan struct{}, 1), told: make(chan struct{})}
+	return &Roster{opts: opts, hurry: make(chan struct{}, 1), quit: make(chan struct{}), told: make(chan struct{})}
 }
 
 // Join announces this server, under its id and with what it tells of itself. It is called before Run, and again
@@ -83,7 +85,18 @@ func (r *Roster) Self() drivers.Server {
 	return r.self
 }
 
-// Run announces this server until ctx ends, and then that it leaves.
+// Quit has this server leave for good, though it goes on running: the log that it has seen is not the one that
+// the others share, and what it would tell of it is wrong. It does not wait.
+func (r *Roster) Quit() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.gone {
+		r.gone = true
+		close(r.quit)
+	}
+}
+
+// Run announces this server until ctx ends or it quits, and then that it leaves. It returns when ctx ends.
 func (r *Roster) Run(ctx context.Context) error {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -91,14 +104,11 @@ func (r *Roster) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
-			defer cancel()
-			r.mu.Lock()
-			self := r.self
-			r.mu.Unlock()
-			self.Leaving = true
-			// If it fails the others will notice by themselves.
-			_, _ = r.opts.Log.Announce(lctx, self)
+			r.leave(ctx)
+			return nil
+		case <-r.quit:
+			r.leave(ctx)
+			<-ctx.Done()
 			return nil
 		case <-ticker.C:
 		case <-r.hurry:
@@ -111,9 +121,24 @@ func (r *Roster) Run(ctx context.Context) error {
 	}
 }
 
+// leave tells the others that this server is gone. If it fails they will notice by themselves.
+func (r *Roster) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	defer cancel()
+	r.mu.Lock()
+	self := r.self
+	r.mu.Unlock()
+	self.Leaving = true
+	_, _ = r.opts.Log.Announce(ctx, self)
+}
+
 // announce tells the others of this server, and takes in what they tell.
 func (r *Roster) announce(ctx context.Context) error {
 	r.mu.Lock()
+	if r.gone {
+		r.mu.Unlock()
+		return nil
+	}
 	self := r.self
 	self.Position, self.Cleared = r.opts.Position(), max(r.cleared, r.opts.Cleared())
 	r.mu.Unlock()
@@ -133,6 +158,9 @@ func (r *Roster) announce(ctx context.Context) error {
 		if !slices.ContainsFunc(servers, func(s drivers.Server) bool { return old.Instance == s.Instance }) {
 			r.opts.Logger.Info("a server that shared the log is gone", "member_id", old.ID)
 		}
+	}
+	if r.gone {
+		return nil // while this was under way
 	}
 	was := r.keeperLocked()
 	r.servers, r.at = servers, time.Now()
@@ -158,7 +186,9 @@ func (r *Roster) Keeper() bool {
 	return r.keeperLocked()
 }
 
-func (r *Roster) keeperLocked() bool { return r.keeper && time.Since(r.at) < drivers.PresenceTTL }
+func (r *Roster) keeperLocked() bool {
+	return r.keeper && !r.gone && time.Since(r.at) < drivers.PresenceTTL
+}
 
 // Cleared gives the position up to which everything superseded is known to be scrubbed.
 func (r *Roster) Cleared() int64 {

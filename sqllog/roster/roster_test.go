@@ -334,3 +334,37 @@ func TestLeavingIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestQuit: who has quit is not there for the others and is not the keeper, at once, and tells nothing more; it may do so from anywhere
+// and more than once.
+func TestQuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memory.NewStore()
+		a := join(t, mem, 1)
+		time.Sleep(time.Second)
+		b := join(t, mem, 2)
+		time.Sleep(every)
+		a.cleared.Store(1000)
+		a.Quit()
+		a.Quit()
+		if a.Keeper() {
+			t.Error("still the keeper")
+		}
+		time.Sleep(every + 1)
+		want(t, b)
+		announced := a.announced.Load()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := a.Reached(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("who has quit hears that the others are there: %v", err)
+		}
+		if n := a.announced.Load() - announced; n != 0 || b.Cleared() != 0 || b.kept.Load() != 1 {
+			t.Errorf("it announced itself %d times; the other hears that %d is cleared, was told %d times", n, b.Cleared(), b.kept.Load())
+		}
+		begun := time.Now()
+		if a.leave(); time.Since(begun) > 0 {
+			t.Error("it leaves once more")
+		}
+		want(t, b)
+	})
+}
