@@ -12,7 +12,7 @@ func TestParse(t *testing.T) {
 	o, err := parse(nil)
 	if err != nil || !o.whole || len(o.tables) != 2 ||
 		len(o.tables[0].Loads) != len(load.All()) || len(o.tables[0].Servers) != 5 ||
-		len(o.tables[1].Loads) != len(load.Postgres()) || len(o.tables[1].Servers) != 3 {
+		len(o.tables[1].Loads) != len(load.Postgres()) || len(o.tables[1].Servers) != 4 {
 		t.Errorf("without flags: %+v, %v, want everything", o, err)
 	}
 	for _, args := range [][]string{{"-scale=0.1"}, {"-rounds=1"}, {"-only=list"}, {"-servers=etcd"}, {"-profile=p"}, {"-connections=1"}} {
@@ -25,8 +25,8 @@ func TestParse(t *testing.T) {
 		want string
 	}{
 		{[]string{"-only=list,create-1", "-servers=null,etcd"}, "sqlite: create-1 list on etcd null;"},
-		{[]string{"-only=list"}, "sqlite: list on etcd kine-full kine keelson null; postgres: list on kine-postgres keelson-postgres keelson-postgres-two;"},
-		{[]string{"-only=list", "-table=postgres"}, "postgres: list on kine-postgres keelson-postgres keelson-postgres-two;"},
+		{[]string{"-only=list"}, "sqlite: list on etcd kine-full kine keelson null; postgres: list on kine-postgres kine-postgres-120 keelson-postgres keelson-postgres-two;"},
+		{[]string{"-only=list", "-table=postgres"}, "postgres: list on kine-postgres kine-postgres-120 keelson-postgres keelson-postgres-two;"},
 		{[]string{"-only=list", "-servers=etcd,keelson-postgres"}, "sqlite: list on etcd; postgres: list on keelson-postgres;"},
 	} {
 		o, err := parse(c.args)

@@ -24,7 +24,7 @@ type Postgres struct{ server *pg.Server }
 // StartPostgres starts one, in a second or two, with its files on the disk. It takes more connections than by default, since
 // kine needs them; that costs the others nothing.
 func StartPostgres(ctx context.Context) (*Postgres, error) {
-	s, err := pg.Start(ctx, pg.Options{Durable: true, Settings: map[string]string{"max_connections": strconv.Itoa(kineConnections + 50)}})
+	s, err := pg.Start(ctx, pg.Options{Durable: true, Settings: map[string]string{"max_connections": strconv.Itoa(kineAtMost)}})
 	if err != nil {
 		return nil, fmt.Errorf("start Postgres: %w", err)
 	}
