@@ -370,6 +370,23 @@ func (h *Hub) breakStreams(group []*watcher, err error) {
 	}
 }
 
+// prevAtOnce is how many events' previous values are fetched together, before they are encoded one by one.
+const prevAtOnce = 256
+
+// prefetch brings the previous values that encoding these events needs into the store's cache, in one go. What
+// is wrong with one of them is told when it is needed.
+func (h *Hub) prefetch(ctx context.Context, events []*Event) {
+	var positions []int64
+	for _, e := range events {
+		if e.Prev.Size > 0 && e.prev.Load() == nil {
+			positions = append(positions, e.Prev.Position)
+		}
+	}
+	if len(positions) > 1 {
+		_, _ = h.store.Values(ctx, positions)
+	}
+}
+
 // prevValue fetches the value of the version that an event replaced. It is not
 // there any more if it was compacted away, which leaves prev_kv out if it was so when the watcher could
 // still be given the event, and otherwise ends the watcher.

@@ -491,6 +491,26 @@ func (s *Stream) takeBack(r Response) bool {
 	return true
 }
 
+// Encode gives a response's events as they stand in a WatchResponse, see Event.Encode.
+// drivers.ErrScrubbed if the watcher is too far behind to be given them: see Compacted.
+func (s *Stream) Encode(ctx context.Context, r *Response) ([][]byte, error) {
+	encoded := make([][]byte, len(r.Events))
+	for i, e := range r.Events {
+		var prev func() ([]byte, bool, error)
+		if r.PrevKV {
+			if i%prevAtOnce == 0 {
+				s.hub.prefetch(ctx, r.Events[i:min(i+prevAtOnce, len(r.Events))])
+			}
+			prev = func() ([]byte, bool, error) { return s.PrevValue(ctx, e) }
+		}
+		var err error
+		if encoded[i], err = e.Encode(prev); err != nil {
+			return nil, err
+		}
+	}
+	return encoded, nil
+}
+
 // PrevValue fetches the value for an event's prev_kv; ok is false if the event comes without.
 // drivers.ErrScrubbed if the watcher is too far behind to be given it: see Compacted.
 func (s *Stream) PrevValue(ctx context.Context, e *Event) (value []byte, ok bool, err error) {

@@ -142,25 +142,14 @@ func (ws *watchStream) send(ctx context.Context) error {
 
 // tell sends a response. drivers.ErrScrubbed if a value for it is gone; then nothing has been sent.
 func (ws *watchStream) tell(ctx context.Context, r *watch.Response) error {
-	events := make([][]byte, len(r.Events))
-	for i, e := range r.Events {
-		b, err := ws.encode(ctx, r, e)
-		if err != nil {
-			return err
-		}
-		events[i] = b
+	events, err := ws.watches.Encode(ctx, r)
+	if err != nil {
+		return err
 	}
 	if r.Fragment {
 		return ws.fragments(r, events)
 	}
 	return ws.message(r, events, false)
-}
-
-func (ws *watchStream) encode(ctx context.Context, r *watch.Response, e *watch.Event) ([]byte, error) {
-	if !r.PrevKV {
-		return e.Encode(nil)
-	}
-	return e.Encode(func() ([]byte, bool, error) { return ws.watches.PrevValue(ctx, e) })
 }
 
 // fragments sends the events in messages below the largest that a client is taken to
