@@ -36,20 +36,22 @@ func (l *Log) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// It ends with the log, too.
+	running, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() {
+	b := background{log: l, nudge: make(chan struct{}, 1)}
+	g, gctx := errgroup.WithContext(running)
+	g.Go(func() error {
 		select {
 		case <-l.closed:
 			cancel()
-		case <-ctx.Done():
+		case <-gctx.Done():
 		}
-	}()
-	b := background{log: l, nudge: make(chan struct{}, 1)}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.listen(ctx) })
-	g.Go(func() error { return b.poll(ctx) })
-	g.Go(func() error { return b.notify(ctx) })
+		return nil
+	})
+	g.Go(func() error { return b.listen(gctx) })
+	g.Go(func() error { return b.poll(gctx) })
+	g.Go(func() error { return b.notify(gctx) })
 	return g.Wait()
 }
 
