@@ -16,6 +16,7 @@ func runShared(t *testing.T, h Harness) {
 	}{
 		{"Load", testLoad},
 		{"LoadBesideScrub", testLoadBesideScrub},
+		{"Epoch", testEpoch},
 		{"Hold", testHold},
 		{"HoldReleased", testHoldReleased},
 		{"HoldInTurns", testHoldInTurns},
@@ -132,6 +133,29 @@ func testLoadBesideScrub(f *fixture) {
 		}
 	}
 	f.want.scrub(gone)
+}
+
+// testEpoch: in ordinary life there is one epoch, and who names another one scrubs nothing.
+func testEpoch(f *fixture) {
+	f.grow(5, 4)
+	l, other := f.shared(f.l), f.second()
+	epoch := l.Epoch()
+	for n := range int64(5) {
+		f.grow(3, 4)
+		gone := []int64{2*n + 1, 2*n + 2}
+		f.wantError("scrub in another epoch", l.ScrubIn(f.Context(), epoch+1, gone), drivers.ErrEpoch)
+		f.compare()
+		l := []drivers.Shared{l, other}[n%2]
+		f.wantError("scrub", l.ScrubIn(f.Context(), l.Epoch(), gone), nil)
+		f.want.scrub(gone)
+		if _, _, err := load(f.Context(), l); err != nil {
+			f.Fatal(err)
+		}
+		f.compare()
+	}
+	if now := l.Epoch(); now != epoch {
+		f.Errorf("the epoch was %d and is %d", epoch, now)
+	}
 }
 
 // testHold: who holds the log appends, and others wait and then meet a conflict.
