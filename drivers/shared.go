@@ -62,8 +62,6 @@ type Server struct {
 	Info []byte
 	// Position is the position up to which the server has taken in the log.
 	Position int64
-	// Cleared is the position up to which the server knows all superseded entries to be scrubbed.
-	Cleared int64
 	// Leaving is set by a server that stops.
 	Leaving bool
 }

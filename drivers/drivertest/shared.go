@@ -306,7 +306,7 @@ func testMoved(f *fixture) {
 
 func testAnnounce(f *fixture) {
 	a, b := f.shared(f.l), f.second()
-	first := drivers.Server{ID: 1<<63 + 5, Instance: drivers.BatchID{1}, Info: []byte("a\x00"), Position: 7, Cleared: 3}
+	first := drivers.Server{ID: 1<<63 + 5, Instance: drivers.BatchID{1}, Info: []byte("a\x00"), Position: 7}
 	second := drivers.Server{ID: 2, Instance: drivers.BatchID{2}, Info: []byte("b")}
 	for _, step := range []struct {
 		l    drivers.Shared
@@ -328,7 +328,7 @@ func testAnnounce(f *fixture) {
 			f.Fatal(err)
 		}
 		same := func(x, y drivers.Server) bool {
-			return x.ID == y.ID && x.Instance == y.Instance && string(x.Info) == string(y.Info) && x.Position == y.Position && x.Cleared == y.Cleared && x.Leaving == y.Leaving
+			return x.ID == y.ID && x.Instance == y.Instance && string(x.Info) == string(y.Info) && x.Position == y.Position && x.Leaving == y.Leaving
 		}
 		if !slices.EqualFunc(got, step.want, same) {
 			f.Fatalf("after %v: %v, want %v", step.self, got, step.want)
