@@ -149,6 +149,8 @@ var (
 	ErrScrubbed = errors.New("entries have been scrubbed")
 	// ErrDiverged: this log is not a continuation of the one that was seen before.
 	ErrDiverged = errors.New("the log has another history")
+	// ErrEpoch: the database may have lost scrubs since the epoch that was named; nothing was scrubbed.
+	ErrEpoch = errors.New("the database may have lost what was scrubbed")
 	// ErrNoSpace: the disk or a quota of the database is full; nothing was
 	// appended. It may work again later, without a restart.
 	ErrNoSpace = errors.New("no space left for the log")

@@ -10,14 +10,23 @@ const PresenceTTL = 15 * time.Second
 
 // Shared is a Log that several servers have open at once, all equal: each of them may append at any time. Its
 // powers serve what such servers need of each other; none of them is needed for correctness, which
-// rests on Append's comparison alone, but for Load.
+// rests on Append's comparison alone, but for Load, Epoch and ScrubIn.
 type Shared interface {
 	Log
 
 	// Load gives every entry of the log as it is at one moment, without values, in order, and then the
 	// bounds of that moment. Unlike with Scan, what is scrubbed meanwhile is seen whole or
-	// not at all. fn as in Scan.
+	// not at all. If Epoch is the same before and after, that moment was in this epoch. fn as in Scan.
 	Load(ctx context.Context, fn func([]Entry) error) (Bounds, error)
+
+	// Epoch gives a number that rises when this Log learns that the database may have lost its last commits, scrubs among
+	// them, as by a failover to a standby. It asks nobody, so it may be late: what must not be is left to ScrubIn.
+	Epoch() uint64
+
+	// ScrubIn is Scrub, bound to an epoch: if the database is, where and when the entries would be removed, in
+	// another one, or this Log has learned of another one, nothing is removed and the error is ErrEpoch. What was scrubbed
+	// before in the same epoch is then certainly gone.
+	ScrubIn(ctx context.Context, epoch uint64, positions []int64) error
 
 	// Hold takes a turn: until it is released or the next Append of this Log has ended, no other server
 	// can append. Who has met a conflict takes one, reads the tail, and then cannot meet another. Turns are given
@@ -53,8 +62,6 @@ type Server struct {
 	Info []byte
 	// Position is the position up to which the server has taken in the log.
 	Position int64
-	// Cleared is the position up to which the server knows all superseded entries to be scrubbed.
-	Cleared int64
 	// Leaving is set by a server that stops.
 	Leaving bool
 }

@@ -77,7 +77,6 @@ func (n *Node) share() {
 	n.roster = roster.New(roster.Options{
 		Log: shared, Logger: n.logger,
 		Position:     func() int64 { return n.store.Index().End.Position },
-		Cleared:      func() int64 { return n.store.Cleared() },
 		BecameKeeper: func() { n.compactor.Compacted() },
 	})
 }

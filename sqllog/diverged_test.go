@@ -205,7 +205,6 @@ func TestScrubsNoOtherHistory(t *testing.T) {
 type peers struct {
 	mu      sync.Mutex
 	keeper  bool
-	cleared int64
 	reached func(context.Context, int64) error
 }
 
@@ -213,12 +212,6 @@ func (p *peers) Keeper() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.keeper
-}
-
-func (p *peers) Cleared() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.cleared
 }
 
 func (p *peers) Reached(ctx context.Context, position int64) error {

@@ -21,6 +21,9 @@ const (
 // version never outlives the tombstone after it. Between slices it calls rest. Whatever it does not get
 // to is found again by the next Prune, also after a crash. One Prune runs at a time.
 //
+// Of the servers on a shared log it is the keeper that scrubs; the others free their index and remember nothing. So who becomes the
+// keeper surveys the log first (survey.go).
+//
 // It gives the number of entries removed from the log.
 func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (int, error) {
 	select {
@@ -32,14 +35,20 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	if err := s.refused(); err != nil {
 		return 0, err
 	}
-	begin := s.index.Load().End.Position
-	if err := s.pruneIndex(ctx, rest); err != nil {
+	if s.opts.Peers != nil && !s.opts.Peers.Keeper() {
+		// At first: an edit that this Prune gives up waiting for is made all the same.
+		s.backlog.whole = false
+		err := s.pruneIndex(ctx, rest, func([]int64) {})
+		if err == nil {
+			s.backlog.positions = nil
+		}
 		return 0, err
 	}
-	if s.opts.Peers != nil && !s.opts.Peers.Keeper() {
-		// Another server scrubs. Should it end before it has, this one knows what is left.
-		s.forget(s.opts.Peers.Cleared())
-		return 0, nil
+	if err := s.survey(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.pruneIndex(ctx, rest, s.backlog.add); err != nil {
+		return 0, err
 	}
 	patience, cancel := context.WithTimeout(ctx, fencePatience)
 	defer cancel()
@@ -47,15 +56,7 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 		return 0, err
 	}
 	// A read that outlasts the patience finds its values gone, and begins anew or is told so.
-	removed, err := s.scrub(ctx, rest)
-	switch {
-	case len(s.freed) > 0:
-		begin = min(begin, s.freed[0].positions[0]-1)
-	case err != nil:
-		begin = 0
-	}
-	s.cleared.Store(max(s.cleared.Load(), begin))
-	return removed, err
+	return s.scrub(ctx, rest)
 }
 
 // passed waits until nobody needs what was freed: the reads of this server that began before have ended, and
@@ -70,36 +71,8 @@ func (s *Store) passed(ctx context.Context) error {
 	return s.opts.Peers.Reached(ctx, s.index.Load().End.Position)
 }
 
-// Cleared gives the position up to which this server has scrubbed everything superseded.
-func (s *Store) Cleared() int64 { return s.cleared.Load() }
-
-// freed are positions of superseded entries that are to be scrubbed.
-type freed struct {
-	positions []int64
-	upTo      int64 // where the log ended when they were found
-}
-
-// free adds to what is to be scrubbed.
-func (s *Store) free(positions []int64, upTo int64) {
-	switch n := len(s.freed); {
-	case len(positions) == 0:
-	case n > 0 && s.freed[n-1].upTo == upTo:
-		s.freed[n-1].positions = append(s.freed[n-1].positions, positions...)
-	default:
-		s.freed = append(s.freed, freed{positions, upTo})
-	}
-}
-
-// forget lets go of what another server has scrubbed, all that was superseded up to a position. Who speaks of one that
-// the log does not have speaks of another log.
-func (s *Store) forget(cleared int64) {
-	if cleared <= s.index.Load().End.Position {
-		s.freed = slices.DeleteFunc(s.freed, func(f freed) bool { return f.upTo <= cleared })
-	}
-}
-
-// pruneIndex moves what is free from the index to s.freed.
-func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error) error {
+// pruneIndex takes what is free out of the index, and gives the positions to fn, in the commit loop.
+func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error, fn func([]int64)) error {
 	rev := s.index.Load().Compact
 	for from, more := "", rev > 0; more; {
 		keys, next := s.index.Load().Prunable(from, rev, visitedKeys)
@@ -109,7 +82,7 @@ func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error
 				for _, pos := range positions {
 					s.cache.drop(pos)
 				}
-				s.free(positions, b.End().Position)
+				fn(positions)
 			}})
 			if err == nil {
 				err = rest(ctx)
@@ -123,27 +96,23 @@ func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error
 	if s.index.Load().Garbage() == 0 {
 		return nil
 	}
-	return s.edit(ctx, edit{fn: func(b *mvcc.Builder) { s.free(b.TakeGarbage(), b.End().Position) }})
+	return s.edit(ctx, edit{fn: func(b *mvcc.Builder) { fn(b.TakeGarbage()) }})
 }
 
-// scrub removes s.freed from the log.
+// scrub removes the backlog from the log.
 func (s *Store) scrub(ctx context.Context, rest func(context.Context) error) (removed int, err error) {
-	var all []int64
-	for _, f := range s.freed {
-		all = append(all, f.positions...)
-	}
+	all := s.backlog.positions
 	slices.Sort(all)
 	all = slices.Compact(all)
-	end := s.index.Load().End.Position
 	// The last position stays (it tells the end), and what is freed after it cannot be there yet.
-	last, _ := slices.BinarySearch(all, end)
+	last, _ := slices.BinarySearch(all, s.index.Load().End.Position)
 	for removed < last {
 		chunk := all[removed:min(removed+scrubbed, last)]
 		// In a log with another history something else stands there, which may be live.
 		if err = s.current(ctx); err != nil {
 			break
 		}
-		if err = s.log.Scrub(ctx, chunk); err != nil {
+		if err = s.remove(ctx, chunk); err != nil {
 			break
 		}
 		removed += len(chunk)
@@ -151,9 +120,16 @@ func (s *Store) scrub(ctx context.Context, rest func(context.Context) error) (re
 			break
 		}
 	}
-	s.freed = nil
-	s.free(slices.Clone(all[removed:]), end)
+	s.backlog.positions = slices.Clone(all[removed:])
 	return removed, err
+}
+
+// remove scrubs a slice, where others may take over only if the slices before it are gone for certain.
+func (s *Store) remove(ctx context.Context, positions []int64) error {
+	if s.opts.Peers == nil || s.shared == nil {
+		return s.log.Scrub(ctx, positions)
+	}
+	return s.shared.ScrubIn(ctx, s.backlog.epoch, positions)
 }
 
 // Unpruned tells whether there is anything for Prune to do, as far as is known without looking.

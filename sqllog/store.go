@@ -50,7 +50,8 @@ type Options struct {
 	Diverged func(error)
 	// Compacted is told that there is something for Prune to free, after a compaction by whatever server. It must not block. Optional.
 	Compacted func()
-	// Peers are the other servers on a log that is shared. Without it this server scrubs, at once.
+	// Peers are the other servers on a log that is shared. Without it this server scrubs, at once, and trusts the log to keep
+	// what it has scrubbed.
 	Peers Peers
 	// Appended is told of every append: how many requests and entries it
 	// carried and how long it took. For metrics. Optional.
@@ -100,8 +101,6 @@ type Peers interface {
 	// Reached waits until every server that is alive has taken in the log up to a position, so that none needs to read what was
 	// superseded before.
 	Reached(ctx context.Context, position int64) error
-	// Cleared gives the position up to which everything superseded is known to be scrubbed.
-	Cleared() int64
 }
 
 func setDefault[T int | int64 | time.Duration](v *T, def T) {
@@ -146,8 +145,7 @@ type Store struct {
 	contended int
 
 	pruning chan struct{} // holds a token while a Prune runs
-	freed   []freed       // to be scrubbed; guarded by pruning
-	cleared atomic.Int64  // the position up to which this server has scrubbed all there is
+	backlog backlog       // guarded by pruning
 }
 
 // Open loads the log and builds the index. The store serves reads from then on,
@@ -165,11 +163,14 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	s.unused.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	s.shared, _ = s.log.(drivers.Shared)
+	epoch := s.epoch()
 	ix, err := s.load(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the log: %w", err)
 	}
 	s.index.Store(ix)
+	// Whatever is superseded is in the index.
+	s.backlog.whole, s.backlog.epoch = s.epoch() == epoch, epoch
 	s.stalled.Store(&stall{make(chan struct{})})
 	return s, nil
 }

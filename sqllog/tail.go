@@ -189,8 +189,8 @@ func (s *Store) reload(ctx context.Context, why error) error {
 	if err != nil {
 		return err
 	}
-	if ix.Rev < old.Rev || ix.Compact < old.Compact || behind(ix.End, old.End) {
-		return s.divergedAs(fmt.Errorf("the log ends at %d and revision %d, %d and %d were seen: %w", ix.End.Position, ix.Rev, old.End.Position, old.Rev, drivers.ErrDiverged))
+	if err := s.continued(old, ix); err != nil {
+		return err
 	}
 	if s.doubt != nil {
 		s.doubt.lost = true
@@ -198,6 +198,14 @@ func (s *Store) reload(ctx context.Context, why error) error {
 	s.index.Store(ix)
 	s.opts.Reloaded(ix)
 	s.opts.Compacted()
+	return nil
+}
+
+// continued makes sure, as far as can be seen, that an index that was loaded continues one that was served when loading began.
+func (s *Store) continued(old, ix *mvcc.Index) error {
+	if ix.Rev < old.Rev || ix.Compact < old.Compact || behind(ix.End, old.End) {
+		return s.divergedAs(fmt.Errorf("the log ends at %d and revision %d, %d and %d were seen: %w", ix.End.Position, ix.Rev, old.End.Position, old.Rev, drivers.ErrDiverged))
+	}
 	return nil
 }
 

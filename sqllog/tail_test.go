@@ -53,6 +53,13 @@ func (r *rigged) Scrub(ctx context.Context, positions []int64) error {
 	return r.Shared.Scrub(ctx, positions)
 }
 
+func (r *rigged) ScrubIn(ctx context.Context, epoch uint64, positions []int64) error {
+	if r.scrub != nil {
+		return r.scrub(ctx, positions)
+	}
+	return r.Shared.ScrubIn(ctx, epoch, positions)
+}
+
 func (r *rigged) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]drivers.Entry) error) error {
 	return r.Shared.Scan(ctx, opts, func(entries []drivers.Entry) error {
 		err := fn(entries)

@@ -16,6 +16,7 @@ func runShared(t *testing.T, h Harness) {
 	}{
 		{"Load", testLoad},
 		{"LoadBesideScrub", testLoadBesideScrub},
+		{"Epoch", testEpoch},
 		{"Hold", testHold},
 		{"HoldReleased", testHoldReleased},
 		{"HoldInTurns", testHoldInTurns},
@@ -132,6 +133,29 @@ func testLoadBesideScrub(f *fixture) {
 		}
 	}
 	f.want.scrub(gone)
+}
+
+// testEpoch: in ordinary life there is one epoch, and who names another one scrubs nothing.
+func testEpoch(f *fixture) {
+	f.grow(5, 4)
+	l, other := f.shared(f.l), f.second()
+	epoch := l.Epoch()
+	for n := range int64(5) {
+		f.grow(3, 4)
+		gone := []int64{2*n + 1, 2*n + 2}
+		f.wantError("scrub in another epoch", l.ScrubIn(f.Context(), epoch+1, gone), drivers.ErrEpoch)
+		f.compare()
+		l := []drivers.Shared{l, other}[n%2]
+		f.wantError("scrub", l.ScrubIn(f.Context(), l.Epoch(), gone), nil)
+		f.want.scrub(gone)
+		if _, _, err := load(f.Context(), l); err != nil {
+			f.Fatal(err)
+		}
+		f.compare()
+	}
+	if now := l.Epoch(); now != epoch {
+		f.Errorf("the epoch was %d and is %d", epoch, now)
+	}
 }
 
 // testHold: who holds the log appends, and others wait and then meet a conflict.
@@ -282,7 +306,7 @@ func testMoved(f *fixture) {
 
 func testAnnounce(f *fixture) {
 	a, b := f.shared(f.l), f.second()
-	first := drivers.Server{ID: 1<<63 + 5, Instance: drivers.BatchID{1}, Info: []byte("a\x00"), Position: 7, Cleared: 3}
+	first := drivers.Server{ID: 1<<63 + 5, Instance: drivers.BatchID{1}, Info: []byte("a\x00"), Position: 7}
 	second := drivers.Server{ID: 2, Instance: drivers.BatchID{2}, Info: []byte("b")}
 	for _, step := range []struct {
 		l    drivers.Shared
@@ -304,7 +328,7 @@ func testAnnounce(f *fixture) {
 			f.Fatal(err)
 		}
 		same := func(x, y drivers.Server) bool {
-			return x.ID == y.ID && x.Instance == y.Instance && string(x.Info) == string(y.Info) && x.Position == y.Position && x.Cleared == y.Cleared && x.Leaving == y.Leaving
+			return x.ID == y.ID && x.Instance == y.Instance && string(x.Info) == string(y.Info) && x.Position == y.Position && x.Leaving == y.Leaving
 		}
 		if !slices.EqualFunc(got, step.want, same) {
 			f.Fatalf("after %v: %v, want %v", step.self, got, step.want)

@@ -229,6 +229,11 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 
 // Scrub implements drivers.Log.
 func (l *Log) Scrub(ctx context.Context, positions []int64) error {
+	return l.scrub(ctx, func() error { return l.store.scrubLocked(positions) })
+}
+
+// scrub runs fn, which scrubs, with the store locked.
+func (l *Log) scrub(ctx context.Context, fn func() error) error {
 	if l.isUncertain() {
 		return fmt.Errorf("scrub: %w", drivers.ErrUnresolved)
 	}
@@ -237,7 +242,7 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 		return l.noteUncertain(err)
 	}
 	l.store.mu.Lock()
-	err = l.store.scrubLocked(positions)
+	err = fn()
 	l.store.mu.Unlock()
 	if f.Err != nil {
 		err = f.Err

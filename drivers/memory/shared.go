@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,23 @@ func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers
 		}
 	}
 	return bounds, f.Err
+}
+
+// Epoch implements drivers.Shared. Unlike a database's, it is known at once.
+func (l *Log) Epoch() uint64 {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	return l.store.epoch
+}
+
+// ScrubIn implements drivers.Shared.
+func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) error {
+	return l.scrub(ctx, func() error {
+		if l.store.epoch != epoch {
+			return fmt.Errorf("scrub in epoch %d: %w: it is %d", epoch, drivers.ErrEpoch, l.store.epoch)
+		}
+		return l.store.scrubLocked(positions)
+	})
 }
 
 // turn is held by one log at a time.

@@ -17,6 +17,9 @@ type Store struct {
 	// one is never nil (rule D5).
 	records  []*record
 	scrubbed int64
+	// scrubs are those done so far, for Unscrub.
+	scrubs []scrub
+	epoch  uint64
 	// moved is closed and replaced whenever the log grows or is scrubbed.
 	moved chan struct{}
 	// turns is held (by having sent into it) by the log that may append: for an append, or longer. Taken before mu.
@@ -29,6 +32,13 @@ type record struct {
 	meta, value []byte
 	// last is set on the last entry of each batch.
 	last *closing
+}
+
+// scrub is what one scrub has changed.
+type scrub struct {
+	gone     map[int64]*record
+	scrubbed int64 // the mark before
+	end      drivers.End
 }
 
 type closing struct {
@@ -78,8 +88,35 @@ func (s *Store) Rewind(position int64) error {
 		return fmt.Errorf("rewind to %d: no batch ends there", position)
 	}
 	s.records = s.records[:position:position]
+	s.epoch++
 	s.wakeLocked()
 	return nil
+}
+
+// Scrubs gives the number of scrubs since the last append: those that can be lost while that is not.
+func (s *Store) Scrubs() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n < len(s.scrubs) && s.scrubs[len(s.scrubs)-1-n].end == s.endLocked() {
+		n++
+	}
+	return n
+}
+
+// Unscrub undoes the last n scrubs, or all if there are fewer, as the promotion of a standby does that had not got them.
+func (s *Store) Unscrub(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ; n > 0 && len(s.scrubs) > 0; n-- {
+		last := s.scrubs[len(s.scrubs)-1]
+		for p, r := range last.gone {
+			s.records[p-1] = r
+		}
+		s.scrubbed = last.scrubbed
+		s.scrubs = s.scrubs[:len(s.scrubs)-1]
+	}
+	s.epoch++
+	s.wakeLocked()
 }
 
 func (s *Store) endLocked() drivers.End {
@@ -186,9 +223,13 @@ func (s *Store) scrubLocked(positions []int64) error {
 	if highest >= int64(len(s.records)) {
 		return fmt.Errorf("scrub: position %d is not below the log's last, %d", highest, len(s.records))
 	}
+	done := scrub{map[int64]*record{}, s.scrubbed, s.endLocked()}
 	for _, p := range positions {
-		s.records[p-1] = nil
+		if r := s.records[p-1]; r != nil {
+			done.gone[p], s.records[p-1] = r, nil
+		}
 	}
+	s.scrubs = append(s.scrubs, done)
 	s.scrubbed = max(s.scrubbed, highest)
 	s.wakeLocked()
 	return nil

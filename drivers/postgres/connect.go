@@ -50,8 +50,7 @@ func (l *Log) connect() error {
 	}
 	config.PingTimeout = l.opts.Answer
 	if !l.opts.ReadOnly {
-		// Each new connection makes sure of it: a name may lead elsewhere after a failover.
-		cc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		cc.ValidateConnect = l.validate
 	}
 	cc.OnNotice = func(c *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {

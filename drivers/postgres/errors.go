@@ -27,6 +27,8 @@ const (
 	codeCompletionUnknown   = "40003"
 	codeNoStatement         = "26000"
 	codeStatementExists     = "42P05"
+	codeUndefinedFunction   = "42883"
+	codeNotSupported        = "0A000"
 )
 
 // passes tells whether what failed may succeed soon: the database is away, is starting, is full of connections, has chosen this
@@ -55,7 +57,7 @@ var errRefused = errors.New("refused")
 func judged(err error) bool {
 	for _, e := range [...]error{
 		context.Canceled, errRefused, errNoRow, errFence, errPassword,
-		drivers.ErrConflict, drivers.ErrUncertain, drivers.ErrUnresolved, drivers.ErrScrubbed, drivers.ErrDiverged, drivers.ErrNoSpace,
+		drivers.ErrConflict, drivers.ErrUncertain, drivers.ErrUnresolved, drivers.ErrScrubbed, drivers.ErrDiverged, drivers.ErrEpoch, drivers.ErrNoSpace,
 		drivers.ErrReadOnly, drivers.ErrCorrupt, drivers.ErrForeign, drivers.ErrNewer, drivers.ErrClosed,
 	} {
 		if errors.Is(err, e) {

@@ -67,6 +67,7 @@ func end(t *testing.T, l drivers.Log) drivers.End {
 func TestRestarts(t *testing.T) {
 	s := pg.Run(t, pg.Options{Durable: true})
 	l := open(t, Options{URL: s.URL("postgres"), Patience: 30 * time.Second})
+	epoch := l.Epoch()
 	for i, fail := range []func() error{
 		func() error { _, err := s.TerminateBackends(t.Context()); return err },
 		func() error { return s.Restart(t.Context()) },
@@ -96,6 +97,9 @@ func TestRestarts(t *testing.T) {
 		}
 		if got := end(t, l); got.Position != before.Position+1 || got.Batch != (drivers.BatchID{byte(10*i + 2)}) {
 			t.Fatalf("fault %d: the log ends at %v", i, got)
+		}
+		if now := l.Epoch(); now != epoch {
+			t.Errorf("fault %d: the epoch was %d and is %d: nothing can be lost", i, epoch, now)
 		}
 	}
 }
@@ -279,6 +283,7 @@ func TestPromotedStandby(t *testing.T) {
 	defer p.Close()
 	l := open(t, Options{URL: p.URL("postgres"), Patience: 20 * time.Second})
 	kept := put(t, l, 1)
+	epoch := l.Epoch()
 	standby, err := s.Standby(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -302,6 +307,12 @@ func TestPromotedStandby(t *testing.T) {
 	p.Cut()
 	if got := end(t, l); got != kept {
 		t.Fatalf("the log ends at %v, the standby has %v", got, kept)
+	}
+	if now := l.Epoch(); now <= epoch {
+		t.Errorf("the epoch was %d and is %d", epoch, now)
+	}
+	if err := l.ScrubIn(t.Context(), epoch, []int64{1}); !errors.Is(err, drivers.ErrEpoch) {
+		t.Errorf("scrub in the epoch before: %v", err)
 	}
 	if err := l.Append(t.Context(), lost, batch(3)); !errors.Is(err, drivers.ErrConflict) {
 		t.Errorf("append after what is lost: %v", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -34,6 +35,8 @@ type Log struct {
 	config *pgxpool.Config
 	pool   *pgxpool.Pool
 	outage outage
+	// epochs are told apart by the timelines of the servers that connections lead to.
+	epochs epochs
 	// frozen is the one transaction from which everything is read when the log was opened for inspection.
 	frozen *frozen
 
@@ -162,7 +165,7 @@ func (l *Log) Close() error {
 
 // statements are the package's statements with the schema's name in them.
 type statements struct {
-	lock, tune, insert, head, slice, metas, check, fence, scrub, values, size, here, gone, alive, examine, vacuum, shrink, used string
+	lock, tune, insert, head, slice, metas, check, fence, scrub, scrubOn, values, size, here, gone, alive, examine, vacuum, shrink, used string
 }
 
 func (l *Log) newStatements() statements {
@@ -185,7 +188,9 @@ func (l *Log) newStatements() statements {
 		// By the primary key.
 		check: l.q("SELECT batch FROM {schema}.log WHERE position = $1"),
 		fence: l.q("UPDATE {schema}.head SET fence = fence + 1 WHERE id = 1 RETURNING fence"),
-		scrub: l.q(scrubSQL),
+		// On whatever timeline, and on one alone.
+		scrub:   strings.ReplaceAll(l.q(scrubSQL), "{timeline}", "''"),
+		scrubOn: strings.ReplaceAll(l.q(scrubSQL), "{timeline}", timelineSQL),
 		// By the primary key.
 		values: l.q("SELECT position, value FROM {schema}.log WHERE position = ANY($1)"),
 	}

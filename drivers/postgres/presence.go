@@ -11,15 +11,15 @@ import (
 
 const (
 	// hereSQL writes down that a server is there. Who comes again under an id with another instance is there since now.
-	hereSQL = `INSERT INTO {schema}.servers AS s (id, instance, info, position, cleared, since, seen)
-VALUES ($1, $2, $3, $4, $5, clock_timestamp(), clock_timestamp())
-ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, info = excluded.info, position = excluded.position, cleared = excluded.cleared,
+	hereSQL = `INSERT INTO {schema}.servers AS s (id, instance, info, position, since, seen)
+VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp())
+ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, info = excluded.info, position = excluded.position,
 	since = CASE WHEN s.instance = excluded.instance THEN s.since ELSE excluded.since END, seen = excluded.seen`
 
 	// goneSQL removes a server that leaves, and those that have not been seen for long. Both by a scan of a small table.
 	goneSQL = `DELETE FROM {schema}.servers WHERE id = $1 AND instance = $2 OR seen < clock_timestamp() - interval '1 day'`
 
-	aliveSQL = `SELECT id, instance, info, position, cleared FROM {schema}.servers
+	aliveSQL = `SELECT id, instance, info, position FROM {schema}.servers
 WHERE seen > clock_timestamp() - $1 * interval '1 millisecond' ORDER BY since, id`
 
 	// lazySQL lets a transaction be lost when power fails.
@@ -35,7 +35,7 @@ func (l *Log) Announce(ctx context.Context, self drivers.Server) ([]drivers.Serv
 	if l.opts.ReadOnly {
 		return nil, fmt.Errorf("announce: %w: the log was opened for inspection", drivers.ErrReadOnly)
 	}
-	change := statement{l.sql.here, []param{int8Param(int64(self.ID)), uuidParam(self.Instance), byteaParam(self.Info), int8Param(self.Position), int8Param(self.Cleared)}}
+	change := statement{l.sql.here, []param{int8Param(int64(self.ID)), uuidParam(self.Instance), byteaParam(self.Info), int8Param(self.Position)}}
 	if self.Leaving {
 		change = statement{l.sql.gone, []param{int8Param(int64(self.ID)), uuidParam(self.Instance)}}
 	}
@@ -49,7 +49,7 @@ func (l *Log) Announce(ctx context.Context, self drivers.Server) ([]drivers.Serv
 			cols := columns{row: row}
 			s := drivers.Server{ID: uint64(cols.int8())}
 			s.Instance, _ = cols.uuid()
-			s.Info, s.Position, s.Cleared = cols.bytes(), cols.int8(), cols.int8()
+			s.Info, s.Position = cols.bytes(), cols.int8()
 			alive = append(alive, s)
 			return cols.err("servers")
 		})

@@ -234,6 +234,9 @@ func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers
 		return drivers.Bounds{}, fmt.Errorf("load: %w", classify(err))
 	}
 	defer f.close()
+	if err := l.locate(ctx, f); err != nil {
+		return drivers.Bounds{}, fmt.Errorf("load: %w", classify(err))
+	}
 	q := l.question(false)
 	if err := f.exchange(ctx, func(ctx context.Context, c *pgconn.PgConn) error { return q.run(ctx, c) }); err != nil {
 		return drivers.Bounds{}, fmt.Errorf("load: %w", classify(err))

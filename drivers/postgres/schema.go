@@ -49,7 +49,6 @@ CREATE UNLOGGED TABLE {schema}.servers (
 	instance uuid NOT NULL,
 	info bytea NOT NULL,
 	position bigint NOT NULL,
-	cleared bigint NOT NULL,
 	since timestamptz NOT NULL,
 	seen timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);

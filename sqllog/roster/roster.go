@@ -35,8 +35,8 @@ type Log interface {
 type Options struct {
 	Log    Log
 	Logger *slog.Logger
-	// Position and Cleared say how far this server has taken in the log, and how far it has scrubbed it.
-	Position, Cleared func() int64
+	// Position says how far this server has taken in the log.
+	Position func() int64
 	// BecameKeeper is told when this server becomes the keeper. It must not block.
 	BecameKeeper func()
 }
@@ -52,7 +52,6 @@ type Roster struct {
 	self    drivers.Server
 	servers []drivers.Server
 	at      time.Time // of the last announcement that succeeded
-	cleared int64
 	keeper  bool
 	gone    bool // by Quit
 }
@@ -140,7 +139,7 @@ func (r *Roster) announce(ctx context.Context) error {
 		return nil
 	}
 	self := r.self
-	self.Position, self.Cleared = r.opts.Position(), max(r.cleared, r.opts.Cleared())
+	self.Position = r.opts.Position()
 	r.mu.Unlock()
 	servers, err := r.opts.Log.Announce(ctx, self)
 	if err != nil {
@@ -149,7 +148,6 @@ func (r *Roster) announce(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range servers {
-		r.cleared = max(r.cleared, s.Cleared)
 		if !slices.ContainsFunc(r.servers, func(old drivers.Server) bool { return old.Instance == s.Instance }) && s.Instance != self.Instance {
 			r.opts.Logger.Info("another server shares the log", "member_id", s.ID)
 		}
@@ -188,13 +186,6 @@ func (r *Roster) Keeper() bool {
 
 func (r *Roster) keeperLocked() bool {
 	return r.keeper && !r.gone && time.Since(r.at) < drivers.PresenceTTL
-}
-
-// Cleared gives the position up to which everything superseded is known to be scrubbed.
-func (r *Roster) Cleared() int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.cleared
 }
 
 // Reached waits until every server that is alive has taken in the log up to a position.

@@ -17,12 +17,12 @@ import (
 // server is one of those that share a log.
 type server struct {
 	*Roster
-	t                 *testing.T
-	log               *memory.Log
-	position, cleared atomic.Int64
-	kept              atomic.Int64 // how often it became the keeper
-	leave, kill       func()
-	announced         atomic.Int64
+	t           *testing.T
+	log         *memory.Log
+	position    atomic.Int64
+	kept        atomic.Int64 // how often it became the keeper
+	leave, kill func()
+	announced   atomic.Int64
 }
 
 // Announce counts, and passes on.
@@ -37,7 +37,7 @@ func join(t *testing.T, mem *memory.Store, id uint64) *server {
 	s := &server{t: t, log: mem.Open()}
 	s.Roster = New(Options{
 		Log: s, Logger: slog.New(slog.DiscardHandler),
-		Position: s.position.Load, Cleared: s.cleared.Load, BecameKeeper: func() { s.kept.Add(1) },
+		Position: s.position.Load, BecameKeeper: func() { s.kept.Add(1) },
 	})
 	if err := s.Join(t.Context(), id, fmt.Append(nil, "server ", id)); err != nil {
 		t.Fatal(err)
@@ -246,28 +246,6 @@ func TestReachedJoining(t *testing.T) {
 	})
 }
 
-// TestClearedIsHeard: what one has scrubbed is known to all, also to those who come when it is gone, and never falls back.
-func TestClearedIsHeard(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		mem := memory.NewStore()
-		a, b := join(t, mem, 1), join(t, mem, 2)
-		a.cleared.Store(50)
-		time.Sleep(every + 1)
-		time.Sleep(every + 1)
-		if a.Cleared() != 50 || b.Cleared() != 50 {
-			t.Errorf("%d and %d", a.Cleared(), b.Cleared())
-		}
-		a.kill()
-		time.Sleep(2 * drivers.PresenceTTL)
-		b.cleared.Store(30)
-		c := join(t, mem, 3)
-		time.Sleep(every + 1)
-		if b.Cleared() != 50 || c.Cleared() != 50 {
-			t.Errorf("afterwards %d and %d", b.Cleared(), c.Cleared())
-		}
-	})
-}
-
 // TestTwoInstances: two processes with one id are a mistake. They are noticed as others, and the one that leaves does not take the
 // other one along.
 func TestTwoInstances(t *testing.T) {
@@ -314,7 +292,7 @@ func TestJoinFails(t *testing.T) {
 	log := memory.NewStore().Open()
 	log.Inject(memory.OpAnnounce, memory.Fault{Err: errors.New("no connection")})
 	r := New(Options{
-		Log: log, Logger: slog.New(slog.DiscardHandler), Position: func() int64 { return 0 }, Cleared: func() int64 { return 0 },
+		Log: log, Logger: slog.New(slog.DiscardHandler), Position: func() int64 { return 0 },
 		BecameKeeper: func() { t.Error("the keeper") },
 	})
 	if err := r.Join(t.Context(), 1, nil); err == nil || r.Keeper() || len(r.Servers()) != 0 {
@@ -344,7 +322,6 @@ func TestQuit(t *testing.T) {
 		time.Sleep(time.Second)
 		b := join(t, mem, 2)
 		time.Sleep(every)
-		a.cleared.Store(1000)
 		a.Quit()
 		a.Quit()
 		if a.Keeper() {
@@ -358,8 +335,8 @@ func TestQuit(t *testing.T) {
 		if err := a.Reached(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("who has quit hears that the others are there: %v", err)
 		}
-		if n := a.announced.Load() - announced; n != 0 || b.Cleared() != 0 || b.kept.Load() != 1 {
-			t.Errorf("it announced itself %d times; the other hears that %d is cleared, was told %d times", n, b.Cleared(), b.kept.Load())
+		if n := a.announced.Load() - announced; n != 0 || b.kept.Load() != 1 {
+			t.Errorf("it announced itself %d times; the other one was told %d times", n, b.kept.Load())
 		}
 		begun := time.Now()
 		if a.leave(); time.Since(begun) > 0 {
