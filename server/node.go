@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,7 @@ type Node struct {
 	log       Datastore
 	store     *sqllog.Store
 	roster    *roster.Roster // nil for a log that is this server's alone
+	member    atomic.Uint64  // this server's id, once it is known
 	hub       *watch.Hub
 	lessor    *lessor.Lessor
 	compactor *compact.Compactor
@@ -66,7 +68,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
 	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper()})
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
-		Log: n.log, Logger: n.logger, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
+		Log: n.log, Logger: n.logger, Server: n.member.Load, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
 		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Peers: n.peers(),
 	})
@@ -159,6 +161,7 @@ func (n *Node) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("record the member: %w", err)
 	}
+	n.member.Store(member.ID)
 	if err := n.showMetrics(member.ID); err != nil {
 		return err
 	}

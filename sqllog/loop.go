@@ -313,7 +313,7 @@ func (s *Store) proveCurrent(ctx context.Context, ix *mvcc.Index) error {
 
 // append makes the builder's entries durable and publishes what it built.
 func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder, requests int) error {
-	batch := drivers.Batch{Time: s.opts.Now(), Server: s.opts.Server, Entries: b.Entries()}
+	batch := drivers.Batch{Time: s.opts.Now(), Server: s.opts.Server(), Entries: b.Entries()}
 	if _, err := rand.Read(batch.ID[:]); err != nil {
 		return err
 	}

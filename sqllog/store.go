@@ -19,8 +19,8 @@ type Options struct {
 	Log drivers.Log
 	// Logger gets what operators should know. Default: slog.Default.
 	Logger *slog.Logger
-	// Server is the member id written into batches.
-	Server uint64
+	// Server gives the member id that is written into batches. Default: 0.
+	Server func() uint64
 	// MinLeaseTTL is the shortest TTL in seconds that a lease is granted. Default 2.
 	MinLeaseTTL int64
 	// CacheBytes bounds the memory for cached values. Default 16 MiB.
@@ -76,6 +76,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Leases == nil {
 		o.Leases = func(*mvcc.Index, []int64) {}
+	}
+	if o.Server == nil {
+		o.Server = func() uint64 { return 0 }
 	}
 	if o.Reloaded == nil {
 		o.Reloaded = func(*mvcc.Index) {}

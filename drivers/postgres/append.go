@@ -18,9 +18,10 @@ const (
 	beginSQL = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 	// tuneSQL makes a transaction that writes durable, whatever the role's defaults are (rule P4), and bounded: nobody waits long for
-	// the head row's lock, nobody keeps it long without doing anything, and no timeout of statements ends the waiting for
+	// the head row's lock, nobody keeps it long without doing anything or being there, and no timeout of statements ends the waiting for
 	// a synchronous standby, which would leave the commit unconfirmed.
 	tuneSQL = `SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+	set_config('tcp_keepalives_idle', '5', true), set_config('tcp_keepalives_interval', '2', true), set_config('tcp_keepalives_count', '3', true),
 	set_config('lock_timeout', '5s', true), set_config('idle_in_transaction_session_timeout', '2s', true), set_config('statement_timeout', '0', true)`
 
 	// insertSQL inserts entries after the position $1, which must be the log's last row and have the batch $2. What is
@@ -133,6 +134,10 @@ func (a *appender) run(ctx context.Context, t *turn) error {
 		return a.inTurn(ctx, t)
 	}
 	for again := l.tries(); ; {
+		// A scrub's outcome may have become unknown while this waited.
+		if err := l.writable(ctx); err != nil {
+			return err
+		}
 		c, err := l.acquire(ctx)
 		if err != nil {
 			return err
@@ -220,8 +225,8 @@ func (a *appender) rest(ctx context.Context, c *pgconn.PgConn, inserted, fence i
 		return drivers.ErrConflict
 	}
 	for i := 1; i < len(a.parts); i++ {
-		if inserted != int64(len(a.parts[i-1])) {
-			break
+		if before := a.parts[i-1]; inserted != int64(len(before)) {
+			return a.log.doubt(fmt.Errorf("%d rows of %d were inserted", inserted, len(before)))
 		}
 		next := []statement{a.insert(i, fence)}
 		if i == len(a.parts)-1 {
@@ -238,12 +243,10 @@ func (a *appender) rest(ctx context.Context, c *pgconn.PgConn, inserted, fence i
 	}
 	if last := a.parts[len(a.parts)-1]; inserted != int64(len(last)) {
 		// P1 and P2 make this impossible: a database that does this is no Postgres.
-		a.log.unsettled.Store(true)
-		return fmt.Errorf("%w: %d rows of %d were inserted", drivers.ErrUncertain, inserted, len(last))
+		return a.log.doubt(fmt.Errorf("%d rows of %d were inserted", inserted, len(last)))
 	}
 	if w := takeWarning(c); w != "" {
-		a.log.unsettled.Store(true)
-		return fmt.Errorf("%w: the database warns: %s", drivers.ErrUncertain, w)
+		return a.log.doubt(fmt.Errorf("the database warns: %s", w))
 	}
 	return nil
 }
@@ -256,8 +259,7 @@ func (a *appender) failed(err error, committing bool) error {
 	case !committing || aborted(err):
 		return err
 	}
-	a.log.unsettled.Store(true)
-	return fmt.Errorf("%w: %w", drivers.ErrUncertain, err)
+	return a.log.doubt(err)
 }
 
 // committed takes note of an append of this log's own.

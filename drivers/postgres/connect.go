@@ -20,6 +20,26 @@ import (
 // unheard is how long what was sent may stay without any sign of the other side before the connection is taken for dead.
 const unheard = 10 * time.Second
 
+// connecting marks the contexts of real connections. pgconn connects once more to cancel what a connection that it gives up was
+// doing; that would end the waiting for a synchronous standby, and show a commit that the standby has not confirmed.
+type connecting struct{}
+
+func markConnecting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, connecting{}, true)
+}
+
+var errNoCancel = errors.New("nothing that was sent is cancelled")
+
+// noCancels lets only real connections through.
+func noCancels(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if ctx.Value(connecting{}) == nil {
+			return nil, errNoCancel
+		}
+		return dial(ctx, network, address)
+	}
+}
+
 // dial connects, so that a database that has vanished without a word is noticed.
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{
@@ -48,13 +68,18 @@ func (l *Log) connect() error {
 	if l.opts.dial != nil {
 		cc.DialFunc = l.opts.dial
 	}
+	cc.DialFunc = noCancels(cc.DialFunc)
 	config.PingTimeout = l.opts.Answer
 	if !l.opts.ReadOnly {
 		cc.ValidateConnect = l.validate
 	}
 	cc.OnNotice = func(c *pgconn.PgConn, n *pgconn.Notice) {
-		if n.SeverityUnlocalized == "WARNING" {
-			c.CustomData()[warned] = n.Message
+		switch {
+		case n.SeverityUnlocalized != "WARNING":
+		case n.Routine == "SyncRepWaitForLSN":
+			c.CustomData()[warned] = n.Message // the commit is not confirmed by a synchronous standby
+		default:
+			l.warnOnce(n)
 		}
 	}
 	config.BeforeConnect = func(_ context.Context, cc *pgx.ConnConfig) (err error) {
@@ -68,7 +93,14 @@ func (l *Log) connect() error {
 	return err
 }
 
-// warned is the key of a connection's last warning.
+// warnOnce logs what the database warns of, once for each place in it that does: near the end of its transaction ids, say, it does so at each append.
+func (l *Log) warnOnce(n *pgconn.Notice) {
+	if _, told := l.warnings.LoadOrStore(n.Routine, true); !told {
+		l.logger.Warn("the database warns", "code", n.Code, "message", n.Message, "hint", n.Hint)
+	}
+}
+
+// warned is the key of a connection's last warning that a commit is not confirmed.
 const warned = "keelson.warned"
 
 // takeWarning gives what a connection was warned of since the last call, or "".
@@ -84,7 +116,7 @@ func (l *Log) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		if err := l.usable(ctx); err != nil {
 			return nil, err
 		}
-		actx, cancel := context.WithTimeout(ctx, l.opts.Answer)
+		actx, cancel := context.WithTimeout(markConnecting(ctx), l.opts.Answer)
 		c, err := l.pool.Acquire(actx)
 		cancel()
 		if err == nil {
@@ -184,17 +216,16 @@ func (l *Log) with(ctx context.Context, c *pgxpool.Conn, fn func(context.Context
 
 // plansFrom is the length of a log from which on statements are prepared. A plan made for a table of a page or two
 // would be kept when it has grown.
-const plansFrom = 1000
+const plansFrom = 10_000
 
 // enter has a connection prepare its statements, if sessions are this log's own: planning takes a third of the time of an append.
 func (l *Log) enter(c *pgconn.PgConn) {
-	_, has := c.CustomData()[preparedKey]
-	switch may := l.sessions.Load() && l.seen.position() >= plansFrom; {
-	case may && !has:
-		c.CustomData()[preparedKey] = prepared{}
-	case !may && has:
-		delete(c.CustomData(), preparedKey)
+	p, has := c.CustomData()[preparedKey].(*prepared)
+	if !has {
+		p = &prepared{names: make(map[string]string)}
+		c.CustomData()[preparedKey] = p
 	}
+	p.used = l.sessions.Load() && l.seen.position() >= plansFrom
 }
 
 // answered takes note of how an exchange has ended.
@@ -204,7 +235,7 @@ func (l *Log) answered(c *pgconn.PgConn, err error) {
 		if d := l.outage.over(); d > 0 {
 			l.logger.Info("the database answers again", "after", d)
 		}
-	case code(err) == codeNoStatement, code(err) == codeStatementExists:
+	case code(err) == codeNoStatement, code(err) == codeStatementExists, code(err) == codeProtocolViolation:
 		// A pooler has come between: what is prepared is somebody else's.
 		l.sessions.Store(false)
 	case code(err) == codeReadOnlyTransaction:

@@ -177,7 +177,10 @@ func TestCheck(t *testing.T) {
 // TestDefragment: most of a log that was scrubbed is given back, while others append.
 func TestDefragment(t *testing.T) {
 	o := place(t)
+	var log lockedBuffer
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	l := open(t, o)
+	log.await(t, "listening to")
 	var after drivers.End
 	for i := range 40 {
 		b := &drivers.Batch{ID: drivers.BatchID{byte(i + 1)}, Time: time.Now()}

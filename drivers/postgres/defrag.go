@@ -26,6 +26,9 @@ func (l *Log) Defragment(ctx context.Context) error {
 		if err := run(ctx, c, l.sql.vacuum); err != nil {
 			return err
 		}
+		if !l.sessions.Load() {
+			return nil // writing the table anew needs a bound that a shared session would keep
+		}
 		var size, used int64
 		err := query(ctx, c, statement{sql: l.sql.used}, func(row [][]byte) error {
 			cols := columns{row: row}
@@ -37,10 +40,26 @@ func (l *Log) Defragment(ctx context.Context) error {
 			return err
 		}
 		l.logger.Info("writing the log's table anew: reads and writes wait meanwhile", "size", size, "free", free)
-		return run(ctx, c, l.sql.shrink)
+		return l.shrink(ctx, c)
 	})
 	if err != nil {
 		return fmt.Errorf("defragment: %w", classify(err))
 	}
 	return nil
+}
+
+// shrinkWait is how long writing the table anew may wait for its lock. All reads and appends wait behind it meanwhile.
+const shrinkWait = "2s"
+
+// shrink writes the table anew, unless somebody else reads it for long, as a dump does. The connection is not used again.
+func (l *Log) shrink(ctx context.Context, c *pgconn.PgConn) error {
+	defer c.Close(context.WithoutCancel(ctx))
+	err := run(ctx, c, "SET lock_timeout = '"+shrinkWait+"'")
+	if err == nil {
+		err = run(ctx, c, l.sql.shrink)
+	}
+	if code(err) == codeLockNotAvailable {
+		return fmt.Errorf("the log's table is not written anew, something else in the database has been reading it for more than %s: try again later: %w", shrinkWait, errRefused)
+	}
+	return err
 }

@@ -13,9 +13,9 @@
 //	P4  Every transaction that writes the log sets synchronous_commit; a warning beside it makes it uncertain.
 //	P5  The scrub mark and the deletions it speaks of are committed together. Who reads rows and then the mark
 //	    knows all holes among those rows to be at or below the mark.
-//	P6  Nothing is kept in a session of the database: every exchange is one transaction, with statements that have no
-//	    name, so that connections may be shared by a pooler in transaction mode. The one exception is LISTEN, which
-//	    is used only when a message to oneself has come back.
+//	P6  Nothing is needed of a session of the database: every exchange is one transaction, and connections may be
+//	    shared by a pooler in transaction mode. LISTEN is used only when a message to oneself has come back. While it
+//	    does, nobody shares sessions, and statements are prepared, under names made of their text; otherwise they have none.
 //
 // # Concurrency
 //

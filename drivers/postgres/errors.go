@@ -27,6 +27,9 @@ const (
 	codeCompletionUnknown   = "40003"
 	codeNoStatement         = "26000"
 	codeStatementExists     = "42P05"
+	codeProtocolViolation   = "08P01"
+	codeTransactionUnknown  = "08007"
+	codeLockNotAvailable    = "55P03"
 	codeUndefinedFunction   = "42883"
 	codeNotSupported        = "0A000"
 )
@@ -73,7 +76,7 @@ func judged(err error) bool {
 // after everything was sent, when the results of a batch are closed.)
 func aborted(err error) bool {
 	var e *pgconn.PgError
-	return errors.As(err, &e) && e.SeverityUnlocalized == "ERROR" && e.Code != codeCompletionUnknown
+	return errors.As(err, &e) && e.SeverityUnlocalized == "ERROR" && e.Code != codeCompletionUnknown && e.Code != codeTransactionUnknown
 }
 
 // classify puts the contract's sentinel and, where there is something to do, what to do around an error.
@@ -84,7 +87,7 @@ func classify(err error) error {
 	switch c := code(err); {
 	case errors.Is(err, pgconn.ErrReadOnlyConnection), c == codeReadOnlyTransaction:
 		return fmt.Errorf("%w: the database server is a standby or read-only: name the primary, or several hosts with target_session_attrs=read-write: %w", drivers.ErrReadOnly, err)
-	case c == "53100", c == "54000":
+	case c == "53100":
 		return fmt.Errorf("%w: make room on the database server, no restart is needed: %w", drivers.ErrNoSpace, err)
 	case c == codeInsufficientPrivilege:
 		return fmt.Errorf("%w: the database role lacks a right: it needs CREATE on the database, or the schema as its own: %w", drivers.ErrReadOnly, err)

@@ -390,6 +390,39 @@ func TestUnconfirmed(t *testing.T) {
 	}
 }
 
+// TestNothingIsCancelled: who gives up an append that waits for a synchronous standby must not end the waiting: others would see what
+// the standby has not confirmed.
+func TestNothingIsCancelled(t *testing.T) {
+	s := pg.Run(t, pg.Options{})
+	l := open(t, Options{URL: s.URL("postgres"), Patience: 100 * time.Millisecond, Answer: time.Second})
+	other := open(t, Options{URL: s.URL("postgres")})
+	before := put(t, l, 1)
+	if err := s.Set(t.Context(), "synchronous_standby_names", "nobody"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(t.Context(), before, batch(2)); !errors.Is(err, drivers.ErrUncertain) {
+		t.Fatalf("append without the standby: %v", err)
+	}
+	for range 20 {
+		if got := end(t, other); got != before {
+			t.Fatalf("the log ends at %v: the unconfirmed append shows", got)
+		}
+	}
+	waiting, err := s.Query(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+	if err != nil || waiting == "0" {
+		t.Errorf("%s commits wait, %v", waiting, err)
+	}
+	if err := s.Set(t.Context(), "synchronous_standby_names", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Await(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "0"); err != nil {
+		t.Fatal(err)
+	}
+	if got := end(t, l); got.Batch != (drivers.BatchID{2}) {
+		t.Errorf("the log ends at %v", got)
+	}
+}
+
 // TestFrozenHolder: a server that stops in the middle of its turn does not keep the others from appending.
 func TestFrozenHolder(t *testing.T) {
 	o := place(t)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -46,8 +47,9 @@ type Log struct {
 	// appending is held (by having sent into it) by an Append, and from Hold until its turn ends.
 	appending chan struct{}
 	turn      atomic.Pointer[turn]
-	// unsettled is set while the outcome of a write is unknown.
-	unsettled atomic.Bool
+	// doubts numbers the last write whose outcome is unknown; 0 when there is none. doubted counts them.
+	doubts, doubted atomic.Int64
+	warnings        sync.Map // routines of the database that have warned
 	// fence is the head row's fence as far as is known (rule P3).
 	fence atomic.Int64
 
@@ -57,8 +59,9 @@ type Log struct {
 	busy atomic.Bool
 	// sessions is set while notifications arrive, which proves that nobody shares this log's sessions: then they prepare statements.
 	sessions atomic.Bool
-	// answeredAt is when the last question was answered, in nanoseconds since 1970.
+	// answeredAt is when the last question was answered, in nanoseconds since opened.
 	answeredAt atomic.Int64
+	opened     time.Time
 	// company is set while other servers are known to be there: only then it is worth notifying them.
 	company atomic.Bool
 	// appended tells Run that there is an end to notify others of.
@@ -87,6 +90,7 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 		appending: make(chan struct{}, 1),
 		appended:  make(chan struct{}, 1),
 		closed:    make(chan struct{}),
+		opened:    time.Now(),
 	}
 	l.sql = l.newStatements()
 	l.seen.init()
@@ -115,6 +119,12 @@ func (l *Log) open(ctx context.Context) error {
 	return err
 }
 
+// doubt notes that the outcome of a write is unknown, and gives the error that says so.
+func (l *Log) doubt(why error) error {
+	l.doubts.Store(l.doubted.Add(1))
+	return fmt.Errorf("%w: %w", drivers.ErrUncertain, why)
+}
+
 // begin notes that a call is under way, for Close to wait for.
 func (l *Log) begin(ctx context.Context) error {
 	l.closing.RLock()
@@ -137,7 +147,7 @@ func (l *Log) writable(ctx context.Context) error {
 	if l.opts.ReadOnly {
 		return fmt.Errorf("%w: it was opened for inspection", drivers.ErrReadOnly)
 	}
-	if l.unsettled.Load() {
+	if l.doubts.Load() != 0 {
 		return drivers.ErrUnresolved
 	}
 	return nil

@@ -120,7 +120,7 @@ func (b *background) listenOnce(ctx context.Context) error {
 	cc.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { l.notified(n.Payload, echo) }
 	cctx, cancel := context.WithTimeout(ctx, l.opts.Answer)
 	defer cancel()
-	c, err := pgx.ConnectConfig(cctx, cc)
+	c, err := pgx.ConnectConfig(markConnecting(cctx), cc)
 	if err != nil {
 		return err
 	}
@@ -213,6 +213,11 @@ func (b *background) notify(ctx context.Context) error {
 	}
 }
 
+// sinceAnswer is how long ago the last question was answered.
+func (l *Log) sinceAnswer() time.Duration {
+	return time.Since(l.opened) - time.Duration(l.answeredAt.Load())
+}
+
 // poll looks at the log's end when nobody else has for a while.
 func (b *background) poll(ctx context.Context) error {
 	l := b.log
@@ -221,7 +226,7 @@ func (b *background) poll(ctx context.Context) error {
 		if b.listening.Load() {
 			every = l.opts.PollListening
 		}
-		wait := every - time.Since(time.Unix(0, l.answeredAt.Load()))
+		wait := every - l.sinceAnswer()
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -234,7 +239,7 @@ func (b *background) poll(ctx context.Context) error {
 			continue
 		case <-timer.C:
 		}
-		if time.Since(time.Unix(0, l.answeredAt.Load())) < every {
+		if l.sinceAnswer() < every {
 			continue
 		}
 		if _, err := l.ReadIndex(ctx); err != nil {

@@ -34,7 +34,7 @@ type Options struct {
 	// returns ErrReadOnly, and all that is read is read as it was when the log was opened. Default: false.
 	ReadOnly bool
 
-	// Connections is the most connections that are open at a time, at least 4. Default: 7.
+	// Connections is the most connections that are open at a time, at least 4. Default: 8.
 	Connections int
 
 	// Patience is how long a database that cannot be reached, that is starting, or that refuses for the moment, is
@@ -57,7 +57,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	o.Name = cmp.Or(o.Name, "keelson")
-	o.Connections = cmp.Or(o.Connections, 7)
+	o.Connections = cmp.Or(o.Connections, 8)
 	o.Patience = cmp.Or(o.Patience, 5*time.Second)
 	o.Answer = cmp.Or(o.Answer, 15*time.Second)
 	o.PollListening = cmp.Or(o.PollListening, time.Second)
@@ -87,8 +87,8 @@ func (o Options) validate() error {
 }
 
 // readsAtOnce is how many connections reads of values and history may use: two are for appends and the
-// question of ReadIndex, one for housekeeping, one listens.
-func (o Options) readsAtOnce() int { return max(o.Connections-4, 1) }
+// question of ReadIndex, two for housekeeping, one listens.
+func (o Options) readsAtOnce() int { return max(o.Connections-5, 1) }
 
 // idleTime is how long a connection that is not used stays.
 const idleTime = 5 * time.Minute
@@ -97,7 +97,8 @@ const idleTime = 5 * time.Minute
 func (o Options) poolConfig() (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
-		return nil, err
+		// What is wrong with it may be what makes a password in it show.
+		return nil, errors.New("cannot parse the database's URL, which is not shown since a password may be in it: it is postgres://user@host:port/database?parameter=value, or key=value pairs")
 	}
 	c.MaxConns = int32(o.Connections - 1) // one listens, beside the pool
 	c.MinConns, c.MinIdleConns = 0, 0
@@ -109,7 +110,7 @@ func (o Options) poolConfig() (*pgxpool.Config, error) {
 	if cc.RuntimeParams["application_name"] == "" {
 		cc.RuntimeParams["application_name"] = "keelson"
 	}
-	// All statements go through pgconn, which prepares none; so does the pool's ping.
+	// All statements go through pgconn, which prepares none by itself; so does the pool's ping.
 	cc.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	cc.DialFunc = dial
 	return c, nil

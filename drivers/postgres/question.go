@@ -99,7 +99,7 @@ func (l *Log) sliceStatement(after int64) statement {
 // tell makes the answer known to whoever waits for news.
 func (q *question) tell() {
 	l := q.log
-	l.answeredAt.Store(time.Now().UnixNano())
+	l.answeredAt.Store(int64(time.Since(l.opened)))
 	l.fence.Store(q.fence)
 	var batches []*drivers.Batch
 	// With holes in between nothing can be said of what is whole.
@@ -179,7 +179,7 @@ func (f *flights) fly(l *Log) {
 // ask settles what is in doubt, and asks where the log ends. When it finds that the log has grown elsewhere, it brings the new entries along.
 func (l *Log) ask(ctx context.Context) (bounds drivers.Bounds, err error) {
 	err = l.exchange(ctx, func(ctx context.Context, c *pgconn.PgConn) error {
-		if l.unsettled.Load() {
+		if l.doubts.Load() != 0 {
 			if err := l.settle(ctx, c); err != nil {
 				return err
 			}
@@ -194,7 +194,6 @@ func (l *Log) ask(ctx context.Context) (bounds drivers.Bounds, err error) {
 		if l.busy.Store(news || len(q.rows.batches) > 0); !news || q.entries || len(l.appending) > 0 {
 			return nil
 		}
-		// The bounds are known already: whoever needs the entries will ask again if this fails.
 		more := l.question(true)
 		if err := more.run(ctx, c); err != nil {
 			return err
@@ -208,6 +207,7 @@ func (l *Log) ask(ctx context.Context) (bounds drivers.Bounds, err error) {
 // settle makes sure that no write whose outcome is unknown takes effect from now on (rule P3). It is durable: should a
 // synchronous standby not have confirmed what was in doubt, it has when it has confirmed this.
 func (l *Log) settle(ctx context.Context, c *pgconn.PgConn) error {
+	doubt := l.doubts.Load()
 	takeWarning(c)
 	_, err := pipeline(ctx, c, []statement{{sql: beginSQL}, {sql: l.sql.tune}, {sql: l.sql.fence}, {sql: commitSQL}}, nil)
 	if err != nil {
@@ -216,6 +216,7 @@ func (l *Log) settle(ctx context.Context, c *pgconn.PgConn) error {
 	if w := takeWarning(c); w != "" {
 		return fmt.Errorf("find out what became of a write: the database warns: %s", w)
 	}
-	l.unsettled.Store(false)
+	// A doubt that has come meanwhile is not settled by this.
+	l.doubts.CompareAndSwap(doubt, 0)
 	return nil
 }

@@ -92,7 +92,7 @@ func (l *Log) prepare(ctx context.Context) error {
 }
 
 // oldest is the oldest Postgres that has all that is used here.
-const oldest = 120000
+const oldest = 130000
 
 func (l *Log) examineServer(ctx context.Context, c *pgconn.PgConn) error {
 	row, err := one(ctx, c, "SELECT current_setting('server_version_num'), current_setting('server_version'), current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery()::text, current_database()")
@@ -100,7 +100,7 @@ func (l *Log) examineServer(ctx context.Context, c *pgconn.PgConn) error {
 		return err
 	}
 	if n, err := strconv.Atoi(row[0]); err == nil && n < oldest {
-		return fmt.Errorf("the database server is PostgreSQL %s: 12 or later is needed", row[1])
+		return fmt.Errorf("the database server is PostgreSQL %s: 13 or later is needed", row[1])
 	}
 	if row[4] == "true" && !l.opts.ReadOnly {
 		return fmt.Errorf("%w: the database server is a standby: name the primary, or several hosts with target_session_attrs=read-write", drivers.ErrReadOnly)

@@ -108,12 +108,10 @@ func (l *Log) scrubOnce(ctx context.Context, c *pgconn.PgConn, positions []int64
 	case err != nil && aborted(err):
 		return err
 	case err != nil:
-		l.unsettled.Store(true)
-		return fmt.Errorf("%w: %w", drivers.ErrUncertain, err)
+		return l.doubt(err)
 	case done == 1:
 		if w := takeWarning(c); w != "" {
-			l.unsettled.Store(true)
-			return fmt.Errorf("%w: the database warns: %s", drivers.ErrUncertain, w)
+			return l.doubt(fmt.Errorf("the database warns: %s", w))
 		}
 		l.seen.scrubbedTo(highest)
 		return nil

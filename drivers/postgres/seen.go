@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -56,7 +58,9 @@ func (s *seen) committed(end drivers.End) {
 	defer s.mu.Unlock()
 	s.news++
 	s.own = end
-	s.end = end
+	if end.Position > s.end.Position {
+		s.end = end // otherwise others' appends after it have been signalled already
+	}
 	s.reset(end)
 	s.wakeLocked()
 }
@@ -141,12 +145,15 @@ func size(b *drivers.Batch) (n int) {
 func (s *seen) next(after drivers.End) (b *drivers.Batch, changed <-chan struct{}, news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.tailFrom
-	for _, b := range s.tail {
-		if at == after {
-			return b, nil, false
+	i, found := slices.BinarySearchFunc(s.tail, after.Position+1, func(b *drivers.Batch, first int64) int { return cmp.Compare(b.Entries[0].Position, first) })
+	if found {
+		before := s.tailFrom
+		if i > 0 {
+			before = drivers.End{Position: after.Position, Batch: s.tail[i-1].ID}
 		}
-		at = drivers.End{Position: at.Position + int64(len(b.Entries)), Batch: b.ID}
+		if before == after {
+			return s.tail[i], nil, false
+		}
 	}
 	return nil, s.changed, s.end != after || s.scrubbed >= after.Position && s.scrubbed > 0
 }
@@ -155,7 +162,7 @@ func (s *seen) next(after drivers.End) (b *drivers.Batch, changed <-chan struct{
 func (s *seen) moved(than drivers.End) (bool, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.end != than && s.end != s.own, s.changed
+	return s.end != than && (s.end != s.own || than.Position >= s.own.Position), s.changed
 }
 
 // collector makes batches of rows that come in order.

@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func entryParams(entries []drivers.Entry) [3]param {
 	return [3]param{{oidInt2Array, kind}, {oidByteaArray, meta}, {oidByteaArray, value}}
 }
 
-// statement is one statement without a name, and its parameters.
+// statement is one statement and its parameters.
 type statement struct {
 	sql    string
 	params []param
@@ -117,25 +118,30 @@ var binaryFormat = []int16{1}
 
 const commitSQL = "COMMIT"
 
-// prepared are the statements that a connection has prepared, by their text: see Log.sessions.
-type prepared map[string]string
+// prepared are the statements that a connection has prepared: see Log.sessions.
+type prepared struct {
+	names map[string]string // by their text
+	used  bool              // now; the names stay
+}
 
 // preparedKey is the key of a connection's prepared statements; without it none are.
 const preparedKey = "keelson.prepared"
 
 // prepare gives the name of a statement that the connection has prepared, or "" if it prepares none.
 func prepare(ctx context.Context, c *pgconn.PgConn, s *statement, oids []uint32) (string, error) {
-	p, ok := c.CustomData()[preparedKey].(prepared)
-	if !ok || s.sql == beginSQL || s.sql == commitSQL {
+	p, ok := c.CustomData()[preparedKey].(*prepared)
+	if !ok || !p.used || s.sql == beginSQL || s.sql == commitSQL {
 		return "", nil
 	}
-	name, ok := p[s.sql]
+	name, ok := p.names[s.sql]
 	if !ok {
-		name = fmt.Sprintf("keelson_%d", len(p)+1)
+		// By its text, so that in a session that is somebody else's after all it is nobody else's statement.
+		sum := sha256.Sum256([]byte(s.sql))
+		name = fmt.Sprintf("keelson_%x", sum[:12])
 		if _, err := c.Prepare(ctx, name, s.sql, oids); err != nil {
 			return "", err
 		}
-		p[s.sql] = name
+		p.names[s.sql] = name
 	}
 	return name, nil
 }
