@@ -10,7 +10,7 @@
 //	    has no such row after it is the tail of a transaction that is not committed, which nobody sees.
 //	P3  A transaction names the head row's fence. Who does not know what became of one raises the fence,
 //	    durably: from then on it is in the log, or never will be.
-//	P4  Every transaction that writes the log sets synchronous_commit; a warning beside it makes it uncertain.
+//	P4  Every transaction that writes the log sets synchronous_commit; a warning that a standby did not confirm it makes it uncertain, and nothing of it is ever cancelled.
 //	P5  The scrub mark and the deletions it speaks of are committed together. Who reads rows and then the mark
 //	    knows all holes among those rows to be at or below the mark.
 //	P6  Nothing is needed of a session of the database: every exchange is one transaction, and connections may be

@@ -186,7 +186,7 @@ func TestProxyCutAtPrepared(t *testing.T) {
 	p := startProxy(t, s)
 	query(t, s, "CREATE TABLE t (n serial)")
 	if _, err := os.Stat(filepath.Join(s.workshop.bin, "pgbench")); err != nil {
-		t.Skip("pgbench is not installed")
+		t.Fatalf("pgbench comes with the server programs of PostgreSQL: %v", err)
 	}
 	script := filepath.Join(s.dir, "script")
 	check(t, s.workshop.writeFile(script, []byte("SELECT 1;\nINSERT INTO t VALUES (DEFAULT);\n")))
