@@ -151,6 +151,10 @@ var (
 	ErrDiverged = errors.New("the log has another history")
 	// ErrEpoch: the database may have lost scrubs since the epoch that was named; nothing was scrubbed.
 	ErrEpoch = errors.New("the database may have lost what was scrubbed")
+	// ErrNotLeader: another server is to append, and this one does not. Nothing was appended.
+	ErrNotLeader = errors.New("this server does not lead")
+	// ErrNoQuorum: too few servers answered in time. What was asked for was not begun, or changes nothing.
+	ErrNoQuorum = errors.New("no majority of the servers answers")
 	// ErrNoSpace: the disk or a quota of the database is full; nothing was
 	// appended. It may work again later, without a restart.
 	ErrNoSpace = errors.New("no space left for the log")

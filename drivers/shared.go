@@ -8,10 +8,9 @@ import (
 // PresenceTTL is how long a server counts as alive after it has announced itself.
 const PresenceTTL = 15 * time.Second
 
-// Shared is a Log that several servers have open at once, all equal: each of them may append at any time. Its
-// powers serve what such servers need of each other; none of them is needed for correctness, which
-// rests on Append's comparison alone, but for Load, Epoch and ScrubIn.
-type Shared interface {
+// Followed is a Log to whose end others may append than the one that has it open, and whose entries may be replaced by
+// newer ones as a whole. None of its powers is needed for correctness, which rests on Append's comparison alone, but for Load, Epoch and ScrubIn.
+type Followed interface {
 	Log
 
 	// Load gives every entry of the log as it is at one moment, without values, in order, and then the
@@ -28,16 +27,29 @@ type Shared interface {
 	// before in the same epoch is then certainly gone.
 	ScrubIn(ctx context.Context, epoch uint64, positions []int64) error
 
+	// Moved waits until this Log has learned that it ends elsewhere than at the given end, other than by its
+	// own append. It says so as soon as the database signals it, and at the latest a poll later.
+	Moved(ctx context.Context, than End) error
+}
+
+// Replica is a Followed that has the whole log at hand. What it has was acknowledged, or may be at any time.
+type Replica interface {
+	Followed
+
+	// Known gives the bounds of what this server has, without asking the others: there may be more.
+	Known() Bounds
+}
+
+// Shared is a Log that several servers have open at once, all equal: each of them may append at any time.
+type Shared interface {
+	Followed
+
 	// Hold takes a turn: until it is released or the next Append of this Log has ended, no other server
 	// can append. Who has met a conflict takes one, reads the tail, and then cannot meet another. Turns are given
 	// in about the order of asking, so that no server starves. It may be called while no
 	// other Hold or Append of this Log is under way. A turn not used for some seconds ends by
 	// itself. Errors: as Append's, but for ErrConflict and ErrUncertain.
 	Hold(ctx context.Context) (Turn, error)
-
-	// Moved waits until this Log has learned that it ends elsewhere than at the given end, other than by its
-	// own append. It says so as soon as the database signals it, and at the latest a poll later.
-	Moved(ctx context.Context, than End) error
 
 	// Announce tells the others that this server is there, or leaves, and gives those that are alive by the database's
 	// clock, this one included unless it leaves, the one that has been there longest first. Who has

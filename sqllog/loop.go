@@ -292,7 +292,7 @@ func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error)
 	ix := s.index.Load()
 	b, results := mvcc.Evaluate(ix, env, d.requests)
 	switch {
-	case stale != nil && s.shared != nil && d.stale < readAttempts:
+	case stale != nil && s.followed != nil && d.stale < readAttempts:
 		d.stale++
 		return nil, stale
 	case len(b.Entries()) > 0:
@@ -365,6 +365,9 @@ func (s *Store) failed(err error) error {
 	if d := s.refused(); d != nil {
 		return d
 	}
+	if errors.Is(err, drivers.ErrNotLeader) || errors.Is(err, drivers.ErrNoQuorum) {
+		return err // no failure of the storage
+	}
 	s.notWritable(err)
 	if errors.Is(err, drivers.ErrUncertain) {
 		return err
@@ -404,8 +407,11 @@ func (s *Store) runEdit(ctx context.Context, e edit) error {
 		}
 		return nil
 	}
-	if err := s.catchUp(ctx); err != nil {
-		return s.failed(err)
+	// A replica takes in the log as it comes, and housekeeping waits for nobody's answer.
+	if s.replica == nil || s.doubt != nil {
+		if err := s.catchUp(ctx); err != nil {
+			return s.failed(err)
+		}
 	}
 	ix := s.index.Load()
 	b := ix.Edit(false)

@@ -126,10 +126,10 @@ func (s *Store) scrub(ctx context.Context, rest func(context.Context) error) (re
 
 // remove scrubs a slice, where others may take over only if the slices before it are gone for certain.
 func (s *Store) remove(ctx context.Context, positions []int64) error {
-	if s.opts.Peers == nil || s.shared == nil {
+	if s.followed == nil {
 		return s.log.Scrub(ctx, positions)
 	}
-	return s.shared.ScrubIn(ctx, s.backlog.epoch, positions)
+	return s.followed.ScrubIn(ctx, s.backlog.epoch, positions)
 }
 
 // Unpruned tells whether there is anything for Prune to do, as far as is known without looking.

@@ -31,9 +31,9 @@ func (s *Store) read(ctx context.Context, serializable bool, fn func(*mvcc.Index
 		case attempt == readAttempts:
 			return fmt.Errorf("%w: %w", ErrStorage, err)
 		}
-		if serializable && s.shared != nil {
+		if serializable && s.followed != nil {
 			// Another server has freed what this one's index still shows.
-			if _, err := s.Linearizable(ctx); err != nil {
+			if err := s.takeIn(ctx); err != nil {
 				return err
 			}
 		}

@@ -126,7 +126,10 @@ var (
 type Store struct {
 	opts   Options
 	log    drivers.Log
-	shared drivers.Shared // the log, if it is one
+	// The log, as far as it is such a one.
+	followed drivers.Followed
+	shared   drivers.Shared
+	replica  drivers.Replica
 	index  atomic.Pointer[mvcc.Index]
 	cache  *cache
 	fence  fence
@@ -165,7 +168,9 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		pruning: make(chan struct{}, 1),
 	}
 	s.unused.New = func() any { return &call{done: make(chan struct{}, 1)} }
+	s.followed, _ = s.log.(drivers.Followed)
 	s.shared, _ = s.log.(drivers.Shared)
+	s.replica, _ = s.log.(drivers.Replica)
 	epoch := s.epoch()
 	ix, err := s.load(ctx)
 	if err != nil {
@@ -234,8 +239,8 @@ func (s *Store) Failure() error {
 
 // readFailed remembers, for the health checks, that the log could not be read.
 func (s *Store) readFailed(ctx context.Context, err error) error {
-	if errors.Is(err, drivers.ErrScrubbed) || ctx.Err() != nil {
-		return err
+	if errors.Is(err, drivers.ErrScrubbed) || errors.Is(err, drivers.ErrNoQuorum) || ctx.Err() != nil {
+		return err // no failure of the storage
 	}
 	if s.unreadable.Swap(&err) == nil {
 		s.opts.Logger.Error("the log cannot be read", "error", err)
@@ -310,9 +315,9 @@ const maxCachedFetch = 1000
 // changed. drivers.ErrScrubbed if one is gone; then the index knows of the compaction that freed it.
 func (s *Store) Values(ctx context.Context, positions []int64) ([][]byte, error) {
 	got, err := s.fetch(ctx, positions)
-	if errors.Is(err, drivers.ErrScrubbed) && s.shared != nil {
-		if _, lerr := s.Linearizable(ctx); lerr != nil {
-			return nil, lerr
+	if errors.Is(err, drivers.ErrScrubbed) && s.followed != nil {
+		if terr := s.takeIn(ctx); terr != nil {
+			return nil, terr
 		}
 	}
 	return got, err

@@ -33,17 +33,17 @@ type backlog struct {
 // add runs in the commit loop.
 func (b *backlog) add(positions []int64) { b.positions = append(b.positions, positions...) }
 
-// epoch gives that of a log that is shared.
+// epoch gives that of a log that has epochs.
 func (s *Store) epoch() uint64 {
-	if s.shared == nil {
+	if s.followed == nil {
 		return 0
 	}
-	return s.shared.Epoch()
+	return s.followed.Epoch()
 }
 
 // survey makes the backlog whole, if it is not: it loads the log anew, beside the index that is served.
 func (s *Store) survey(ctx context.Context) error {
-	if s.opts.Peers == nil || s.shared == nil || s.backlog.whole && s.backlog.epoch == s.epoch() {
+	if s.followed == nil || s.backlog.whole && s.backlog.epoch == s.epoch() {
 		return nil
 	}
 	// This waits for edits of an earlier Prune that has given up, too: they take from the index without a trace.

@@ -63,8 +63,8 @@ func (s *Store) load(ctx context.Context) (*mvcc.Index, error) {
 
 // scanAll gives the whole log as it is at one moment. Where others scrub too, it takes more than a scan.
 func (s *Store) scanAll(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
-	if s.shared != nil {
-		return s.shared.Load(ctx, fn)
+	if s.followed != nil {
+		return s.followed.Load(ctx, fn)
 	}
 	bounds, err := s.log.ReadIndex(ctx)
 	if err != nil || bounds.End.Position == 0 {
@@ -73,12 +73,12 @@ func (s *Store) scanAll(ctx context.Context, fn func([]drivers.Entry) error) (dr
 	return bounds, s.log.Scan(ctx, drivers.ScanOptions{UpTo: bounds.End.Position}, fn)
 }
 
-// Follow takes in what other servers append, as it comes, until ctx ends. On a log that is not shared there is nothing to do.
+// Follow takes in what other servers append, as it comes, until ctx ends. On a log to which nobody else appends there is nothing to do.
 func (s *Store) Follow(ctx context.Context) error {
-	for s.shared != nil && ctx.Err() == nil {
-		err := s.shared.Moved(ctx, s.index.Load().End)
+	for s.followed != nil && ctx.Err() == nil {
+		err := s.followed.Moved(ctx, s.index.Load().End)
 		if err == nil {
-			_, err = s.Linearizable(ctx)
+			err = s.takeIn(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			// It is told by readFailed or failed. A request or the next try may bring it back.
@@ -91,6 +91,15 @@ func (s *Store) Follow(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeIn brings the index to where the log is known to end: for a replica without asking anybody.
+func (s *Store) takeIn(ctx context.Context) error {
+	if s.replica != nil {
+		return s.edit(ctx, edit{upTo: s.replica.Known().End.Position})
+	}
+	_, err := s.Linearizable(ctx)
+	return err
 }
 
 // followAgain is the pause after a failure to take in what others append.
@@ -173,7 +182,7 @@ func (s *Store) reach(ctx context.Context, position int64) error {
 	case errors.Is(err, errEnough):
 		s.publish(b, end)
 		return nil
-	case errors.Is(err, drivers.ErrScrubbed) && s.shared != nil:
+	case errors.Is(err, drivers.ErrScrubbed) && s.followed != nil:
 		return s.reload(ctx, err)
 	case errors.Is(err, drivers.ErrDiverged):
 		return s.divergedAs(err)
