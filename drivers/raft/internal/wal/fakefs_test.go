@@ -1,0 +1,380 @@
+package wal
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+const sector = 512
+
+var errPower = errors.New("the power is gone")
+
+// disk is a file system in memory that knows what a loss of power leaves. See doc.go for what it assumes.
+type disk struct {
+	r    *rand.Rand
+	root *node
+	// fail decides about each operation that changes something; op is its number from 1 on.
+	fail func(op int, what string) error
+	// failRead does so for reads, opens and lists.
+	failRead func() error
+	ops      int
+	off      bool
+	kinds    map[string]int
+}
+
+func newDisk(seed uint64) *disk {
+	d := &disk{r: rand.New(rand.NewPCG(seed, 1)), root: newDir(), kinds: make(map[string]int)}
+	must(d.mkdir("d"))
+	must(d.syncDir("."))
+	return d
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// node is a file or a directory.
+type node struct {
+	entries, durable map[string]*node
+	pending          []dirOp
+
+	data, disk []byte
+	sizes      []int64 // the file had since the last sync
+	dirty      map[int64]*dirtySector
+}
+
+type dirtySector struct {
+	versions [][]byte
+	lost     bool // a sync failed: what was written counts as clean
+}
+
+type dirOp struct {
+	from, to string // from "": made; to "": removed
+	n        *node
+}
+
+func newDir() *node { return &node{entries: map[string]*node{}, durable: map[string]*node{}} }
+
+// step is asked before each operation. The error is what the operation returns; done says whether it is done all the same.
+func (d *disk) step(what string) (err error, done bool) {
+	if d.off {
+		return errPower, false
+	}
+	d.ops++
+	d.kinds[what]++
+	if d.fail != nil {
+		err = d.fail(d.ops, what)
+	}
+	if errors.Is(err, errPower) {
+		d.off = true
+	}
+	return err, err == nil || d.r.IntN(2) == 0
+}
+
+func (d *disk) readStep() error {
+	if d.off {
+		return errPower
+	}
+	if d.failRead != nil {
+		return d.failRead()
+	}
+	return nil
+}
+
+func (d *disk) find(path string) *node {
+	n := d.root
+	for _, name := range strings.Split(filepath.Clean(path), "/") {
+		if name != "." && n != nil {
+			n = n.entries[name]
+		}
+	}
+	return n
+}
+
+func (d *disk) parent(path string) (*node, string) {
+	return d.find(filepath.Dir(path)), filepath.Base(path)
+}
+
+func (p *node) apply(op dirOp) {
+	if op.from != "" {
+		delete(p.entries, op.from)
+	}
+	if op.to != "" {
+		p.entries[op.to] = op.n
+	}
+	p.pending = append(p.pending, op)
+}
+
+func (d *disk) open(path string) (file, error) {
+	if err := d.readStep(); err != nil {
+		return nil, err
+	}
+	if n := d.find(path); n != nil {
+		return &fakeFile{d, n}, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (d *disk) create(path string) (file, error) {
+	err, done := d.step("create")
+	p, name := d.parent(path)
+	if done {
+		if n := p.entries[name]; n != nil {
+			n.truncate(0)
+		} else {
+			p.apply(dirOp{to: name, n: &node{dirty: map[int64]*dirtySector{}}})
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &fakeFile{d, p.entries[name]}, nil
+}
+
+func (d *disk) mkdir(path string) error {
+	err, done := d.step("mkdir")
+	p, name := d.parent(path)
+	if p.entries[name] != nil {
+		return fs.ErrExist
+	}
+	if done {
+		p.apply(dirOp{to: name, n: newDir()})
+	}
+	return err
+}
+
+func (d *disk) rename(from, to string) error {
+	err, done := d.step("rename")
+	p, a := d.parent(from)
+	_, b := d.parent(to)
+	if p.entries[a] == nil {
+		return fs.ErrNotExist
+	}
+	if n := p.entries[b]; n != nil && len(n.entries) > 0 {
+		return syscall.ENOTEMPTY
+	}
+	if done {
+		p.apply(dirOp{from: a, to: b, n: p.entries[a]})
+	}
+	return err
+}
+
+func (d *disk) remove(path string) error {
+	err, done := d.step("remove")
+	p, name := d.parent(path)
+	if p == nil || p.entries[name] == nil {
+		return fs.ErrNotExist
+	}
+	if len(p.entries[name].entries) > 0 {
+		return syscall.ENOTEMPTY
+	}
+	if done {
+		p.apply(dirOp{from: name, n: p.entries[name]})
+	}
+	return err
+}
+
+func (d *disk) list(dir string) ([]string, error) {
+	if err := d.readStep(); err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(d.find(dir).entries)), nil
+}
+
+func (d *disk) exists(path string) (bool, error) {
+	if err := d.readStep(); err != nil {
+		return false, err
+	}
+	return d.find(path) != nil, nil
+}
+
+// syncDir makes the directory durable. One that fails leaves everything pending: metadata is not given up.
+func (d *disk) syncDir(dir string) error {
+	err, _ := d.step("syncdir")
+	if n := d.find(dir); err == nil {
+		n.durable, n.pending = maps.Clone(n.entries), nil
+	}
+	return err
+}
+
+// afterPowerLoss is a disk as it may be found when the power is back.
+func (d *disk) afterPowerLoss() *disk {
+	out := &disk{r: d.r, kinds: d.kinds}
+	out.root = d.image(d.root, d.r.IntN(3)*50)
+	return out
+}
+
+// image is what is left of a node. Each thing that waits is there with a chance in percent.
+func (d *disk) image(n *node, chance int) *node {
+	keep := func() bool { return d.r.IntN(100) < chance }
+	if n.entries == nil {
+		out := n.fileImage(keep, d.r)
+		return &node{data: out, disk: slices.Clone(out), dirty: map[int64]*dirtySector{}}
+	}
+	left := maps.Clone(n.durable)
+	for _, op := range n.pending {
+		if !keep() || op.from != "" && left[op.from] != op.n || left[op.to] != nil && len(left[op.to].entries) > 0 {
+			continue
+		}
+		delete(left, op.from)
+		if op.to != "" {
+			left[op.to] = op.n
+		}
+	}
+	out := newDir()
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		out.entries[name] = d.image(left[name], chance)
+	}
+	out.durable = maps.Clone(out.entries)
+	return out
+}
+
+func (n *node) fileImage(keep func() bool, r *rand.Rand) []byte {
+	size := int64(len(n.disk))
+	if len(n.sizes) > 0 && keep() {
+		size = n.sizes[r.IntN(len(n.sizes))]
+		if r.IntN(2) == 0 {
+			size = n.sizes[len(n.sizes)-1]
+		}
+	}
+	out := resized(slices.Clone(n.disk), size)
+	for _, s := range slices.Sorted(maps.Keys(n.dirty)) {
+		if v := n.dirty[s].versions; s*sector < size && keep() {
+			i := len(v) - 1
+			if r.IntN(4) == 0 {
+				i = r.IntN(len(v))
+			}
+			copy(out[s*sector:], v[i])
+		}
+	}
+	return out
+}
+
+func resized(b []byte, size int64) []byte {
+	if size <= int64(len(b)) {
+		return b[:size:size]
+	}
+	return append(b, make([]byte, size-int64(len(b)))...)
+}
+
+// content is a sector as it reads.
+func (n *node) content(s int64) []byte {
+	out := make([]byte, sector)
+	copy(out, n.data[min(s*sector, int64(len(n.data))):])
+	return out
+}
+
+func (n *node) touch(from, to int64) {
+	for s := from / sector; s*sector < to; s++ {
+		if n.dirty[s] == nil {
+			n.dirty[s] = &dirtySector{}
+		}
+		n.dirty[s].lost = false
+		n.dirty[s].versions = append(n.dirty[s].versions, n.content(s))
+	}
+}
+
+func (n *node) truncate(size int64) {
+	old := int64(len(n.data))
+	n.data = resized(n.data, size)
+	n.sizes = append(n.sizes, size)
+	if size < old {
+		n.touch(size, old)
+	}
+}
+
+type fakeFile struct {
+	d *disk
+	n *node
+}
+
+func (f *fakeFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.d.readStep(); err != nil {
+		return 0, err
+	}
+	n := copy(p, f.n.data[min(off, int64(len(f.n.data))):])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *fakeFile) WriteAt(p []byte, off int64) (int, error) {
+	err, _ := f.d.step("write")
+	if err != nil {
+		p = p[:f.d.r.IntN(len(p)+1)]
+	}
+	if len(p) > 0 {
+		if end := off + int64(len(p)); end > int64(len(f.n.data)) {
+			f.n.data = resized(f.n.data, end)
+			f.n.sizes = append(f.n.sizes, end)
+		}
+		copy(f.n.data[off:], p)
+		f.n.touch(off, off+int64(len(p)))
+	}
+	return len(p), err
+}
+
+func (f *fakeFile) Truncate(size int64) error {
+	err, done := f.d.step("truncate")
+	if done {
+		f.n.truncate(size)
+	}
+	return err
+}
+
+func (f *fakeFile) Allocate(size int64) error {
+	err, _ := f.d.step("allocate")
+	if err == nil && size > int64(len(f.n.data)) {
+		f.n.truncate(size)
+	}
+	return err
+}
+
+func (f *fakeFile) Sync() error     { return f.n.sync(f.d, "sync") }
+func (f *fakeFile) Datasync() error { return f.n.sync(f.d, "datasync") }
+
+func (n *node) sync(d *disk, what string) error {
+	err, _ := d.step(what)
+	if err != nil {
+		n.giveUp(d)
+		return err
+	}
+	size := int64(len(n.data))
+	n.disk, n.sizes = resized(n.disk, size), nil
+	for s, v := range n.dirty {
+		if s*sector >= size {
+			delete(n.dirty, s)
+		} else if !v.lost {
+			copy(n.disk[s*sector:], n.content(s))
+			delete(n.dirty, s)
+		}
+	}
+	return nil
+}
+
+// giveUp is a sync that failed: what was to be written counts as clean, is on disk or not, and may read as it is there.
+func (n *node) giveUp(d *disk) {
+	reread := d.r.IntN(2) == 0
+	for _, s := range slices.Sorted(maps.Keys(n.dirty)) {
+		v := n.dirty[s]
+		v.lost = true
+		if reread && d.r.IntN(2) == 0 {
+			old := make([]byte, sector)
+			copy(old, n.disk[min(s*sector, int64(len(n.disk))):])
+			copy(n.data[min(s*sector, int64(len(n.data))):], old)
+		}
+	}
+}
+
+func (f *fakeFile) Size() (int64, error) { return int64(len(f.n.data)), f.d.readStep() }
+func (f *fakeFile) Close() error         { return nil }
