@@ -1,0 +1,218 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// TestThree: what is appended is on all members, also after the leader is gone and comes back.
+func TestThree(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	for range 20 {
+		c.put(100)
+	}
+	id, _ := c.leader(0)
+	c.close(id)
+	var end drivers.End
+	for range 200 { // more than the Raft log keeps
+		end = c.put(100)
+	}
+	c.open(id)
+	other, _ := c.leader(id)
+	c.same(other, id, end)
+	end = c.put(10)
+	for _, m := range []uint64{2, 3} {
+		c.same(1, m, end)
+	}
+}
+
+// TestAllStop: a cluster that stops as a whole comes back with everything.
+func TestAllStop(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	var end drivers.End
+	for range 3 {
+		for range 70 {
+			end = c.put(1000)
+		}
+		for id := range uint64(3) {
+			c.close(id + 1)
+		}
+		for id := range uint64(3) {
+			c.open(id + 1)
+		}
+		c.same(1, 2, end)
+		c.same(2, 3, end)
+	}
+}
+
+// TestGrow: a server that is alone becomes the first of three, which have all that it had.
+func TestGrow(t *testing.T) {
+	c := newCluster(t)
+	alone := c.open(1)
+	end := drivers.End{}
+	for range 30 {
+		b := newBatch(2, 50)
+		if err := alone.Append(t.Context(), end, b); err != nil {
+			t.Fatal(err)
+		}
+		end = drivers.End{Position: end.Position + 2, Batch: b.ID}
+	}
+	net, stopNet := c.network(alone)
+	t.Cleanup(stopNet)
+	if err := alone.Grow(t.Context(), Identity{Cluster: 7, Member: 1}, net); err != nil {
+		t.Fatal(err)
+	}
+	end = c.put(10)
+	for id := uint64(2); id <= 3; id++ {
+		if err := Join(c.options(id), Identity{Cluster: 7, Member: id}); err != nil {
+			t.Fatal(err)
+		}
+		c.open(id)
+		want := []Member{{ID: 1}, {ID: 2}, {ID: 3, Learner: true}}[:id]
+		want[id-1].Learner = true
+		if err := alone.Configure(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		c.same(1, id, end)
+		want[id-1].Learner = false
+		if err := alone.Configure(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		end = c.put(10)
+	}
+	c.close(1)
+	end = c.put(10)
+	c.same(2, 3, end)
+}
+
+// TestStaleLeader: a leader that is cut off answers no read, and its append is not done, or is uncertain.
+func TestStaleLeader(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	c.put(10)
+	id, old := c.leader(0)
+	seen, err := old.ReadIndex(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.fabric.isolate(id, true)
+	lost := make(chan error, 1)
+	go func() { lost <- old.Append(context.Background(), seen.End, newBatch(1, 10)) }()
+	next, _ := c.leader(id)
+	end := c.putOn(next, 10)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if b, err := old.ReadIndex(ctx); err == nil {
+		t.Errorf("a leader that is cut off says that the log ends at %v, and it ends at %v", b.End, end)
+	}
+	if err := <-lost; !errors.Is(err, drivers.ErrUncertain) && !errors.Is(err, drivers.ErrNotLeader) {
+		t.Errorf("its append gives %v", err)
+	}
+	c.fabric.isolate(id, false)
+	if b, err := old.ReadIndex(t.Context()); err != nil || b.End.Position < end.Position {
+		t.Errorf("healed, it reads up to %v: %v", b.End, err)
+	}
+	c.same(id, next, end)
+}
+
+// putOn is put by a certain leader.
+func (c *cluster) putOn(id uint64, size int) drivers.End {
+	c.t.Helper()
+	for range 100 {
+		l := c.log(id)
+		b, err := l.ReadIndex(c.t.Context())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		batch := newBatch(3, size)
+		err = l.Append(c.t.Context(), b.End, batch)
+		if err == nil {
+			return drivers.End{Position: b.End.Position + 3, Batch: batch.ID}
+		}
+		if !errors.Is(err, drivers.ErrConflict) {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Fatal("nothing can be appended")
+	return drivers.End{}
+}
+
+// TestForceNew: from one member's directory everything comes back that the cluster had acknowledged.
+func TestForceNew(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	var end drivers.End
+	for range 120 {
+		end = c.put(100)
+	}
+	c.same(1, 2, end)
+	for id := range uint64(3) {
+		c.close(id + 1)
+	}
+	o := c.options(2)
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.ForceNew(t.Context()), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c.open(2)
+	end = c.put(10)
+	s, err := c.log(2).Status(t.Context())
+	if err != nil || len(s.Members) != 1 {
+		t.Fatalf("status %+v, %v", s, err)
+	}
+	if err := Join(c.options(4), Identity{Cluster: 7, Member: 4}); err != nil {
+		t.Fatal(err)
+	}
+	c.open(4)
+	if err := c.log(2).Configure(t.Context(), []Member{{ID: 2}, {ID: 4}}); err != nil {
+		t.Fatal(err)
+	}
+	c.same(2, 4, end)
+}
+
+// TestTransfer: the lead goes where it is sent, and a leader that is removed leaves it to another.
+func TestTransfer(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	c.put(10)
+	id, l := c.leader(0)
+	to := id%3 + 1
+	if err := l.Transfer(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	id, l = c.leader(0)
+	if id != to {
+		t.Fatalf("%d leads, want %d", id, to)
+	}
+	if err := l.Resign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id, l = c.leader(0)
+	if id == to {
+		t.Fatalf("%d still leads", id)
+	}
+	var rest []Member
+	for m := range uint64(3) {
+		if m+1 != id {
+			rest = append(rest, Member{ID: m + 1})
+		}
+	}
+	if err := l.Configure(t.Context(), rest); err != nil && !errors.Is(err, drivers.ErrNotLeader) {
+		t.Fatal(err)
+	}
+	<-l.Removed()
+	next, _ := c.leader(id)
+	if next == id {
+		t.Fatal("the removed member leads")
+	}
+	c.putOn(next, 10)
+}

@@ -1,0 +1,214 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// The file is written in the background, many batches in one transaction. What it waits for costs nothing but memory, and a longer replay after a crash.
+const (
+	// flushDelay is how long a batch waits for others that go to the file with it, unless flushBytes have come together.
+	flushDelay = 200 * time.Millisecond
+	flushBytes = 1 << 20
+	// maxPending is how many bytes may wait for a file that cannot be written. Then the state machine stands still.
+	maxPending = 64 << 20
+	// flushAgain is the pause after a failure.
+	flushAgain = 500 * time.Millisecond
+	// walBytes is the size of the Raft log on disk at which it is cut, though it has fewer entries than SnapshotCount.
+	walBytes = 128 << 20
+)
+
+// flusher writes the tail to the file until ctx ends, and then what is left.
+func (l *Log) flusher(ctx context.Context, n *node) error {
+	for {
+		moved := l.tail.moved.next()
+		if l.tail.pending() == 0 {
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		l.gather(ctx)
+		err := l.flush(context.WithoutCancel(ctx))
+		l.noted(err)
+		switch {
+		case err == nil:
+			l.cutWAL(n)
+		case ctx.Err() != nil:
+			return nil
+		default:
+			select {
+			case <-time.After(flushAgain):
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil && l.tail.pending() == 0 {
+			return nil
+		}
+	}
+}
+
+// gather waits until a transaction is worth its while.
+func (l *Log) gather(ctx context.Context) {
+	timer := time.NewTimer(flushDelay)
+	defer timer.Stop()
+	for {
+		moved := l.tail.moved.next()
+		if l.tail.pending() >= flushBytes {
+			return
+		}
+		select {
+		case <-moved:
+		case <-l.hurry:
+			return
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// flush brings everything that waits to the file.
+func (l *Log) flush(ctx context.Context) error {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	for {
+		batches, waiting := l.tail.unflushed(2 * flushBytes)
+		if waiting == 0 {
+			return nil
+		}
+		l.fileMu.RLock()
+		err := l.file.AppendAll(ctx, batches[0].after, marked(batches))
+		if errors.Is(err, drivers.ErrUncertain) || errors.Is(err, drivers.ErrUnresolved) {
+			// What became of the transaction is found out, and it is done once more if it is not there.
+			err = l.settle(ctx, batches, err)
+		}
+		l.fileMu.RUnlock()
+		if err != nil {
+			return fmt.Errorf("write the database: %w", err)
+		}
+		l.tail.flushedTo(len(batches))
+	}
+}
+
+// settle succeeds if the batches are in the file after all.
+func (l *Log) settle(ctx context.Context, batches []*applied, why error) error {
+	bounds, err := l.file.ReadIndex(ctx)
+	if err == nil && bounds.End == batches[len(batches)-1].end() {
+		return nil
+	}
+	return errors.Join(why, err)
+}
+
+// awaitRoom waits while too much waits for the file.
+func (l *Log) awaitRoom(ctx context.Context) error {
+	for {
+		room := l.tail.room.next()
+		if l.tail.pending() < maxPending {
+			return nil
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// hasten asks for what waits to be written at once.
+func (l *Log) hasten() {
+	select {
+	case l.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// noted remembers what keeps this server from writing to its disk, or that nothing does.
+func (l *Log) noted(err error) {
+	old := l.unwritable.Load()
+	switch {
+	case err != nil:
+		if l.unwritable.Swap(&err) == nil {
+			l.logger.Error("the disk cannot be written, trying again", "error", err)
+		}
+	case old != nil && l.unwritable.CompareAndSwap(old, nil):
+		l.logger.Info("the disk can be written again")
+	}
+}
+
+// cutWAL asks for a new marker, and for the Raft log before it to go, once it is long enough.
+func (l *Log) cutWAL(n *node) {
+	_, mark := l.fileEnd()
+	entry, _ := decodeMark(mark)
+	snap, err := n.wal.Snapshot()
+	if err != nil || entry.index <= snap.GetMetadata().GetIndex() {
+		return
+	}
+	size, err := n.wal.Size()
+	if err == nil && size < walBytes && entry.index-snap.GetMetadata().GetIndex() < l.opts.SnapshotCount {
+		return
+	}
+	n.post(func() {
+		index, err := n.mark()
+		if err == nil && index > 0 {
+			err = n.wal.Compact(n.keepFrom(index))
+		}
+		if err != nil {
+			n.logger.Error("the Raft log could not be cut", "error", err)
+		}
+	})
+}
+
+// mark sets the marker to what the file has, if the configuration as of then is known: it is the one of now, or none has come since. It gives
+// the marker's index, 0 if there is no new one.
+func (n *node) mark() (uint64, error) {
+	end, mark := n.log.fileEnd()
+	entry, hash := decodeMark(mark)
+	if n.log.tail.pending() == 0 {
+		// The file has all that was applied.
+		term, err := n.wal.Term(n.applied.Load())
+		if err != nil {
+			return 0, err
+		}
+		entry = entryID{n.applied.Load(), term}
+		end, hash = n.log.tail.ends()
+	}
+	snap, err := n.wal.Snapshot()
+	if err != nil || entry.index < n.confIndex || entry.index <= snap.GetMetadata().GetIndex() {
+		return 0, err
+	}
+	return entry.index, n.wal.SetSnapshot(marker(entry, n.conf, end, hash))
+}
+
+// keepFrom gives the index up to which the Raft log may go: some is kept for members that are behind.
+func (n *node) keepFrom(marked uint64) uint64 {
+	index := marked - min(marked, n.log.opts.CatchUpEntries)
+	if size, err := n.wal.Size(); err == nil && size > walBytes {
+		index = marked
+	}
+	first, err := n.wal.FirstIndex()
+	if err != nil {
+		return marked
+	}
+	return max(index, first-1)
+}
+
+// marker is what Raft takes for a snapshot: it says where the state machine stood, and who were the members, and has no data.
+func marker(entry entryID, conf *raftpb.ConfState, end drivers.End, hash uint64) *raftpb.Snapshot {
+	return &raftpb.Snapshot{
+		Data: encodeStand(end, hash),
+		Metadata: &raftpb.SnapshotMetadata{
+			Index: &entry.index, Term: &entry.term, ConfState: proto.Clone(conf).(*raftpb.ConfState),
+		},
+	}
+}

@@ -1,0 +1,357 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/sqlite"
+)
+
+var (
+	_ drivers.Replica      = (*Log)(nil)
+	_ drivers.Sizer        = (*Log)(nil)
+	_ drivers.Checker      = (*Log)(nil)
+	_ drivers.Defragmenter = (*Log)(nil)
+)
+
+// Log is a log in an SQLite file, of a server that is alone or a member of a cluster. See the package's comment.
+type Log struct {
+	opts   Options
+	logger *slog.Logger
+	born   uint64 // by chance: tells this process's questions from those before
+
+	// node is this server's part in the consensus, nil while it is alone; tail is valid with it.
+	node atomic.Pointer[node]
+	tail *tail
+	// appending is held by an append of a server that is alone, and while it ceases to be.
+	appending sync.Mutex
+	grown     wake // node was set
+
+	// fileMu is held shared by whoever uses file, and exclusively while it is replaced, which ends fileCtx first.
+	fileMu   sync.RWMutex
+	file     *sqlite.Log
+	fileCtx  context.Context
+	fileEnds context.CancelFunc
+	replaced wake
+	epoch    atomic.Uint64 // how often it was replaced
+
+	flushing   sync.Mutex   // held while the tail goes to the file
+	copying    sync.RWMutex // held shared by copies of the file, exclusively by scrubs
+	hurry      chan struct{}
+	unwritable atomic.Pointer[error]
+	copies     atomic.Int64 // that others fetch now
+
+	background sync.WaitGroup
+	ctx        context.Context // ends with Close
+	stop       context.CancelFunc
+	closeOnce  sync.Once
+	closeErr   error
+}
+
+// withFile gives fn the file. Long work is to end with the context that fn is given.
+func (l *Log) withFile(ctx context.Context, fn func(context.Context, *sqlite.Log) error) error {
+	l.fileMu.RLock()
+	defer l.fileMu.RUnlock()
+	if l.file == nil {
+		return drivers.ErrClosed
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.fileCtx, func() { cancel(errReplaced) })()
+	err := fn(ctx, l.file)
+	if err != nil && errors.Is(context.Cause(ctx), errReplaced) {
+		return fmt.Errorf("%w: %w", errReplaced, err)
+	}
+	return err
+}
+
+// errReplaced ends what reads a file in whose place a newer one comes.
+var errReplaced = errors.New("the database is being replaced by a newer copy")
+
+func (l *Log) fileEnd() (end drivers.End, mark sqlite.Mark) {
+	_ = l.withFile(context.Background(), func(_ context.Context, f *sqlite.Log) error {
+		end, mark = f.LastMark()
+		return nil
+	})
+	return end, mark
+}
+
+// Append implements drivers.Log. In a cluster it is done by the leader alone: drivers.ErrNotLeader.
+func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batch) error {
+	n := l.node.Load()
+	if n == nil {
+		l.appending.Lock()
+		if n = l.node.Load(); n == nil {
+			defer l.appending.Unlock()
+			return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Append(ctx, after, batch) })
+		}
+		l.appending.Unlock()
+	}
+	if len(batch.Entries) == 0 {
+		return errors.New("append: the batch is empty")
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	if end, _ := l.tail.ends(); end != after {
+		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, end.Position)
+	}
+	if p := l.unwritable.Load(); p != nil {
+		return fmt.Errorf("append after %d: %w", after.Position, *p)
+	}
+	if err := n.append(after, batch); err != nil {
+		return fmt.Errorf("append after %d: %w", after.Position, err)
+	}
+	return nil
+}
+
+// ReadIndex implements drivers.Log. In a cluster a majority is asked: drivers.ErrNoQuorum if none answers for Options.Timeout.
+func (l *Log) ReadIndex(ctx context.Context) (b drivers.Bounds, err error) {
+	if n := l.node.Load(); n != nil {
+		return n.readIndex(ctx)
+	}
+	err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+		b, err = f.ReadIndex(ctx)
+		return err
+	})
+	return b, err
+}
+
+// Known implements drivers.Replica.
+func (l *Log) Known() drivers.Bounds { return l.bounds() }
+
+// bounds are those of what is applied here.
+func (l *Log) bounds() drivers.Bounds {
+	var b drivers.Bounds
+	_ = l.withFile(context.Background(), func(ctx context.Context, f *sqlite.Log) error {
+		b = f.Bounds()
+		return nil
+	})
+	if l.node.Load() != nil {
+		b.End, _ = l.tail.ends()
+	}
+	return b
+}
+
+// Scan implements drivers.Log.
+func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]drivers.Entry) error) error {
+	if l.node.Load() == nil {
+		return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Scan(ctx, opts, fn) })
+	}
+	// First what is not in the file: it may be there a moment later, and then it must not be read twice.
+	batches := l.tail.beyondFile()
+	upTo := opts.UpTo
+	if upTo == 0 {
+		upTo = math.MaxInt64
+	}
+	inFile := opts
+	inFile.UpTo = upTo
+	if len(batches) > 0 {
+		inFile.UpTo = min(upTo, batches[0].after.Position)
+	}
+	if inFile.UpTo == math.MaxInt64 {
+		inFile.UpTo = 0
+	}
+	if len(batches) == 0 || inFile.UpTo > opts.After {
+		if err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Scan(ctx, inFile, fn) }); err != nil {
+			return err
+		}
+	}
+	for _, a := range batches {
+		var entries []drivers.Entry
+		for _, e := range a.batch.Entries {
+			if e.Position > opts.After && e.Position <= upTo {
+				if !opts.Values {
+					e.Value = nil
+				}
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) == 0 {
+			continue
+		}
+		if err := fn(entries); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Load implements drivers.Followed: scrubs wait meanwhile.
+func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
+	l.copying.RLock()
+	defer l.copying.RUnlock()
+	b := l.bounds()
+	if b.End.Position == 0 {
+		return b, nil
+	}
+	return b, l.Scan(ctx, drivers.ScanOptions{UpTo: b.End.Position}, fn)
+}
+
+// errEnough ends following a file.
+var errEnough = errors.New("enough")
+
+// Follow implements drivers.Log.
+func (l *Log) Follow(ctx context.Context, after drivers.End, fn func(*drivers.Batch) error) error {
+	for {
+		if l.node.Load() == nil {
+			return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Follow(ctx, after, fn) })
+		}
+		moved := l.tail.moved.next()
+		batches, ok, err := l.tail.since(after)
+		switch {
+		case err != nil:
+			return fmt.Errorf("follow after %d: %w", after.Position, err)
+		case !ok:
+			if after, err = l.followFile(ctx, after, fn); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, a := range batches {
+			if err := fn(a.batch); err != nil {
+				return err
+			}
+			after = a.end()
+		}
+		if len(batches) > 0 {
+			continue
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.ctx.Done():
+			return fmt.Errorf("follow: %w", drivers.ErrClosed)
+		}
+	}
+}
+
+// followFile gives what the file has after an end, up to where it ends now.
+func (l *Log) followFile(ctx context.Context, after drivers.End, fn func(*drivers.Batch) error) (drivers.End, error) {
+	at := after
+	err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+		upTo, _ := f.LastMark()
+		return f.Follow(ctx, after, func(b *drivers.Batch) error {
+			if err := fn(b); err != nil {
+				return err
+			}
+			at = drivers.End{Position: at.Position + int64(len(b.Entries)), Batch: b.ID}
+			if at.Position >= upTo.Position {
+				return errEnough
+			}
+			return nil
+		})
+	})
+	if errors.Is(err, errEnough) || errors.Is(err, errReplaced) && ctx.Err() == nil {
+		err = nil
+	}
+	return at, err
+}
+
+// Values implements drivers.Log.
+func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error {
+	if l.node.Load() == nil {
+		return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Values(ctx, positions, dst) })
+	}
+	var missing []int64
+	var at []int
+	for i, p := range positions {
+		if e, ok := l.tail.entry(p); ok {
+			dst[i] = e.Value
+			continue
+		}
+		missing, at = append(missing, p), append(at, i)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	got := make([][]byte, len(missing))
+	if err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Values(ctx, missing, got) }); err != nil {
+		return err
+	}
+	for i, v := range got {
+		dst[at[i]] = v
+	}
+	return nil
+}
+
+// Scrub implements drivers.Log. Each member scrubs its own file.
+func (l *Log) Scrub(ctx context.Context, positions []int64) error {
+	return l.ScrubIn(ctx, l.Epoch(), positions)
+}
+
+// Epoch implements drivers.Followed: it rises when the file is replaced.
+func (l *Log) Epoch() uint64 { return l.epoch.Load() }
+
+// ScrubIn implements drivers.Followed.
+func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) error {
+	l.copying.Lock()
+	defer l.copying.Unlock()
+	if l.node.Load() != nil && len(positions) > 0 {
+		if end, _ := l.tail.ends(); positions[len(positions)-1] >= end.Position {
+			return fmt.Errorf("scrub: position %d is not below the log's last, %d", positions[len(positions)-1], end.Position)
+		}
+		// The file's last entry must be a later one, and the tail must not give what is gone.
+		if err := l.flush(ctx); err != nil {
+			return fmt.Errorf("scrub: %w", err)
+		}
+		l.tail.cut()
+	}
+	return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+		if l.epoch.Load() != epoch {
+			return fmt.Errorf("scrub: %w", drivers.ErrEpoch)
+		}
+		return f.Scrub(ctx, positions)
+	})
+}
+
+// Moved implements drivers.Followed.
+func (l *Log) Moved(ctx context.Context, than drivers.End) error {
+	for {
+		grown := l.grown.next()
+		var other <-chan struct{}
+		if l.node.Load() != nil {
+			other = l.tail.other.next()
+			if l.tail.movedByOthers(than) {
+				return nil
+			}
+		}
+		select {
+		case <-grown:
+		case <-other:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.ctx.Done():
+			return drivers.ErrClosed
+		}
+	}
+}
+
+// Size implements drivers.Sizer: that of the database, as etcd's is; the Raft log is beside it.
+func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
+	err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+		total, inUse, err = f.Size(ctx)
+		return err
+	})
+	return total, inUse, err
+}
+
+// Check implements drivers.Checker.
+func (l *Log) Check(ctx context.Context, report func(string)) error {
+	return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Check(ctx, report) })
+}
+
+// Defragment implements drivers.Defragmenter.
+func (l *Log) Defragment(ctx context.Context) error {
+	return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Defragment(ctx) })
+}

@@ -1,0 +1,294 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// Member is a member of the configuration: a voter, or a learner, that gets the log and has no vote.
+type Member struct {
+	ID      uint64
+	Learner bool
+}
+
+// Progress is how far another member is, as the leader knows.
+type Progress struct {
+	// Match is the index up to which its Raft log is known to be the leader's.
+	Match uint64
+	// Active: it was heard of during the last election timeout.
+	Active bool
+	// Copying: it needs a copy of the database.
+	Copying bool
+}
+
+// Status is this server's part in the consensus. Fields are zero for a server that is alone.
+type Status struct {
+	ID, Leader, Term uint64
+	// Last is the index of the Raft log's last entry, Commit of the last one agreed on, Applied of the last one in the state machine.
+	Last, Commit, Applied uint64
+	Learner               bool
+	Members               []Member
+	// Progress of the others, by id, is known to the leader alone.
+	Progress map[uint64]Progress
+}
+
+// Status gives the state of the consensus now.
+func (l *Log) Status(ctx context.Context) (s Status, err error) {
+	n := l.node.Load()
+	if n == nil {
+		return Status{}, nil
+	}
+	err = n.do(ctx, func() { s = n.status() })
+	return s, err
+}
+
+func (n *node) status() Status {
+	b := n.rn.BasicStatus()
+	s := Status{
+		ID: n.id, Leader: b.Lead, Term: b.GetTerm(), Commit: b.GetCommit(), Applied: n.applied.Load(),
+		Members: members(n.conf), Progress: map[uint64]Progress{},
+	}
+	s.Last, _ = n.wal.LastIndex() // it is at hand, and does not fail
+	s.Learner = slices.Contains(s.Members, Member{n.id, true})
+	if n.state == raft.StateLeader {
+		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+			s.Progress[id] = Progress{Match: pr.Match, Active: pr.RecentActive || id == n.id, Copying: pr.State == tracker.StateSnapshot}
+		})
+	}
+	return s
+}
+
+// members gives a configuration's members by id.
+func members(conf *raftpb.ConfState) []Member {
+	var out []Member
+	for _, id := range conf.GetVoters() {
+		out = append(out, Member{ID: id})
+	}
+	for _, id := range append(slices.Clone(conf.GetLearners()), conf.GetLearnersNext()...) {
+		out = append(out, Member{ID: id, Learner: true})
+	}
+	slices.SortFunc(out, func(a, b Member) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// Clustered tells whether this server is a member of a cluster, and as which.
+func (l *Log) Clustered() (Identity, bool) {
+	if n := l.node.Load(); n != nil {
+		return n.wal.Identity(), true
+	}
+	return Identity{}, false
+}
+
+// Leader gives the leader that is known, 0 if none is, and the term; leading tells whether it is this server. The channel is closed when any
+// of it changes. A server that is alone leads itself, as member 0.
+func (l *Log) Leader() (leader, term uint64, leading bool, changed <-chan struct{}) {
+	n := l.node.Load()
+	if n == nil {
+		return 0, 0, true, l.grown.next()
+	}
+	changed = n.changed.next()
+	return n.lead.Load(), n.term.Load(), n.leading.Load(), changed
+}
+
+// AwaitLeader waits until there is a leader.
+func (l *Log) AwaitLeader(ctx context.Context) error {
+	for {
+		leader, _, leading, changed := l.Leader()
+		if leading || leader != 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.ctx.Done():
+			return drivers.ErrClosed
+		}
+	}
+}
+
+// Removed is closed when this server is a member of the configuration no more. It is nil for one that is alone.
+func (l *Log) Removed() <-chan struct{} {
+	if n := l.node.Load(); n != nil {
+		return n.removed
+	}
+	return nil
+}
+
+// Failure tells what keeps this server from its disk, or ended its part in the consensus.
+func (l *Log) Failure() error {
+	if n := l.node.Load(); n != nil {
+		if p := n.failure.Load(); p != nil {
+			return *p
+		}
+	}
+	if p := l.unwritable.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Configure brings the configuration to these members, one change after the other, and returns when it is applied here. The leader alone can:
+// drivers.ErrNotLeader. Who leaves last, if it is to leave, is the leader itself.
+func (l *Log) Configure(ctx context.Context, want []Member) error {
+	n := l.node.Load()
+	if n == nil {
+		return drivers.ErrNotLeader
+	}
+	for {
+		confed, changed := n.confed.next(), n.changed.next()
+		var done bool
+		var err error
+		if derr := n.do(ctx, func() { done, err = n.change(want) }); derr != nil {
+			return derr
+		}
+		if done || err != nil {
+			return err
+		}
+		timer := time.NewTimer(configureAgain)
+		select {
+		case <-confed:
+		case <-changed:
+		case <-timer.C: // it was passed over, since another one was under way
+		case <-ctx.Done():
+		case <-n.done:
+		}
+		timer.Stop()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+const configureAgain = 500 * time.Millisecond
+
+// change proposes the next change that leads to the members wanted.
+func (n *node) change(want []Member) (done bool, err error) {
+	cc := n.nextChange(want)
+	if cc == nil {
+		return true, nil
+	}
+	if n.state != raft.StateLeader {
+		return false, drivers.ErrNotLeader
+	}
+	err = n.rn.ProposeConfChange(cc)
+	if errors.Is(err, raft.ErrProposalDropped) {
+		return false, drivers.ErrNotLeader
+	}
+	return false, err
+}
+
+func (n *node) nextChange(want []Member) *raftpb.ConfChange {
+	have := members(n.conf)
+	for _, m := range want {
+		i := slices.IndexFunc(have, func(h Member) bool { return h.ID == m.ID })
+		switch {
+		case m.Learner && i < 0:
+			return confChange(raftpb.ConfChangeAddLearnerNode, m.ID)
+		case !m.Learner && (i < 0 || have[i].Learner):
+			return confChange(raftpb.ConfChangeAddNode, m.ID)
+		}
+	}
+	var last *raftpb.ConfChange
+	for _, h := range have {
+		if slices.ContainsFunc(want, func(m Member) bool { return m.ID == h.ID }) {
+			continue
+		}
+		cc := confChange(raftpb.ConfChangeRemoveNode, h.ID)
+		if h.ID != n.id {
+			return cc
+		}
+		last = cc
+	}
+	return last
+}
+
+func confChange(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChange {
+	return &raftpb.ConfChange{Type: &t, NodeId: &id}
+}
+
+// Transfer has another voter take over the lead. It returns when that leads, or with drivers.ErrNoQuorum when it does not within an election timeout.
+func (l *Log) Transfer(ctx context.Context, to uint64) error {
+	n := l.node.Load()
+	if n == nil {
+		return drivers.ErrNotLeader
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.opts.ElectionTimeout+l.opts.HeartbeatInterval)
+	defer cancel()
+	if err := n.do(ctx, func() { n.rn.TransferLeader(to) }); err != nil {
+		return err
+	}
+	for {
+		leader, _, _, changed := l.Leader()
+		if leader == to {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("hand over the lead: %w", drivers.ErrNoQuorum)
+		case <-n.done:
+			return n.ended()
+		}
+	}
+}
+
+// Resign hands over the lead, if this server has it, to the voter that is furthest.
+func (l *Log) Resign(ctx context.Context) error {
+	s, err := l.Status(ctx)
+	if err != nil || s.ID == 0 || s.Leader != s.ID {
+		return err
+	}
+	var to uint64
+	for _, m := range s.Members {
+		if m.ID == s.ID || m.Learner {
+			continue
+		}
+		p, best := s.Progress[m.ID], s.Progress[to]
+		if to == 0 || p.Active && !best.Active || p.Active == best.Active && p.Match > best.Match {
+			to = m.ID
+		}
+	}
+	if to == 0 {
+		return nil
+	}
+	return l.Transfer(ctx, to)
+}
+
+// Deliver takes in a message that another member has sent.
+func (l *Log) Deliver(ctx context.Context, m *raftpb.Message) error {
+	n := l.node.Load()
+	if n == nil {
+		return drivers.ErrNotLeader
+	}
+	return n.deliver(ctx, m)
+}
+
+// Unreachable says that a message to another member could not be sent.
+func (l *Log) Unreachable(id uint64) {
+	if n := l.node.Load(); n != nil {
+		n.post(func() { n.rn.ReportUnreachable(id) })
+	}
+}
+
+// Hashes gives, for positions at which commands ended lately, the hash of all commands up to there. They are equal on all members.
+func (l *Log) Hashes() (positions []int64, hashes []uint64) {
+	if l.node.Load() == nil {
+		return nil, nil
+	}
+	return l.tail.hashes()
+}

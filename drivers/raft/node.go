@@ -1,0 +1,276 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
+)
+
+// Network carries messages to the other members of the cluster.
+type Network interface {
+	// Send sends messages, each to the member that it names, in order for each. It does not wait: what cannot be sent is dropped.
+	Send([]*raftpb.Message)
+	// Copy fetches the rows of another member's log, as that member's ServeCopy gives them.
+	Copy(ctx context.Context, from uint64, receive func(Part) error) error
+}
+
+// node is this server's part in the consensus. One goroutine, run, has all that has no lock or atomic of its own.
+type node struct {
+	log    *Log
+	logger *slog.Logger
+	id     uint64
+	rn     *raft.RawNode
+	wal    *wal.WAL
+	net    Network
+
+	inbox chan *raftpb.Message
+	work  chan func()
+	done  chan struct{} // closed when run has returned
+
+	state   raft.StateType
+	waiters map[drivers.BatchID]chan error
+	reads   reads
+	conf    *raftpb.ConfState
+	// confIndex is the index of the entry that gave conf.
+	confIndex uint64
+	// stuck counts the ticks for which a member waits for a copy and fetches none.
+	stuck map[uint64]int
+	// hard is Raft's hard state; unsaved is set while its commit index is newer than on disk.
+	hard    *raftpb.HardState
+	unsaved bool
+
+	applied atomic.Uint64 // index of the last entry applied
+	term    atomic.Uint64
+	lead    atomic.Uint64 // 0: none is known
+	leading atomic.Bool
+	changed wake // term or lead
+	confed  wake // conf
+	// removed is closed when this member is in the configuration no more.
+	removed   chan struct{}
+	isRemoved bool
+	member    bool // it has been in the configuration
+	failure   atomic.Pointer[error]
+	fetching  atomic.Bool
+}
+
+// maxMessage bounds the entries in one message to another member, and maxInflight the messages on the way to it.
+const (
+	maxMessage  = 1 << 20
+	maxInflight = 512
+	inboxSize   = 4096
+)
+
+func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
+	n := &node{
+		log: l, logger: l.logger, id: w.Identity().Member, wal: w, net: net,
+		inbox: make(chan *raftpb.Message, inboxSize), work: make(chan func(), 64), done: make(chan struct{}),
+		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), stuck: make(map[uint64]int),
+	}
+	n.changed.init()
+	n.confed.init()
+	snap, err := w.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	hs, conf, err := w.InitialState()
+	if err != nil {
+		return nil, err
+	}
+	n.conf, n.confIndex, n.member = conf, snap.GetMetadata().GetIndex(), isMember(conf, n.id)
+	n.hard = hs
+	n.applied.Store(snap.GetMetadata().GetIndex())
+	n.term.Store(hs.GetTerm())
+	n.rn, err = raft.NewRawNode(&raft.Config{
+		ID: n.id, Storage: storage{w, n}, Logger: raftLogger{n.logger},
+		ElectionTick: max(int(l.opts.ElectionTimeout/l.opts.HeartbeatInterval), 2), HeartbeatTick: 1,
+		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight,
+		CheckQuorum: true, PreVote: l.opts.PreVote, ReadOnlyOption: raft.ReadOnlySafe,
+		DisableProposalForwarding: true, StepDownOnRemoval: true,
+		// What lies between the marker and what the file has is applied once more, which does nothing: see machine.go.
+		Applied: n.applied.Load(),
+	})
+	return n, err
+}
+
+// run is the loop of the consensus, until ctx ends or the log on disk fails for good.
+func (n *node) run(ctx context.Context) error {
+	defer close(n.done)
+	defer n.dropWaiters(drivers.ErrClosed)
+	tick := time.NewTicker(n.log.opts.HeartbeatInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return n.saveLast()
+		case <-tick.C:
+			n.tick()
+		case m := <-n.inbox:
+			n.step(m)
+		case f := <-n.work:
+			f()
+		}
+		n.drain()
+		for n.rn.HasReady() {
+			if err := n.ready(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				n.fail(err)
+				return err
+			}
+		}
+	}
+}
+
+// drain takes what else has come, so that it goes to disk and out together.
+func (n *node) drain() {
+	for range inboxSize {
+		select {
+		case m := <-n.inbox:
+			n.step(m)
+		case f := <-n.work:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+func (n *node) step(m *raftpb.Message) {
+	// What it refuses is of no use: from a member that is not one, or of an old term.
+	if err := n.rn.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
+		n.logger.Debug("a message of another member was refused", "from", fmt.Sprintf("%x", m.GetFrom()), "type", m.GetType(), "error", err)
+	}
+}
+
+func (n *node) tick() {
+	n.rn.Tick()
+	n.reads.tick(n)
+	n.unstick()
+}
+
+// fail ends this server's part: its log on disk cannot be trusted any more.
+func (n *node) fail(err error) {
+	n.failure.Store(&err)
+	n.logger.Error("the Raft log failed: this member stops taking part until it is started again", "error", err)
+	n.setLead(0, false)
+	n.reads.failAll(err)
+}
+
+// do has the loop run fn, and waits for it.
+func (n *node) do(ctx context.Context, fn func()) error {
+	ran := make(chan struct{})
+	select {
+	case n.work <- func() { fn(); close(ran) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.done:
+		return n.ended()
+	}
+	select {
+	case <-ran:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.done:
+		return n.ended()
+	}
+}
+
+// post has the loop run fn, if it is not too busy to be asked, and waits for nothing.
+func (n *node) post(fn func()) {
+	select {
+	case n.work <- fn:
+	default:
+	}
+}
+
+// ended says why the loop is not running.
+func (n *node) ended() error {
+	if err := n.failure.Load(); err != nil {
+		return *err
+	}
+	return drivers.ErrClosed
+}
+
+// deliver takes in a message of another member. A copy of the log comes before the message that says that it was needed.
+func (n *node) deliver(ctx context.Context, m *raftpb.Message) error {
+	if m.GetType() == raftpb.MsgSnap {
+		n.fetch(m)
+		return nil
+	}
+	select {
+	case n.inbox <- m:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.done:
+		return n.ended()
+	}
+}
+
+// setLead publishes who leads.
+func (n *node) setLead(lead uint64, leading bool) {
+	if n.lead.Load() == lead && n.leading.Load() == leading {
+		return
+	}
+	n.leading.Store(leading)
+	n.lead.Store(lead)
+	n.changed.all()
+}
+
+// dropWaiters tells those who wait for an append that its outcome is not known.
+func (n *node) dropWaiters(why error) {
+	for id, w := range n.waiters {
+		delete(n.waiters, id)
+		w <- fmt.Errorf("%w: %w", drivers.ErrUncertain, why)
+	}
+}
+
+// append has a command agreed on, and waits until it is applied here.
+func (n *node) append(after drivers.End, batch *drivers.Batch) error {
+	if !n.leading.Load() {
+		return n.notLeading()
+	}
+	data := encodeCommand(after, batch)
+	id, answer := batch.ID, make(chan error, 1)
+	propose := func() {
+		n.waiters[id] = answer
+		if err := n.rn.Propose(data); err != nil {
+			delete(n.waiters, id)
+			answer <- n.notLeading()
+		}
+	}
+	select {
+	case n.work <- propose:
+	case <-n.done:
+		return n.ended() // it was not proposed
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-n.done:
+		select {
+		case err := <-answer:
+			return err
+		default:
+			return fmt.Errorf("%w: %w", drivers.ErrUncertain, n.ended())
+		}
+	}
+}
+
+func (n *node) notLeading() error {
+	if err := n.failure.Load(); err != nil {
+		return *err
+	}
+	return drivers.ErrNotLeader
+}

@@ -1,0 +1,304 @@
+package raft
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
+	"github.com/keelson-io/keelson/drivers/sqlite"
+)
+
+// Options configures a Log. Database and Dir are required.
+type Options struct {
+	// Database is how the SQLite file is kept.
+	Database sqlite.Options
+	// Dir is the directory of the Raft log. It exists only if the server is a member of a cluster; its parent must exist.
+	Dir string
+	// HeartbeatInterval is the time between a leader's heartbeats, and ElectionTimeout how long a follower waits for one before it
+	// stands for election. Defaults, etcd's: 100 ms and 1 s.
+	HeartbeatInterval, ElectionTimeout time.Duration
+	// PreVote has a member ask whether it could win before it disturbs the others with an election.
+	PreVote bool
+	// SnapshotCount is after how many entries of the Raft log it is cut at its front, and CatchUpEntries how many are kept then for members that are
+	// behind; who is further behind fetches a copy of the database. Defaults, etcd's: 10,000 and 5,000.
+	SnapshotCount, CatchUpEntries uint64
+	// Timeout is how long a question to the others may take. Default: 7 s.
+	Timeout time.Duration
+	// Logger gets what operators should know. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	o.HeartbeatInterval = cmp.Or(o.HeartbeatInterval, 100*time.Millisecond)
+	o.ElectionTimeout = cmp.Or(o.ElectionTimeout, time.Second)
+	o.SnapshotCount = cmp.Or(o.SnapshotCount, 10_000)
+	o.CatchUpEntries = cmp.Or(o.CatchUpEntries, 5_000)
+	o.Timeout = cmp.Or(o.Timeout, 7*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	o.Database.Logger = cmp.Or(o.Database.Logger, o.Logger)
+	return o
+}
+
+func (o Options) wal() wal.Options { return wal.Options{Dir: o.Dir, Logger: o.Logger} }
+
+// Identity says which member of which cluster a Raft log belongs to.
+type Identity = wal.Identity
+
+// Clustered tells whether there is a Raft log in a directory.
+func Clustered(dir string) (bool, error) { return wal.Exists(dir) }
+
+// Bootstrap makes the Raft log of a founding member of a cluster. Every founder does so, with the same voters.
+func Bootstrap(o Options, id Identity, voters []uint64) error {
+	return wal.Create(o.withDefaults().wal(), id, beginning(voters, drivers.End{}, 0))
+}
+
+// Join makes the Raft log of a member that was added to a cluster. It learns everything from the others.
+func Join(o Options, id Identity) error {
+	return wal.Create(o.withDefaults().wal(), id, new(raftpb.Snapshot))
+}
+
+// beginning is the marker that a new cluster's Raft log begins with.
+func beginning(voters []uint64, end drivers.End, chain uint64) *raftpb.Snapshot {
+	return marker(entryID{1, 1}, &raftpb.ConfState{Voters: voters}, end, chain)
+}
+
+// Open opens the database, and the Raft log if there is one. A member of a cluster takes part in it from Start on; until then it can
+// be read. It must be closed.
+//
+// Errors: those of sqlite.Open; ErrCorrupt also if the Raft log is damaged, or the database lacks what the Raft log does not have any more.
+func Open(ctx context.Context, o Options) (*Log, error) {
+	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1)}
+	l.logger = l.opts.Logger
+	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.grown.init()
+	l.replaced.init()
+	var err error
+	if l.file, err = sqlite.Open(ctx, l.opts.Database); err != nil {
+		return nil, err
+	}
+	l.fileCtx, l.fileEnds = context.WithCancel(l.ctx)
+	return l, nil
+}
+
+// Start has a member of a cluster take part in it, by a network that reaches the others.
+func (l *Log) Start(net func(Identity) (Network, error)) error {
+	w, err := wal.Open(l.opts.wal())
+	if err != nil {
+		return fmt.Errorf("open the Raft log: %w", err)
+	}
+	n, err := l.start(w, net)
+	if err != nil {
+		return errors.Join(err, w.Close())
+	}
+	l.launch(n)
+	return nil
+}
+
+func (l *Log) start(w *wal.WAL, net func(Identity) (Network, error)) (*node, error) {
+	network, err := net(w.Identity())
+	if err != nil {
+		return nil, err
+	}
+	snap, err := w.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	if l.tail, err = l.tailAfter(snap); err != nil {
+		return nil, err
+	}
+	hs, _, err := w.InitialState()
+	if err != nil {
+		return nil, err
+	}
+	if m := snap.GetMetadata(); hs.GetTerm() < m.GetTerm() {
+		hs = &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(uint64(0)), Commit: new(m.GetIndex())}
+		if err := w.Save(hs, nil, true); err != nil {
+			return nil, err
+		}
+	}
+	return newNode(l, w, network)
+}
+
+// tailAfter makes the state machine as the file has it.
+func (l *Log) tailAfter(snap *raftpb.Snapshot) (*tail, error) {
+	stood, chained, err := decodeStand(snap.GetData())
+	if err != nil {
+		return nil, err
+	}
+	end, mark := l.file.LastMark()
+	entry, hash := decodeMark(mark)
+	switch {
+	case end.Position < stood.Position:
+		return nil, fmt.Errorf("%w: it ends at position %d, and the Raft log goes back to %d only: remove this member from the cluster, empty its data directory and add it again", drivers.ErrCorrupt, end.Position, stood.Position)
+	case end.Position == stood.Position && end != stood:
+		return nil, fmt.Errorf("%w: it is not the database of this Raft log", drivers.ErrCorrupt)
+	case end == stood && entry.index == 0:
+		hash = chained
+	}
+	return newTail(end, hash), nil
+}
+
+// launch begins to take part.
+func (l *Log) launch(n *node) {
+	l.node.Store(n)
+	l.grown.all()
+	// The loop ends first, so that what it has applied goes to the file.
+	flushing, stopFlushing := context.WithCancel(context.WithoutCancel(l.ctx))
+	l.background.Go(func() {
+		defer stopFlushing()
+		_ = n.run(l.ctx) // told by fail
+	})
+	l.background.Go(func() {
+		_ = l.flusher(flushing, n)
+		if err := n.wal.Close(); err != nil {
+			l.logger.Error("the Raft log could not be closed", "error", err)
+		}
+	})
+}
+
+// Grow makes a server that is alone the first member of a cluster, while it goes on serving: appends wait for a moment, no more.
+func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network, error)) error {
+	l.appending.Lock()
+	defer l.appending.Unlock()
+	if l.node.Load() != nil {
+		return nil
+	}
+	bounds, err := l.file.ReadIndex(ctx)
+	if err != nil {
+		return err
+	}
+	// What is appended from here on goes through the Raft log, which is durable before the first append is.
+	if err := wal.Create(l.opts.wal(), id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
+		return fmt.Errorf("make the Raft log: %w", err)
+	}
+	w, err := wal.Open(l.opts.wal())
+	if err != nil {
+		return fmt.Errorf("open the Raft log: %w", err)
+	}
+	n, err := l.start(w, net)
+	if err != nil {
+		// It stays alone: what is appended to the file now must not be missed by a Raft log.
+		return errors.Join(err, w.Close(), os.RemoveAll(l.opts.Dir), syncDir(filepath.Dir(l.opts.Dir)))
+	}
+	if err := n.rn.Campaign(); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
+		l.logger.Warn("the first election could not be held at once", "error", err)
+	}
+	l.launch(n)
+	return l.AwaitLeader(ctx)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been
+// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start.
+func (l *Log) ForceNew(ctx context.Context) error {
+	w, err := wal.Open(l.opts.wal())
+	if err != nil {
+		return fmt.Errorf("open the Raft log: %w", err)
+	}
+	id := w.Identity()
+	snap, err := l.forced(ctx, w)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	return wal.Replace(l.opts.wal(), id, snap)
+}
+
+// forced brings all of a Raft log to the file, and gives the marker for after it.
+func (l *Log) forced(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
+	snap, err := w.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	if l.tail, err = l.tailAfter(snap); err != nil {
+		return nil, err
+	}
+	hs, _, err := w.InitialState()
+	if err != nil {
+		return nil, err
+	}
+	at := entryID{snap.GetMetadata().GetIndex(), max(hs.GetTerm(), snap.GetMetadata().GetTerm())}
+	n := &node{log: l, id: w.Identity().Member, waiters: map[drivers.BatchID]chan error{}}
+	last, err := w.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	for at.index < last {
+		entries, err := w.Entries(at.index+1, last+1, flushBytes)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.GetType() == raftpb.EntryNormal && len(e.Data) > 0 {
+				if err := n.applyCommand(ctx, e); err != nil {
+					return nil, err
+				}
+			}
+			at = entryID{e.GetIndex(), max(at.term, e.GetTerm())}
+		}
+		if err := l.flush(ctx); err != nil {
+			return nil, err
+		}
+	}
+	end, hash := l.tail.ends()
+	l.logger.Warn("this member is made the only one of its cluster", "member", fmt.Sprintf("%x", n.id), "position", end.Position)
+	return marker(entryID{max(at.index, 1), at.term + 1}, &raftpb.ConfState{Voters: []uint64{n.id}}, end, hash), nil
+}
+
+// Run does the database's work in the background until ctx ends.
+func (l *Log) Run(ctx context.Context) error {
+	for {
+		replaced := l.replaced.next()
+		l.fileMu.RLock()
+		file, fileCtx := l.file, l.fileCtx
+		l.fileMu.RUnlock()
+		runCtx, cancel := context.WithCancel(ctx)
+		end := context.AfterFunc(fileCtx, cancel)
+		err := file.Run(runCtx)
+		end()
+		cancel()
+		if ctx.Err() != nil || fileCtx.Err() == nil {
+			return err
+		}
+		select {
+		case <-replaced:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.ctx.Done():
+			return drivers.ErrClosed
+		}
+	}
+}
+
+// Close ends this server's part, brings to the file what waits for it, and closes both logs.
+func (l *Log) Close() error {
+	l.closeOnce.Do(func() {
+		l.stop()
+		l.background.Wait()
+		l.fileMu.Lock()
+		defer l.fileMu.Unlock()
+		if l.file != nil {
+			l.closeErr = l.file.Close()
+			l.file = nil
+		}
+	})
+	return l.closeErr
+}
+

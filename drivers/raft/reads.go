@@ -1,0 +1,155 @@
+package raft
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// reads are the questions how far the log must be applied to have all that was acknowledged. One round of Raft's read index (thesis, 6.4) is under way
+// at a time, for all who had come when it began; who comes later waits for the next.
+type reads struct {
+	seq     uint64
+	next    []*reader
+	current []*reader
+	id      []byte // of the current round
+	ticks   int    // for which it has lasted
+	// answered are rounds whose index has not been applied here yet, in order.
+	answered []answeredRound
+}
+
+type answeredRound struct {
+	index   uint64
+	waiters []*reader
+}
+
+// reader is one who asks.
+type reader struct {
+	answer chan readAnswer // has room for one
+	gone   atomic.Bool     // nobody waits any more
+}
+
+type readAnswer struct {
+	bounds drivers.Bounds
+	err    error
+}
+
+// askAgain is the number of ticks after which a round counts as lost.
+const askAgain = 5
+
+func (r *reads) ask(n *node, w *reader) {
+	r.next = append(r.next, w)
+	if len(r.current) == 0 {
+		r.begin(n)
+	}
+}
+
+func (r *reads) begin(n *node) {
+	if len(r.next) == 0 {
+		return
+	}
+	r.current, r.next = append(r.current, r.next...), nil
+	r.send(n)
+}
+
+// send asks under a new name. Answers to old names are passed over.
+func (r *reads) send(n *node) {
+	r.seq++
+	r.ticks = 0
+	r.id = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, n.id^uint64(n.log.born)), r.seq)
+	n.rn.ReadIndex(r.id)
+}
+
+func (r *reads) tick(n *node) {
+	if len(r.current) == 0 {
+		return
+	}
+	if r.ticks++; r.ticks >= askAgain {
+		r.again(n)
+	}
+}
+
+// again asks once more, who waits for the next round along with it.
+func (r *reads) again(n *node) {
+	r.current = slices.DeleteFunc(append(r.current, r.next...), func(w *reader) bool { return w.gone.Load() })
+	r.next = nil
+	if len(r.current) > 0 {
+		r.send(n)
+	}
+}
+
+func (r *reads) confirmed(n *node, rs raft.ReadState) {
+	if len(r.current) == 0 || !bytes.Equal(rs.RequestCtx, r.id) {
+		return
+	}
+	r.answered = append(r.answered, answeredRound{rs.Index, r.current})
+	r.current = nil
+	r.begin(n)
+}
+
+// applied answers those whose index has been applied.
+func (r *reads) applied(n *node) {
+	if len(r.answered) == 0 {
+		return
+	}
+	at := n.applied.Load()
+	i := 0
+	for i < len(r.answered) && r.answered[i].index <= at {
+		i++
+	}
+	if i == 0 {
+		return
+	}
+	answer := readAnswer{bounds: n.log.bounds()}
+	for _, round := range r.answered[:i] {
+		for _, w := range round.waiters {
+			w.answer <- answer
+		}
+	}
+	r.answered = append(r.answered[:0], r.answered[i:]...)
+}
+
+func (r *reads) failAll(err error) {
+	for _, w := range append(r.current, r.next...) {
+		w.answer <- readAnswer{err: err}
+	}
+	for _, round := range r.answered {
+		for _, w := range round.waiters {
+			w.answer <- readAnswer{err: err}
+		}
+	}
+	*r = reads{seq: r.seq}
+}
+
+// readIndex gives the bounds of the log as applied here, which has all that was acknowledged before the call.
+func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
+	r := &reader{answer: make(chan readAnswer, 1)}
+	defer r.gone.Store(true)
+	select {
+	case n.work <- func() { n.reads.ask(n, r) }:
+	case <-ctx.Done():
+		return drivers.Bounds{}, ctx.Err()
+	case <-n.done:
+		return drivers.Bounds{}, n.ended()
+	}
+	limit := time.NewTimer(n.log.opts.Timeout)
+	defer limit.Stop()
+	select {
+	case a := <-r.answer:
+		return a.bounds, a.err
+	case <-limit.C:
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
+	case <-ctx.Done():
+		return drivers.Bounds{}, ctx.Err()
+	case <-n.done:
+		return drivers.Bounds{}, n.ended()
+	}
+}

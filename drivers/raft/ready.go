@@ -1,0 +1,210 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// ready does what Raft asks for, in the order that it asks for it: what is to be on disk is there before anybody hears of it. The leader alone sends
+// first, since its own disk is one of those whose word is counted, and is counted later (Raft thesis, 10.2.1).
+func (n *node) ready(ctx context.Context) error {
+	rd := n.rn.Ready()
+	if rd.SoftState != nil {
+		n.softState(rd.SoftState)
+	}
+	if t := rd.HardState.GetTerm(); rd.HardState != nil && t != n.term.Load() {
+		n.term.Store(t)
+		n.changed.all()
+	}
+	leading := n.state == raft.StateLeader
+	if leading {
+		n.net.Send(rd.Messages)
+	}
+	if err := n.persist(ctx, &rd); err != nil {
+		return err
+	}
+	if !leading {
+		n.net.Send(rd.Messages)
+	}
+	if err := n.applyAll(ctx, rd.CommittedEntries); err != nil {
+		return err
+	}
+	for _, rs := range rd.ReadStates {
+		n.reads.confirmed(n, rs)
+	}
+	n.reads.applied(n)
+	n.rn.Advance(rd)
+	return nil
+}
+
+func (n *node) softState(s *raft.SoftState) {
+	was := n.state
+	n.state = s.RaftState
+	leading := s.RaftState == raft.StateLeader
+	if was == raft.StateLeader && !leading {
+		n.dropWaiters(errors.New("this member does not lead any more"))
+	}
+	if s.Lead != n.lead.Load() {
+		n.logger.Info("the leader has changed", "leader", fmt.Sprintf("%x", s.Lead), "this_member", fmt.Sprintf("%x", n.id), "term", n.rn.BasicStatus().GetTerm())
+	}
+	n.setLead(s.Lead, leading)
+	n.reads.again(n)
+}
+
+// persist brings to disk what must be there. On a full disk it tries until there is room: meanwhile this member is silent, and
+// the others do without it.
+func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
+	if rd.HardState != nil {
+		n.hard, n.unsaved = rd.HardState, true
+	}
+	if rd.Snapshot != nil && !raft.IsEmptySnap(rd.Snapshot) {
+		if err := n.untilRoom(ctx, func() error { return n.install(rd.Snapshot) }); err != nil {
+			return err
+		}
+	}
+	if len(rd.Entries) == 0 && !rd.MustSync {
+		// A commit index alone can be learned again: it goes with what comes next.
+		return nil
+	}
+	return n.untilRoom(ctx, func() error {
+		var hs *raftpb.HardState
+		if n.unsaved {
+			hs = n.hard
+		}
+		err := n.wal.Save(hs, rd.Entries, rd.MustSync)
+		n.unsaved = n.unsaved && err != nil
+		return err
+	})
+}
+
+// saveLast keeps the commit index over a stop, so that the next start has all of the log at once.
+func (n *node) saveLast() error {
+	if !n.unsaved {
+		return nil
+	}
+	return n.wal.Save(n.hard, nil, true)
+}
+
+// roomAgain is the pause before a full disk is tried again.
+const roomAgain = 500 * time.Millisecond
+
+func (n *node) untilRoom(ctx context.Context, fn func() error) error {
+	for full := false; ; full = true {
+		err := fn()
+		if !errors.Is(err, drivers.ErrNoSpace) {
+			if full && err == nil {
+				n.logger.Info("there is room again for the Raft log")
+				n.log.noted(nil)
+			}
+			return err
+		}
+		if !full {
+			n.logger.Error("the Raft log cannot be written, trying again", "error", err)
+			n.log.noted(err)
+		}
+		select {
+		case <-time.After(roomAgain):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// applyAll gives committed entries to the state machine.
+func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
+	for _, e := range entries {
+		if err := n.apply(ctx, e); err != nil {
+			return err
+		}
+		n.applied.Store(e.GetIndex())
+	}
+	return nil
+}
+
+func (n *node) apply(ctx context.Context, e *raftpb.Entry) error {
+	switch e.GetType() {
+	case raftpb.EntryNormal:
+		if len(e.Data) == 0 {
+			return nil // a new leader's first
+		}
+		return n.applyCommand(ctx, e)
+	case raftpb.EntryConfChange:
+		cc := new(raftpb.ConfChange)
+		if err := proto.Unmarshal(e.Data, cc); err != nil {
+			return fmt.Errorf("%w: entry %d of Raft's log: %w", drivers.ErrCorrupt, e.GetIndex(), err)
+		}
+		n.applyConf(cc, e.GetIndex())
+	case raftpb.EntryConfChangeV2:
+		cc := new(raftpb.ConfChangeV2)
+		if err := proto.Unmarshal(e.Data, cc); err != nil {
+			return fmt.Errorf("%w: entry %d of Raft's log: %w", drivers.ErrCorrupt, e.GetIndex(), err)
+		}
+		n.applyConf(cc, e.GetIndex())
+	}
+	return nil
+}
+
+// applyCommand is the state machine. A command whose end is the log's is appended, and any other one changes nothing: on every member alike.
+//
+// After a start it begins at the marker, and what the file has comes once more. None of that is appended again: a command that was, or was refused, came after an end
+// before the file's, and its author had seen that end, which the file's last batch has passed (invariant R3).
+func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
+	c, err := decodeCommand(e.Data)
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+	}
+	waiter := n.waiters[c.batch.ID]
+	delete(n.waiters, c.batch.ID)
+	end, hash := n.log.tail.ends()
+	if c.after != end {
+		if c.after.Position > end.Position {
+			return fmt.Errorf("%w: entry %d of Raft's log comes after position %d, and the log ends at %d", drivers.ErrCorrupt, e.GetIndex(), c.after.Position, end.Position)
+		}
+		if waiter != nil {
+			waiter <- drivers.ErrConflict
+		}
+		return nil
+	}
+	if err := n.log.awaitRoom(ctx); err != nil {
+		return err
+	}
+	n.log.tail.add(&applied{
+		after: c.after, batch: c.batch, entry: entryID{e.GetIndex(), e.GetTerm()},
+		chain: chain(hash, e.Data), foreign: waiter == nil,
+	})
+	if waiter != nil {
+		waiter <- nil
+	}
+	return nil
+}
+
+func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) {
+	n.conf, n.confIndex = n.rn.ApplyConfChange(cc), index
+	switch {
+	case isMember(n.conf, n.id):
+		n.member = true
+	case n.member && !n.isRemoved:
+		n.isRemoved = true
+		close(n.removed)
+	}
+	n.confed.all()
+}
+
+func isMember(conf *raftpb.ConfState, id uint64) bool {
+	for _, ids := range [][]uint64{conf.GetVoters(), conf.GetVotersOutgoing(), conf.GetLearners(), conf.GetLearnersNext()} {
+		for _, other := range ids {
+			if other == id {
+				return true
+			}
+		}
+	}
+	return false
+}

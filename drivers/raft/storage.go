@@ -1,0 +1,30 @@
+package raft
+
+import (
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
+)
+
+// storage is what Raft reads of its log. It is used by the loop alone.
+type storage struct {
+	*wal.WAL
+	node *node
+}
+
+// Snapshot gives the marker, one that has the newest configuration: a member that has just been added refuses one that it is not in.
+func (s storage) Snapshot() (*raftpb.Snapshot, error) {
+	snap, err := s.WAL.Snapshot()
+	if err != nil || snap.GetMetadata().GetIndex() >= s.node.confIndex {
+		return snap, err
+	}
+	switch index, err := s.node.mark(); {
+	case err != nil:
+		return nil, err
+	case index == 0:
+		s.node.log.hasten()
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return s.WAL.Snapshot()
+}
