@@ -19,7 +19,7 @@ func TestOrder(t *testing.T) {
 	m := start(t, memberOptions{})
 	n, r := network(t, nil, m.url)
 	reach(t, n, m, 1)
-	const rounds, each = 20, 1000
+	const rounds, each = 8, 1000
 	apps, beats := uint64(0), uint64(1)
 	for round := range rounds {
 		for i := range each {

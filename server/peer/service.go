@@ -50,12 +50,13 @@ const (
 	pingTimeout = 5 * time.Second
 )
 
-// ServerOptions are what a gRPC server on a peer port needs for what a Network sends: no limit on sizes, windows that
+// ServerOptions are what a gRPC server on a peer port needs for what a Network sends: no limits on sizes and streams, windows that
 // fill a fast network, and patience with pings.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(math.MaxInt32),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(bufferSize),
