@@ -36,6 +36,19 @@ lint: tools $(BIN)/staticcheck ## Check formats, and what vet, staticcheck and o
 $(BIN)/staticcheck: test/tools/go.mod
 	cd test/tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
+# The generators of server/peer/peerpb, whose output is checked in. protoc comes from the system.
+PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+
+.PHONY: proto
+proto: tools ## Generate the code of the .proto files anew. Needs protoc (Debian and Ubuntu: apt-get install protobuf-compiler).
+	@command -v protoc >/dev/null || { echo "protoc is missing: install it (Debian and Ubuntu: apt-get install protobuf-compiler)" >&2; exit 1; }
+	GOBIN=$(BIN) $(GO) install $(PROTOC_GEN_GO)
+	GOBIN=$(BIN) $(GO) install $(PROTOC_GEN_GO_GRPC)
+	PATH=$(BIN):$$PATH protoc -I server/peer/peerpb -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3)/raftpb \
+		--go_out=server/peer/peerpb --go_opt=paths=source_relative \
+		--go-grpc_out=server/peer/peerpb --go-grpc_opt=paths=source_relative peer.proto
+
 # All tests: the server is built before them and is no input that go test's cache knows, hence -count=1.
 TIMEOUT    ?= 20m
 TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/url"
@@ -81,24 +82,64 @@ func (n *Node) clientTLS(checkSAN bool) (*listen.TLS, error) {
 	if t.Empty() {
 		return nil, nil
 	}
-	suites, err := n.opts.CipherSuiteIDs()
+	o, err := n.tlsOptions(t)
 	if err != nil {
 		return nil, err
+	}
+	o.CheckRemoteSAN = checkSAN
+	return listen.NewTLS(o)
+}
+
+// peerTLS gives the TLS of the peer URLs, nil if there is none, and the configuration for connections to other members'.
+func (n *Node) peerTLS() (*listen.TLS, func() *tls.Config, error) {
+	t, selfSigned := n.opts.PeerTLS, false
+	if t.AutoTLS && t.Empty() {
+		dir := filepath.Join(n.opts.DataDir, "fixtures", "peer")
+		pair, err := listen.SelfSigned(dir, n.opts.ListenPeerURLs, n.opts.SelfSignedCertValidity)
+		if err != nil {
+			return nil, nil, err
+		}
+		if t.ClientCertAuth || t.TrustedCAFile != "" {
+			n.logger.Warn("members are not authenticated: --peer-auto-tls overrides --peer-client-cert-auth and --peer-trusted-ca-file, as in etcd")
+		}
+		// Nobody vouches for certificates that each member signs for itself.
+		t, selfSigned = config.TLS{CertFile: pair.CertFile, KeyFile: pair.KeyFile}, true
+	}
+	o, err := n.tlsOptions(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	o.CheckRemoteSAN = !t.SkipClientSANVerify
+	var server *listen.TLS
+	if !t.Empty() {
+		if server, err = listen.NewTLS(o); err != nil {
+			return nil, nil, err
+		}
+	}
+	if t.ClientCertFile != "" || t.ClientKeyFile != "" {
+		o.CertFile, o.KeyFile = t.ClientCertFile, t.ClientKeyFile
+	}
+	client, err := listen.NewClientTLS(o, selfSigned)
+	return server, client, err
+}
+
+// tlsOptions translates the options of one side.
+func (n *Node) tlsOptions(t config.TLS) (listen.TLSOptions, error) {
+	suites, err := n.opts.CipherSuiteIDs()
+	if err != nil {
+		return listen.TLSOptions{}, err
 	}
 	lowest, err := config.TLSVersion(n.opts.TLSMinVersion)
 	if err != nil {
-		return nil, err
+		return listen.TLSOptions{}, err
 	}
 	highest, err := config.TLSVersion(n.opts.TLSMaxVersion)
-	if err != nil {
-		return nil, err
-	}
-	return listen.NewTLS(listen.TLSOptions{
+	return listen.TLSOptions{
 		CertFile: t.CertFile, KeyFile: t.KeyFile,
 		TrustedCAFile: t.TrustedCAFile, ClientCertAuth: t.ClientCertAuth, CRLFile: t.CRLFile,
-		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames, CheckRemoteSAN: checkSAN,
+		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames,
 		CipherSuites: suites, MinVersion: lowest, MaxVersion: highest, Log: n.logger,
-	})
+	}, err
 }
 
 // listen serves all endpoints until ctx ends.

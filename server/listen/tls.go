@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"sync"
-	"time"
 )
 
 var (
@@ -47,16 +45,7 @@ type TLSOptions struct {
 // TLS is a listener's TLS. It reads its files anew when they have changed, at the next handshake.
 type TLS struct {
 	options TLSOptions
-
-	mu     sync.Mutex
-	loaded *loadedTLS
-	failed []stamp // the files that could not be loaded, so as to say so once
-}
-
-// loadedTLS is what one reading of the files came to.
-type loadedTLS struct {
-	stamps []stamp
-	config *tls.Config
+	files   *followed
 }
 
 // NewTLS reads the files for the first time, and fails if they cannot be used.
@@ -64,91 +53,37 @@ func NewTLS(o TLSOptions) (*TLS, error) {
 	if o.CertFile == "" || o.KeyFile == "" {
 		return nil, fmt.Errorf("%w[key: %v, cert: %v]", ErrNoKeyPair, o.KeyFile, o.CertFile)
 	}
+	if err := o.checkAllowed(); err != nil {
+		return nil, err
+	}
+	files, err := follow(o, o.serverConfig)
+	return &TLS{options: o, files: files}, err
+}
+
+func (o *TLSOptions) checkAllowed() error {
 	if len(o.AllowedCNs) > 0 && len(o.AllowedHostnames) > 0 {
-		return nil, fmt.Errorf("AllowedCNs and AllowedHostnames are mutually exclusive (cns=%q, hostnames=%q)", o.AllowedCNs, o.AllowedHostnames)
+		return fmt.Errorf("AllowedCNs and AllowedHostnames are mutually exclusive (cns=%q, hostnames=%q)", o.AllowedCNs, o.AllowedHostnames)
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	t := &TLS{options: o}
-	var err error
-	t.loaded, err = t.load()
-	return t, err
+	return nil
 }
 
 // ServerConfig returns a configuration that follows the files.
 func (t *TLS) ServerConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.current(), nil },
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.files.current(), nil },
 	}
 }
 
-// current is the configuration by the files as they are now, or as they last could be used.
-func (t *TLS) current() *tls.Config {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.stamps()
-	if slices.EqualFunc(now, t.loaded.stamps, stamp.same) || t.failed != nil && slices.EqualFunc(now, t.failed, stamp.same) {
-		return t.loaded.config
-	}
-	fresh, err := t.load()
-	if err != nil {
-		t.failed = now
-		t.options.Log.Warn("TLS files have changed and cannot be used; the ones before stay in use", "cert-file", t.options.CertFile, "error", err)
-		return t.loaded.config
-	}
-	t.failed = nil
-	t.loaded = fresh
-	return fresh.config
-}
-
-// stamp tells one state of a file from another without reading it.
-type stamp struct {
-	info os.FileInfo // nil if there is none
-	seen time.Time
-}
-
-// settling is how long after its last change a file may change again without a trace in its times.
-const settling = time.Second
-
-// same says that the file is certainly the one that the older stamp, b, was made of.
-func (a stamp) same(b stamp) bool {
-	if a.info == nil || b.info == nil {
-		return a.info == nil && b.info == nil
-	}
-	return os.SameFile(a.info, b.info) && a.info.ModTime().Equal(b.info.ModTime()) && a.info.Size() == b.info.Size() &&
-		b.seen.Sub(b.info.ModTime()) > settling
-}
-
-func (t *TLS) stamps() []stamp {
-	o := t.options
-	var list []stamp
-	for _, path := range []string{o.CertFile, o.KeyFile, o.TrustedCAFile, o.CRLFile} {
-		s := stamp{seen: time.Now()}
-		if path != "" {
-			s.info, _ = os.Stat(path)
-		}
-		list = append(list, s)
-	}
-	return list
-}
-
-func (t *TLS) load() (*loadedTLS, error) {
-	o := t.options
-	// The stamps are older than what is read, so that a change in between is seen next time.
-	stamps := t.stamps()
+// serverConfig is the configuration by the files as they are.
+func (o TLSOptions) serverConfig() (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 	if err != nil {
 		return nil, err
 	}
-	config := &tls.Config{
-		Certificates: []tls.Certificate{pair},
-		CipherSuites: o.CipherSuites,
-		MinVersion:   max(o.MinVersion, tls.VersionTLS12),
-		MaxVersion:   o.MaxVersion,
-		NextProtos:   []string{"h2", "http/1.1"},
-	}
+	config := o.baseConfig()
+	config.Certificates = []tls.Certificate{pair}
+	config.NextProtos = []string{"h2", "http/1.1"}
 	if o.TrustedCAFile != "" || o.ClientCertAuth {
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 		// A ticket would let a client in whom the files no longer do.
@@ -159,14 +94,24 @@ func (t *TLS) load() (*loadedTLS, error) {
 			return nil, err
 		}
 	}
+	return config, o.judgeBy(config)
+}
+
+func (o TLSOptions) baseConfig() *tls.Config {
+	return &tls.Config{CipherSuites: o.CipherSuites, MinVersion: max(o.MinVersion, tls.VersionTLS12), MaxVersion: o.MaxVersion}
+}
+
+// judgeBy has the configuration judge the other side's certificate.
+func (o TLSOptions) judgeBy(config *tls.Config) error {
 	var revoked map[string]bool
 	if o.CRLFile != "" {
+		var err error
 		if revoked, err = loadCRL(o.CRLFile); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	config.VerifyConnection = func(state tls.ConnectionState) error { return o.admit(state, revoked) }
-	return &loadedTLS{stamps: stamps, config: config}, nil
+	return nil
 }
 
 func loadPool(path string) (*x509.CertPool, error) {
@@ -201,7 +146,7 @@ func loadCRL(path string) (map[string]bool, error) {
 	return revoked, nil
 }
 
-// admit judges a client certificate that is valid as such.
+// admit judges the other side's certificate, a client's or a member's, that is valid as such.
 func (o *TLSOptions) admit(state tls.ConnectionState, revoked map[string]bool) error {
 	if len(state.PeerCertificates) == 0 {
 		return nil
