@@ -65,7 +65,7 @@ func put(key string, main byte) drivers.Entry {
 
 func TestCheckSound(t *testing.T) {
 	dir := store(t, put("a", 2), put("b", 3))
-	want := "sound: 2 entries up to position 2 (scrubbed up to 0), revision 3 with 2 revisions kept, never compacted, 2 keys, 0 leases, 0 users, 0 roles\n"
+	want := "sound: 2 entries up to position 2 (scrubbed up to 0), revision 3 with 2 revisions kept, never compacted, 2 keys, 0 leases, 0 users, 0 roles, 0 members\n"
 	for _, o := range []output{
 		run(t, nil, "check", "--data-dir", dir),
 		run(t, []string{"ETCD_DATA_DIR=" + dir}, "check"),
@@ -80,7 +80,7 @@ func TestCheckFindings(t *testing.T) {
 	dir := store(t, put("a", 2), put("b", 4), drivers.Entry{Kind: mvcc.KindCompaction, Meta: []byte{2}})
 	o := run(t, nil, "check", "--data-dir", dir)
 	want := "I2: position 2: revision 4 follows revision 2\n" +
-		"1 findings: 3 entries up to position 3 (scrubbed up to 0), revision 4 with 2 revisions kept, compact revision 2, 2 keys, 0 leases, 0 users, 0 roles\n"
+		"1 findings: 3 entries up to position 3 (scrubbed up to 0), revision 4 with 2 revisions kept, compact revision 2, 2 keys, 0 leases, 0 users, 0 roles, 0 members\n"
 	if o.code != 1 || o.stdout != want || o.stderr != "" {
 		t.Errorf("%+v", o)
 	}

@@ -38,9 +38,10 @@ func TestErrors(t *testing.T) {
 		unhealthy   = "etcdserver: unhealthy cluster"
 		badPassword = "auth: authentication failed, password was given for no password user"
 		notGiven    = "etcdserver: permission not given"
+		notStarted  = "etcdserver: re-configuration failed due to not enough started members"
 	)
-	// The texts that etcd's client package has no error of its own for.
-	unnamed := []string{badPassword, notGiven}
+	// The texts that etcd's client package has no error of its own for, or one of another code.
+	unnamed := []string{badPassword, notGiven, notStarted}
 	both := func(a, b error) error { return fmt.Errorf("%w: %w", a, b) }
 	for _, c := range []struct {
 		err  error
@@ -56,6 +57,16 @@ func TestErrors(t *testing.T) {
 		{mvcc.ErrLeaseTTLTooLong, codes.OutOfRange, longTTL},
 		{mvcc.ErrNoSpace, codes.ResourceExhausted, noSpace},
 		{mvcc.ErrCorrupt, codes.DataLoss, corrupt},
+		{mvcc.ErrMemberExists, codes.FailedPrecondition, "etcdserver: member ID already exist"},
+		{mvcc.ErrMemberNotFound, codes.NotFound, "etcdserver: member not found"},
+		{mvcc.ErrMemberRemoved, codes.NotFound, "etcdserver: member not found"},
+		{mvcc.ErrMemberNotLearner, codes.FailedPrecondition, "etcdserver: can only promote a learner member"},
+		{mvcc.ErrPeerURLExists, codes.FailedPrecondition, "etcdserver: Peer URLs already exists"},
+		{mvcc.ErrTooManyLearners, codes.FailedPrecondition, "etcdserver: too many learner members in cluster"},
+		{mvcc.ErrNotEnoughStarted, codes.Unknown, notStarted},
+		{errNotReady, codes.FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader"},
+		{errUnhealthy, codes.Unavailable, unhealthy},
+		{ErrNotLeader, codes.FailedPrecondition, "etcdserver: not leader"},
 		{mvcc.ErrUserEmpty, codes.InvalidArgument, "etcdserver: user name is empty"},
 		{mvcc.ErrUserExists, codes.FailedPrecondition, "etcdserver: user name already exists"},
 		{mvcc.ErrUserNotFound, codes.FailedPrecondition, "etcdserver: user name not found"},

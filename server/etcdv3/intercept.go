@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 	"unicode/utf8"
@@ -26,13 +27,38 @@ func clientVersion(ctx context.Context) (string, error) {
 	return vs[0], nil
 }
 
+// learnerMay tells whether a learner answers a unary call: a read from what it has itself, or how it is.
+func learnerMay(req any) bool {
+	switch r := req.(type) {
+	case *pb.StatusRequest:
+		return true
+	case *pb.RangeRequest:
+		return r.Serializable
+	}
+	return false
+}
+
+func (s *Server) learner() bool { return s.opts.Learner != nil && s.opts.Learner() }
+
+// wantsLeader tells whether the client would rather be refused than answered by a server without a leader.
+func (s *Server) wantsLeader(ctx context.Context) bool {
+	vs := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey)
+	return s.opts.Members != nil && len(vs) > 0 && vs[0] == rpctypes.MetadataHasLeader
+}
+
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
+	if s.learner() && !learnerMay(req) {
+		return nil, rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	version, err := clientVersion(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.opts.Observe.Started("unary", info.FullMethod, version)
+	if s.wantsLeader(ctx) && s.opts.Cluster.Leader() == 0 {
+		return nil, rpctypes.ErrGRPCNoLeader
+	}
 	resp, err := handler(ctx, req)
 	took := time.Since(start)
 	s.opts.Observe.Handled("unary", info.FullMethod, err, took)
@@ -44,13 +70,53 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	start := time.Now()
+	if s.learner() && info.FullMethod != pb.Maintenance_Snapshot_FullMethodName {
+		return rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	version, err := clientVersion(ss.Context())
 	if err != nil {
 		return err
 	}
 	s.opts.Observe.Started("stream", info.FullMethod, version)
-	err = handler(srv, ss)
+	if s.wantsLeader(ss.Context()) {
+		err = s.whileLed(ss, func(ss grpc.ServerStream) error { return handler(srv, ss) })
+	} else {
+		err = handler(srv, ss)
+	}
 	s.opts.Observe.Handled("stream", info.FullMethod, err, time.Since(start))
+	return err
+}
+
+// ledStream is a stream whose context ends with the leader.
+type ledStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s ledStream) Context() context.Context { return s.ctx }
+
+// whileLed serves a stream until it ends, or the cluster has been without a leader for too long.
+func (s *Server) whileLed(ss grpc.ServerStream, serve func(grpc.ServerStream) error) error {
+	if s.opts.Cluster.Leader() == 0 {
+		return rpctypes.ErrGRPCNoLeader
+	}
+	if s.opts.LeaderLost == nil {
+		return serve(ss)
+	}
+	ctx, cancel := context.WithCancelCause(ss.Context())
+	defer cancel(nil)
+	lost := s.opts.LeaderLost()
+	go func() {
+		select {
+		case <-lost:
+			cancel(rpctypes.ErrGRPCNoLeader)
+		case <-ctx.Done():
+		}
+	}()
+	err := serve(ledStream{ss, ctx})
+	if errors.Is(context.Cause(ctx), rpctypes.ErrGRPCNoLeader) {
+		return rpctypes.ErrGRPCNoLeader
+	}
 	return err
 }
 

@@ -36,6 +36,12 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 		StorageVersion:   StorageVersion,
 		DowngradeInfo:    &pb.DowngradeInfo{},
 	}
+	if s.opts.Learner != nil {
+		resp.IsLearner = s.opts.Learner()
+	}
+	if resp.Leader == 0 {
+		resp.Errors = append(resp.Errors, rpctypes.ErrNoLeader.Error())
+	}
 	for _, a := range ix.Alarms() {
 		m := &pb.AlarmMember{MemberID: a.Member, Alarm: pb.AlarmType(a.Type)}
 		resp.Errors = append(resp.Errors, m.String())
@@ -93,13 +99,29 @@ func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, pb.Maintenance_Snapsho
 	return status.Error(codes.Unimplemented, "keelson: snapshots are not supported yet")
 }
 
-func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+// errSlowTransfer is etcd's answer for whoever did not wait for the new leader.
+var errSlowTransfer = status.Error(codes.Unknown, "etcdserver: request timed out, leader transfer took too long")
+
+// MoveLeader has a member that votes lead. To move from the leader to the leader is nothing to do.
+func (s *maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
 	leader := s.opts.Cluster.Leader()
+	target := s.member(r.TargetID)
 	switch {
 	case s.opts.Cluster.Member != leader:
 		return nil, rpctypes.ErrGRPCNotLeader
-	case r.TargetID != leader:
+	case target == nil || target.IsLearner:
 		return nil, rpctypes.ErrGRPCBadLeaderTransferee
+	case r.TargetID == leader:
+		return &pb.MoveLeaderResponse{}, nil
+	case s.opts.Members == nil: // equal servers take turns by themselves
+		return nil, rpctypes.ErrGRPCBadLeaderTransferee
+	}
+	err := s.opts.Members.MoveLeader(ctx, r.TargetID)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, errSlowTransfer
+	case err != nil:
+		return nil, grpcError(err)
 	}
 	return &pb.MoveLeaderResponse{}, nil
 }

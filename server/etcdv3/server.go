@@ -56,7 +56,19 @@ type Options struct {
 	Backend   Backend
 	Compactor Compactor
 	Cluster   Cluster
-	Logger    *slog.Logger
+	// Members are those of the cluster where the log has them; Cluster's Members, Update and Equal are of no
+	// account then. Nil for a server that is alone, and for equal servers on one database.
+	Members Members
+	// StrictReconfigCheck refuses changes of Members that would cost the quorum: --strict-reconfig-check.
+	StrictReconfigCheck bool
+	// MaxLearners bounds the learners among Members: --max-learners.
+	MaxLearners int
+	// Learner tells whether this server is a learner, which answers little. Nil if it never is.
+	Learner func() bool
+	// LeaderLost gives a channel that is closed when there has been no leader for so long that streams of clients that want one
+	// are to end: three election timeouts, in etcd. Nil if there is always one.
+	LeaderLost func() <-chan struct{}
+	Logger     *slog.Logger
 	// MaxTxnOps and MaxRequestBytes bound requests: --max-txn-ops, --max-request-bytes.
 	MaxTxnOps       int
 	MaxRequestBytes int

@@ -94,7 +94,7 @@ func (b *Builder) load(e *drivers.Entry) error {
 		b.applyCompaction(r.Compact, e.Position)
 	case KindAlarm:
 		b.applyAlarm(*r.Alarm, r.Raised)
-	case KindMember:
+	case KindMember, KindJoined:
 		b.applyMember(r.Member)
 	case KindUser:
 		b.applyUser(r.User)
@@ -227,13 +227,6 @@ func (b *Builder) applyAlarm(a Alarm, on bool) {
 		b.discard(a.position)
 	}
 	b.ix.alarms = alarms
-}
-
-func (b *Builder) applyMember(m *Member) {
-	if b.ix.member != nil {
-		b.discard(b.ix.member.position)
-	}
-	b.ix.member = m
 }
 
 func (b *Builder) discard(pos int64) { b.garbage = append(b.garbage, pos) }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/authpb"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -29,13 +28,16 @@ const (
 	KindAlarm uint8 = 6
 	// KindBarrier says nothing: whoever appends one has proven that appending works and what the end is.
 	KindBarrier uint8 = 7
-	// KindMember is the whole state of a member of the cluster.
+	// KindMember is the whole state of the member for which the log was founded. Of a server that is alone the log has no other.
 	KindMember uint8 = 8
 	// KindUser is the whole state of a user of the Auth API, or says that there is none of its name any more;
 	// either way it says which auth revision that is.
 	KindUser uint8 = 9
 	// KindRole is the same of a role.
 	KindRole uint8 = 10
+	// KindJoined is the whole state of another member than the founder, or says that a member, be it the founder, was removed
+	// for good. Servers that take every member for themselves do not know this kind, and leave a log alone that has one.
+	KindJoined uint8 = 11
 )
 
 // maxDeleteMeta bounds a KindDelete entry, so that no driver meets one too large to carry.
@@ -126,19 +128,6 @@ func decodeInts(meta []byte, into ...*int64) error {
 		return ErrBadEntry
 	}
 	return nil
-}
-
-func encodeMember(m *Member) ([]byte, error) {
-	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(appendInts(nil, int64(m.ClusterID)), m.Member)
-}
-
-func decodeMember(meta []byte) (*Member, error) {
-	d := decoder{buf: meta}
-	m := &Member{ClusterID: uint64(d.int()), Member: new(pb.Member)}
-	if err := proto.Unmarshal(d.buf, m.Member); err != nil || d.bad {
-		return nil, fmt.Errorf("%w: member", ErrBadEntry)
-	}
-	return m, nil
 }
 
 // encodeAuth writes down a change of a user or role. Of one that is removed the message has the name alone.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
@@ -55,18 +54,6 @@ func TestDeleteRoundTrip(t *testing.T) {
 	}
 }
 
-func TestMemberRoundTrip(t *testing.T) {
-	m := &Member{ClusterID: math.MaxUint64, Member: &pb.Member{ID: math.MaxUint64, Name: "n", ClientURLs: []string{"http://a"}}}
-	meta, err := encodeMember(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := decodeMember(meta)
-	if err != nil || got.ClusterID != m.ClusterID || !proto.Equal(got.Member, m.Member) {
-		t.Errorf("got %+v, %v", got, err)
-	}
-}
-
 // TestKeyValueBytes holds the hand-written encoding against the generated type.
 func TestKeyValueBytes(t *testing.T) {
 	for _, v := range []Version{{}, {Main: 1}, {Main: math.MaxInt64, Create: 127, Count: 128, Lease: -1}} {
@@ -103,6 +90,9 @@ func FuzzLoad(f *testing.F) {
 	f.Add(KindCompaction, appendInts(nil, 2))
 	f.Add(KindAlarm, appendInts(nil, 1, 1, 1))
 	f.Add(KindMember, []byte{1})
+	f.Add(KindJoined, []byte{1, 0, 8, 7})
+	f.Add(KindJoined, []byte{1, 1, 8, 7})
+	f.Add(KindJoined, []byte{1, 2, 8, 7})
 	f.Add(KindUser, []byte{2, 0, 10, 1, 'u'})
 	f.Add(KindUser, []byte{2, 1, 10, 1, 'u'})
 	f.Add(KindRole, []byte{2, 0, 10, 1, 'r'})

@@ -19,7 +19,7 @@ type Record struct {
 	// Alarm is an alarm that was raised, or disarmed if not Raised.
 	Alarm  *Alarm
 	Raised bool
-	// Member is the member as it is from then on.
+	// Member is a member as it is from then on, or one that was removed.
 	Member *Member
 	// User or Role is a user or role that was changed or removed.
 	User *User
@@ -59,10 +59,8 @@ func (r *Record) decode(e *drivers.Entry) (err error) {
 		var member, alarm, on int64
 		err = decodeInts(e.Meta, &member, &alarm, &on)
 		r.Alarm, r.Raised = &Alarm{uint64(member), int32(alarm), e.Position}, on == 1
-	case KindMember:
-		if r.Member, err = decodeMember(e.Meta); err == nil {
-			r.Member.position = e.Position
-		}
+	case KindMember, KindJoined:
+		r.Member, err = decodeMember(e)
 	case KindUser:
 		r.User, err = decodeUser(e)
 	case KindRole:

@@ -8,7 +8,7 @@
 // # Data
 //
 // An [Index] is a snapshot of the state at one end of the log: for each key its
-// versions since the last compaction, the leases, the alarms, the users and roles. It
+// versions since the last compaction, the leases, the alarms, the members, the users and roles. It
 // never changes; a [Builder] makes the next one and shares what did not change. [Evaluate] turns
 // requests into entries of the log and results; [Builder.Load] takes entries that come from the log.
 // Both change the index by the same functions.
@@ -26,6 +26,9 @@
 //	    on. Every entry of a user or role carries it. The newest of them is never
 //	    garbage, not even a removal of what is gone: a log that is loaded, however
 //	    much of it was scrubbed, is at the auth revision of its newest such entry.
+//	I12 A member that was removed never comes back: the entry that says so stays. All
+//	    members are of one cluster, one of them votes, no two have a peer URL in common,
+//	    and the log was founded for one at most.
 //
 // # Concurrency
 //

@@ -15,6 +15,14 @@ var (
 	ErrNoSpace         = errors.New("mvcc: database space exceeded")
 	ErrCorrupt         = errors.New("mvcc: corrupt cluster")
 
+	ErrMemberExists     = errors.New("mvcc: a member has this id")
+	ErrMemberNotFound   = errors.New("mvcc: no member has this id")
+	ErrMemberRemoved    = errors.New("mvcc: the member of this id was removed")
+	ErrMemberNotLearner = errors.New("mvcc: the member to be promoted is no learner")
+	ErrPeerURLExists    = errors.New("mvcc: another member has this peer URL")
+	ErrTooManyLearners  = errors.New("mvcc: too many learners")
+	ErrNotEnoughStarted = errors.New("mvcc: not enough of the members that vote have started")
+
 	ErrUserEmpty            = errors.New("mvcc: user name is empty")
 	ErrUserExists           = errors.New("mvcc: user name already exists")
 	ErrUserNotFound         = errors.New("mvcc: user name not found")

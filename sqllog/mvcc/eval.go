@@ -29,10 +29,6 @@ type Expire struct{ ID, Entry int64 }
 // The response is the TTL in seconds, an int64.
 type Renew struct{ ID int64 }
 
-// Founding is a request of the server's own: it records the member unless the log has one already, whose cluster it joins then.
-// The response is the member that the log has, a *Member.
-type Founding struct{ *Member }
-
 // Barrier is a request of the server's own that changes nothing but the log's
 // end: its success proves that the log can be appended to.
 type Barrier struct {
@@ -61,7 +57,7 @@ type Result struct {
 //
 // Requests are etcdserverpb's: PutRequest, DeleteRangeRequest, TxnRequest, CompactionRequest,
 // LeaseGrantRequest (with its id chosen), LeaseRevokeRequest, AlarmRequest, those of the Auth API that change users (with
-// passwords hashed) and roles; and *Checkpoint, *Expire, *Renew, *Member, *Founding and *Barrier. They must have passed the checks of the API (see package etcdv3) and must not be changed any more.
+// passwords hashed) and roles; and *Checkpoint, *Expire, *Renew, *Barrier and those about members, from *Member to *PublishMember. They must have passed the checks of the API (see package etcdv3) and must not be changed any more.
 func Evaluate(ix *Index, env Env, requests []any) (*Builder, []Result) {
 	results := make([]Result, len(requests))
 	var failed map[int]error
@@ -137,18 +133,11 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		return ev.alarm(r)
 	case *Checkpoint:
 		return ev.checkpoint(r)
-	case *Member:
-		return ev.member(r)
-	case *Founding:
-		if m := ev.b.ix.Member(); m != nil {
-			return m, nil
-		}
-		return ev.member(r.Member)
 	case *Barrier:
 		ev.b.discard(ev.b.emit(KindBarrier, []byte{0}, make([]byte, r.Room)))
 		return nil, nil
 	}
-	return ev.auth(request)
+	return ev.members(request)
 }
 
 func (ev *evaluator) full() bool { return ev.b.ix.Alarmed(int32(pb.AlarmType_NOSPACE)) }
@@ -326,18 +315,6 @@ func (ev *evaluator) revoke(r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, 
 	pos := ev.b.emit(KindLeaseRevoked, appendInts(nil, r.ID), nil)
 	ev.b.applyRevoked(r.ID, pos)
 	return &pb.LeaseRevokeResponse{Header: ev.header()}, nil
-}
-
-// member records a member.
-func (ev *evaluator) member(r *Member) (*Member, error) {
-	meta, err := encodeMember(r)
-	if err != nil {
-		return nil, err
-	}
-	m := *r
-	m.position = ev.b.emit(KindMember, meta, nil)
-	ev.b.applyMember(&m)
-	return &m, nil
 }
 
 func (ev *evaluator) renew(r *Renew) (int64, error) {

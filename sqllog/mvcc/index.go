@@ -4,8 +4,6 @@ import (
 	"iter"
 	"sort"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
 	"github.com/keelson-io/keelson/drivers"
 )
 
@@ -29,7 +27,11 @@ type Index struct {
 	users  tree[*User]
 	roles  tree[*Role]
 	alarms []Alarm
-	member *Member
+
+	// members are those of the cluster, by id, removed the ids that were members once (invariant I12).
+	members []*Member
+	removed []uint64
+	cluster uint64
 
 	// authRemoval is the position of the newest entry of a user or role, if that is a removal, and otherwise 0.
 	authRemoval int64
@@ -46,14 +48,6 @@ type Index struct {
 type Alarm struct {
 	Member   uint64
 	Type     int32 // an etcdserverpb.AlarmType
-	position int64
-}
-
-// Member is this log's member of the cluster, as MemberList shows it, and the
-// cluster it belongs to. The ids are kept with the data: they stay when flags change.
-type Member struct {
-	ClusterID uint64
-	*pb.Member
 	position int64
 }
 
@@ -232,9 +226,6 @@ func (ix *Index) Kept(key string, main int64, sub int32) bool {
 	v := r.at(ix.Compact)
 	return v != nil && v.Main == main && v.Sub == sub && !v.Tombstone()
 }
-
-// Member gives the member, or nil if none has been recorded.
-func (ix *Index) Member() *Member { return ix.member }
 
 // Alarms gives the alarms raised. The slice is not to be changed.
 func (ix *Index) Alarms() []Alarm { return ix.alarms }

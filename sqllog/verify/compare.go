@@ -39,6 +39,7 @@ func (w *walk) compare() {
 	}
 	w.compareLeases()
 	w.compareAuth()
+	w.compareMembers()
 }
 
 // compareLeases checks both ways that leases and keys agree (I8).

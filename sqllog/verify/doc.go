@@ -17,6 +17,8 @@
 //	I8   Keys are attached to leases that exist, and leases hold the keys attached to them.
 //	I11  Auth revisions ascend; the index is at the newest one, and has the users and roles that the
 //	     log has. Users have roles that exist (but for root, which needs no role), each once, in order.
+//	I12  No entry is of a member that was removed before; the index has the members that the log has, all
+//	     of one cluster, one founder at most, one that votes at least, no two with a peer URL in common.
 //
 // It knows only drivers.Log and what entries mean. Nothing is written. One Walk uses one
 // goroutine; several may run on one log, also while it is served, up to the end that was there at the beginning.

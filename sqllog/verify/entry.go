@@ -26,6 +26,8 @@ func (w *walk) entry(e *drivers.Entry) {
 	case r.Role != nil:
 		w.authChange(e.Position, r.Role.AuthChange)
 		keep(w.roles, r.Role, string(r.Role.Name), r.Role.Removed)
+	case r.Member != nil:
+		w.member(e.Position, r.Member)
 	case e.Kind == mvcc.KindCompaction:
 		w.compaction(e.Position, r.Compact)
 	}

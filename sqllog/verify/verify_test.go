@@ -49,7 +49,7 @@ func entries(t *testing.T, requests ...any) []drivers.Entry {
 	return all
 }
 
-// story is a log with something of everything: positions 1 to 14, revisions 2 to 9, auth revisions 2 to 4.
+// story is a log with something of everything: positions 1 to 18, revisions 2 to 9, auth revisions 2 to 4.
 func story(t *testing.T) []drivers.Entry {
 	return entries(t,
 		&pb.LeaseGrantRequest{ID: 7, TTL: 60}, // position 1
@@ -68,6 +68,10 @@ func story(t *testing.T) []drivers.Entry {
 		&pb.AuthRoleAddRequest{Name: "r"},                  // 12: auth revision 2
 		&pb.AuthUserAddRequest{Name: "u"},                  // 13: auth revision 3
 		&pb.AuthUserGrantRoleRequest{User: "u", Role: "r"}, // 14: auth revision 4
+		&mvcc.Founding{Member: &mvcc.Member{ClusterID: 5, Member: &pb.Member{ID: 1, PeerURLs: []string{"p"}}}}, // 15
+		&mvcc.AddMember{Member: &pb.Member{ID: 2, PeerURLs: []string{"q"}, IsLearner: true}, MaxLearners: 1},   // 16
+		&mvcc.AddMember{Member: &pb.Member{ID: 3}},                                                             // 17
+		&mvcc.RemoveMember{ID: 3}, // 18
 	)
 }
 
@@ -128,7 +132,7 @@ func TestSound(t *testing.T) {
 	if len(all) > 0 {
 		t.Errorf("found %v", all)
 	}
-	want := Summary{Entries: 14, Position: 14, Revision: 9, Compact: -1, Revisions: 8, Keys: 3, Leases: 1, Users: 1, Roles: 1, AuthRevision: 4}
+	want := Summary{Entries: 18, Position: 18, Revision: 9, Compact: -1, Revisions: 8, Keys: 3, Leases: 1, Users: 1, Roles: 1, AuthRevision: 4, Members: 2, Removed: 1}
 	if s != want {
 		t.Errorf("summary %+v, want %+v", s, want)
 	}
@@ -203,6 +207,13 @@ func TestBroken(t *testing.T) {
 		{"roles in no order", func(l log) log { l[13].Meta = user(4, "root", "r"); return l }, []string{"I11"}, `user "u" has role "r" after role "root"`},
 		{"a role twice", func(l log) log { l[13].Meta = user(4, "r", "r"); return l }, []string{"I11"}, `user "u" has role "r" after role "r"`},
 		{"a user without a name", func(l log) log { l[12].Meta = ints(3, 0); return l }, []string{"I1"}, "position 13: the entry cannot be read"},
+		{"a member that comes back", func(l log) log { return append(l, drivers.Entry{Kind: mvcc.KindJoined, Meta: ints(5, 0, 8, 3)}) }, []string{"I12"}, "position 19: member 3 was removed before"},
+		{"a member that goes twice", func(l log) log { return append(l, l[17]) }, []string{"I12"}, "member 3 was removed before"},
+		{"a member of another cluster", func(l log) log { l[15].Meta = ints(6, 0, 8, 2); return l }, []string{"I12"}, "position 16: member 2 is of cluster 6, and others are of cluster 5"},
+		{"a second founder", func(l log) log { return append(l, drivers.Entry{Kind: mvcc.KindMember, Meta: ints(5, 8, 4)}) }, []string{"I12"}, "position 19: the log was founded for member 1, and for member 4"},
+		{"nobody votes", func(l log) log { return append(l, drivers.Entry{Kind: mvcc.KindJoined, Meta: ints(5, 1, 8, 1)}) }, []string{"I12"}, "none of the 1 members votes"},
+		{"a peer URL twice", func(l log) log { l[15].Meta = append(ints(5, 0, 8, 2), 26, 1, 'p'); return l }, []string{"I12"}, `members 1 and 2 have the peer URL "p" in common`},
+		{"a removal of nobody", func(l log) log { l[17].Meta = ints(5, 1); return l }, []string{"I12"}, "position 18: a member has no id"},
 		{"the root of all roles", func(l log) log { l[13].Meta = user(4, "r", "root"); return l }, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -235,7 +246,7 @@ func TestPositions(t *testing.T) {
 	}{
 		{"a hole", func(l []drivers.Entry) []drivers.Entry { return slices.Delete(slices.Clone(l), 8, 9) }, nil, []string{"I1"}, "positions 9 to 9 are missing, and the log is scrubbed up to 0 only"},
 		{"twice", func(l []drivers.Entry) []drivers.Entry { return slices.Insert(slices.Clone(l), 9, l[8]) }, nil, []string{"I1"}, "position 9: it comes after position 9"},
-		{"an end too early", func(l []drivers.Entry) []drivers.Entry { return l[:9] }, nil, []string{"I1"}, "position 9: the log's last entry is here, and its end is said to be at 14"},
+		{"an end too early", func(l []drivers.Entry) []drivers.Entry { return l[:9] }, nil, []string{"I1"}, "position 9: the log's last entry is here, and its end is said to be at 18"},
 		{"a scrubbed end", keep, &drivers.Bounds{End: drivers.End{Position: 11}, Scrubbed: 11}, []string{"I1"}, "scrubbed up to 11"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -343,7 +354,7 @@ func testStore(t *testing.T, r *rand.Rand) {
 		t.Errorf("found %q", all)
 	}
 	ix := store.Index()
-	if s.Revision != ix.Rev || s.Keys != ix.Keys() || s.Compact != ix.Compact || s.Position != ix.End.Position || s.AuthRevision != ix.AuthRev {
+	if s.Revision != ix.Rev || s.Keys != ix.Keys() || s.Compact != ix.Compact || s.Position != ix.End.Position || s.AuthRevision != ix.AuthRev || s.Members != int64(len(ix.Members())) {
 		t.Errorf("summary %+v, and the store is at revision %d with %d keys, compacted at %d", s, ix.Rev, ix.Keys(), ix.Compact)
 	}
 }
@@ -352,7 +363,20 @@ func request(r *rand.Rand, ix *mvcc.Index) any {
 	key := func() string { return string(rune('a' + r.IntN(8))) }
 	lease := 1 + r.Int64N(4)
 	user, role := []string{"u", "v", "root"}[r.IntN(3)], []string{"r", "s", "root"}[r.IntN(3)]
-	switch r.IntN(18) {
+	id := 1 + r.Uint64N(6)
+	switch r.IntN(24) {
+	case 18:
+		return &mvcc.Bootstrap{ClusterID: 5, Members: []*pb.Member{{ID: id, PeerURLs: []string{"p"}}, {ID: id + 1}}}
+	case 19:
+		return &mvcc.AddMember{Member: &pb.Member{ID: id, PeerURLs: []string{key()}, IsLearner: r.IntN(2) == 0}, MaxLearners: 2}
+	case 20:
+		return &mvcc.RemoveMember{ID: id}
+	case 21:
+		return &mvcc.PromoteMember{ID: id}
+	case 22:
+		return &mvcc.UpdateMember{ID: id, PeerURLs: []string{key()}}
+	case 23:
+		return &mvcc.PublishMember{ID: id, Name: key()}
 	case 12:
 		return &pb.AuthUserAddRequest{Name: user}
 	case 13:

@@ -42,6 +42,9 @@ type Summary struct {
 	Leases int64 `json:"leases"`
 	Users  int64 `json:"users"`
 	Roles  int64 `json:"roles"`
+	// Members is the number of members, Removed that of those that were removed.
+	Members int64 `json:"members"`
+	Removed int64 `json:"removed_members"`
 	// AuthRevision is the auth revision.
 	AuthRevision int64 `json:"auth_revision"`
 	// Findings is the number of findings.
@@ -60,7 +63,8 @@ type Options struct {
 // what is wrong with it is a finding and no error.
 func Walk(ctx context.Context, log drivers.Log, opts Options) (Summary, error) {
 	w := &walk{log: log, opts: opts, keys: make(map[string]mvcc.Version), authRev: 1,
-		users: make(map[string]*mvcc.User), roles: make(map[string]*mvcc.Role)}
+		users: make(map[string]*mvcc.User), roles: make(map[string]*mvcc.Role),
+		members: make(map[uint64]*mvcc.Member), removed: make(map[uint64]bool)}
 	if opts.Progress == nil {
 		w.opts.Progress = func(int64, int64) {}
 	}
@@ -89,6 +93,7 @@ func Walk(ctx context.Context, log drivers.Log, opts Options) (Summary, error) {
 		w.sum.Leases++
 	}
 	w.sum.Users, w.sum.Roles, w.sum.AuthRevision = int64(len(w.users)), int64(len(w.roles)), w.index.AuthRev
+	w.sum.Members, w.sum.Removed = int64(len(w.members)), int64(len(w.removed))
 	return w.sum, nil
 }
 
@@ -108,6 +113,9 @@ type walk struct {
 	authRev  int64                   // the last auth revision seen
 	users    map[string]*mvcc.User
 	roles    map[string]*mvcc.Role
+	members  map[uint64]*mvcc.Member
+	removed  map[uint64]bool
+	cluster  uint64 // of the first member seen
 }
 
 func (w *walk) find(rule string, position int64, format string, args ...any) {
