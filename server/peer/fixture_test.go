@@ -73,6 +73,8 @@ func (s *service) Renew(ctx context.Context, lease int64) (ttl, position int64, 
 	return 10 * lease, int64(From(ctx)), nil
 }
 
+func (s *service) Publish(context.Context, string, []string) error { return nil }
+
 func (s *service) Hashes(context.Context) ([]*peerpb.PositionHash, error) {
 	return []*peerpb.PositionHash{{Position: 7, Hash: 1 << 63}}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -57,6 +58,8 @@ type peer struct {
 	appends *link
 	control *link
 	calls   *grpc.ClientConn
+	// since is the time from which on calls has been connected, in nanoseconds; 0: it is not.
+	since atomic.Int64
 }
 
 // NewNetwork returns a Network without peers. It must be closed.
@@ -130,7 +133,7 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 	p.cancel = cancel
 	n.running.Go(func() { p.appends.run(ctx) })
 	n.running.Go(func() { p.control.run(ctx) })
-	n.running.Go(func() { stayConnected(ctx, p.calls) })
+	n.running.Go(func() { p.stayConnected(ctx) })
 	return p, nil
 }
 
@@ -148,14 +151,20 @@ func (n *Network) dial(id uint64, addresses []resolver.Address, more ...grpc.Dia
 	return dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout}.dial(addresses, more...)
 }
 
-// stayConnected connects again what has become idle, so that a call finds a connection.
-func stayConnected(ctx context.Context, conn *grpc.ClientConn) {
+// stayConnected connects again what has become idle, so that a call finds a connection, and keeps since.
+func (p *peer) stayConnected(ctx context.Context) {
 	for {
-		state := conn.GetState()
-		if state == connectivity.Idle {
-			conn.Connect()
+		state := p.calls.GetState()
+		switch state {
+		case connectivity.Ready:
+			p.since.CompareAndSwap(0, time.Now().UnixNano())
+		case connectivity.Idle:
+			p.since.Store(0)
+			p.calls.Connect()
+		default:
+			p.since.Store(0)
 		}
-		if !conn.WaitForStateChange(ctx, state) {
+		if !p.calls.WaitForStateChange(ctx, state) {
 			return
 		}
 	}
@@ -208,6 +217,18 @@ func (n *Network) Conn(id uint64) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("%w: %x", ErrUnknownPeer, id)
 	}
 	return p.calls, nil
+}
+
+// ActiveSince gives the time from which on a member has been connected, the zero time if it is not.
+func (n *Network) ActiveSince(id uint64) time.Time {
+	p := n.peer(id)
+	if p == nil {
+		return time.Time{}
+	}
+	if t := p.since.Load(); t != 0 {
+		return time.Unix(0, t)
+	}
+	return time.Time{}
 }
 
 // Retry tries now to connect to a member that shows that it is there, instead of when the next attempt is due.

@@ -29,6 +29,8 @@ type Service interface {
 	Copy(ctx context.Context, index uint64, send func(*peerpb.CopyChunk) error) error
 	// Renew renews a lease, as the leader, and says where the renewal stands.
 	Renew(ctx context.Context, lease int64) (ttl, position int64, err error)
+	// Publish records, as the leader, what the caller is called and where clients reach it.
+	Publish(ctx context.Context, name string, clientURLs []string) error
 	// Hashes gives the chain hashes of the last commits.
 	Hashes(ctx context.Context) ([]*peerpb.PositionHash, error)
 }
@@ -170,6 +172,13 @@ func (s *server) Renew(ctx context.Context, r *peerpb.RenewRequest) (*peerpb.Ren
 		return nil, err
 	}
 	return &peerpb.RenewResponse{Ttl: ttl, Position: position}, nil
+}
+
+func (s *server) Publish(ctx context.Context, r *peerpb.PublishRequest) (*peerpb.PublishResponse, error) {
+	if err := s.svc.Publish(ctx, r.GetName(), r.GetClientUrls()); err != nil {
+		return nil, err
+	}
+	return &peerpb.PublishResponse{}, nil
 }
 
 func (s *server) Hashes(ctx context.Context, _ *peerpb.HashesRequest) (*peerpb.HashesResponse, error) {

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
@@ -38,6 +39,8 @@ type Options struct {
 	// all: it expires leases at once and records what is left of them; the others
 	// expire them a moment later, should they still be there.
 	Keeper func() bool
+	// Led is set if one server leads the others: leases are counted by that one alone, from Promote on until Demote. A server that is alone leads.
+	Led bool
 }
 
 // Bounds of the lessor's work.
@@ -64,6 +67,8 @@ type Lessor struct {
 	mu     sync.Mutex
 	leases map[int64]*lease
 	queue  queue
+	// idle is set while another server counts.
+	idle bool
 }
 
 // lease is the deadline of one lease. Guarded by Lessor.mu.
@@ -108,6 +113,35 @@ func (l *Lessor) Reloaded(ix *mvcc.Index) {
 	}
 	l.mu.Unlock()
 	l.Changed(ix, ids)
+}
+
+// Promote has this server count, which leads from now on: every lease has what the log says is left of it, or its whole TTL. It does nothing if this server counts already.
+func (l *Lessor) Promote() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.idle {
+		return
+	}
+	l.idle = false
+	now := time.Now()
+	for _, le := range l.leases {
+		le.deadline, le.renewed, le.expiring = now.Add(le.recorded), false, false
+	}
+	heap.Init(&l.queue)
+	l.signal()
+}
+
+// Demote has this server count no more.
+func (l *Lessor) Demote() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.idle = true
+}
+
+func (l *Lessor) counting() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.idle
 }
 
 func (l *Lessor) shared() bool { return l.opts.Keeper != nil }
@@ -181,10 +215,17 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 		return ttl.(int64), nil
 	}
 	l.mu.Lock()
+	if l.idle {
+		l.mu.Unlock()
+		return 0, drivers.ErrNotLeader
+	}
 	le, ok := l.leases[id]
 	if !ok {
 		l.mu.Unlock()
-		return 0, mvcc.ErrLeaseNotFound
+		if !l.opts.Led {
+			return 0, mvcc.ErrLeaseNotFound
+		}
+		return 0, l.confirm(ctx, mvcc.ErrLeaseNotFound)
 	}
 	if le.expiring || !time.Now().Before(le.deadline) {
 		l.mu.Unlock()
@@ -211,7 +252,22 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 			return 0, err
 		}
 	}
-	return int64(le.ttl / time.Second), nil
+	return int64(le.ttl / time.Second), l.confirm(ctx, nil)
+}
+
+// confirm gives an answer, if this server still leads: otherwise another one may have ended the lease meanwhile, or knows of it. That it led after
+// the renewal is enough. Whoever leads next gives a lease what the log says is left, and a renewal has taken back less than the whole.
+func (l *Lessor) confirm(ctx context.Context, answer error) error {
+	if !l.opts.Led {
+		return answer
+	}
+	if _, err := l.store.Linearizable(ctx); err != nil {
+		return err
+	}
+	if !l.counting() {
+		return drivers.ErrNotLeader
+	}
+	return answer
 }
 
 // takeBack makes the log say that a lease has its whole TTL: after the
@@ -296,7 +352,7 @@ func (l *Lessor) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Lessor) keeper() bool { return !l.shared() || l.opts.Keeper() }
+func (l *Lessor) keeper() bool { return l.counting() && (!l.shared() || l.opts.Keeper()) }
 
 // hear asks the log whether it answers. If it has been silent, that time is given back to all leases: their
 // clients could not be heard either.
@@ -351,12 +407,13 @@ func (l *Lessor) lead() time.Duration {
 
 // next is when the earliest lease is to be expired.
 func (l *Lessor) next() (time.Time, bool) {
+	lead := l.lead()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) == 0 {
+	if len(l.queue) == 0 || l.idle {
 		return time.Time{}, false
 	}
-	return l.queue[0].deadline.Add(l.lead()), true
+	return l.queue[0].deadline.Add(lead), true
 }
 
 // due tells whether any lease is to be expired.
@@ -367,9 +424,12 @@ func (l *Lessor) due() bool {
 
 // expired takes leases whose time is up.
 func (l *Lessor) expired() (due []*lease) {
+	now := time.Now().Add(-l.lead())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now().Add(-l.lead())
+	if l.idle {
+		return nil
+	}
 	l.queue.before(now, 0, func(le *lease) bool {
 		le.expiring = true
 		due = append(due, &lease{id: le.id, entry: le.entry})

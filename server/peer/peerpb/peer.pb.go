@@ -76,7 +76,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13, 0}
+	return file_peer_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Message is one or more Raft messages, in order.
@@ -645,6 +645,94 @@ func (x *RenewResponse) GetPosition() int64 {
 	return 0
 }
 
+type PublishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ClientUrls    []string               `protobuf:"bytes,2,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishRequest) Reset() {
+	*x = PublishRequest{}
+	mi := &file_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishRequest) ProtoMessage() {}
+
+func (x *PublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
+func (*PublishRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PublishRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetClientUrls() []string {
+	if x != nil {
+		return x.ClientUrls
+	}
+	return nil
+}
+
+type PublishResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishResponse) Reset() {
+	*x = PublishResponse{}
+	mi := &file_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishResponse) ProtoMessage() {}
+
+func (x *PublishResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
+func (*PublishResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{11}
+}
+
 type HashesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -653,7 +741,7 @@ type HashesRequest struct {
 
 func (x *HashesRequest) Reset() {
 	*x = HashesRequest{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +753,7 @@ func (x *HashesRequest) String() string {
 func (*HashesRequest) ProtoMessage() {}
 
 func (x *HashesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +766,7 @@ func (x *HashesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashesRequest.ProtoReflect.Descriptor instead.
 func (*HashesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{12}
 }
 
 type HashesResponse struct {
@@ -690,7 +778,7 @@ type HashesResponse struct {
 
 func (x *HashesResponse) Reset() {
 	*x = HashesResponse{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +790,7 @@ func (x *HashesResponse) String() string {
 func (*HashesResponse) ProtoMessage() {}
 
 func (x *HashesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +803,7 @@ func (x *HashesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashesResponse.ProtoReflect.Descriptor instead.
 func (*HashesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HashesResponse) GetHashes() []*PositionHash {
@@ -735,7 +823,7 @@ type PositionHash struct {
 
 func (x *PositionHash) Reset() {
 	*x = PositionHash{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +835,7 @@ func (x *PositionHash) String() string {
 func (*PositionHash) ProtoMessage() {}
 
 func (x *PositionHash) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +848,7 @@ func (x *PositionHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionHash.ProtoReflect.Descriptor instead.
 func (*PositionHash) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PositionHash) GetPosition() int64 {
@@ -787,7 +875,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +887,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +900,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -860,7 +948,12 @@ const file_peer_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\x03R\x05lease\"=\n" +
 	"\rRenewResponse\x12\x10\n" +
 	"\x03ttl\x18\x01 \x01(\x03R\x03ttl\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"\x0f\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\"E\n" +
+	"\x0ePublishRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vclient_urls\x18\x02 \x03(\tR\n" +
+	"clientUrls\"\x11\n" +
+	"\x0fPublishResponse\"\x0f\n" +
 	"\rHashesRequest\"G\n" +
 	"\x0eHashesResponse\x125\n" +
 	"\x06hashes\x18\x01 \x03(\v2\x1d.keelson.peer.v1.PositionHashR\x06hashes\">\n" +
@@ -874,11 +967,12 @@ const file_peer_proto_rawDesc = "" +
 	"\aREMOVED\x10\x01\x12\v\n" +
 	"\aCLUSTER\x10\x02\x12\n" +
 	"\n" +
-	"\x06MEMBER\x10\x032\xa8\x02\n" +
+	"\x06MEMBER\x10\x032\xf6\x02\n" +
 	"\x04Peer\x12I\n" +
 	"\bMessages\x12\x18.keelson.peer.v1.Message\x1a!.keelson.peer.v1.MessagesResponse(\x01\x12B\n" +
 	"\x04Copy\x12\x1c.keelson.peer.v1.CopyRequest\x1a\x1a.keelson.peer.v1.CopyChunk0\x01\x12F\n" +
-	"\x05Renew\x12\x1d.keelson.peer.v1.RenewRequest\x1a\x1e.keelson.peer.v1.RenewResponse\x12I\n" +
+	"\x05Renew\x12\x1d.keelson.peer.v1.RenewRequest\x1a\x1e.keelson.peer.v1.RenewResponse\x12L\n" +
+	"\aPublish\x12\x1f.keelson.peer.v1.PublishRequest\x1a .keelson.peer.v1.PublishResponse\x12I\n" +
 	"\x06Hashes\x12\x1e.keelson.peer.v1.HashesRequest\x1a\x1f.keelson.peer.v1.HashesResponseB2Z0github.com/keelson-io/keelson/server/peer/peerpbb\x06proto3"
 
 var (
@@ -894,7 +988,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),      // 0: keelson.peer.v1.Refusal.Reason
 	(*Message)(nil),          // 1: keelson.peer.v1.Message
@@ -907,30 +1001,34 @@ var file_peer_proto_goTypes = []any{
 	(*CopyEnd)(nil),          // 8: keelson.peer.v1.CopyEnd
 	(*RenewRequest)(nil),     // 9: keelson.peer.v1.RenewRequest
 	(*RenewResponse)(nil),    // 10: keelson.peer.v1.RenewResponse
-	(*HashesRequest)(nil),    // 11: keelson.peer.v1.HashesRequest
-	(*HashesResponse)(nil),   // 12: keelson.peer.v1.HashesResponse
-	(*PositionHash)(nil),     // 13: keelson.peer.v1.PositionHash
-	(*Refusal)(nil),          // 14: keelson.peer.v1.Refusal
-	(*raftpb.Message)(nil),   // 15: raftpb.Message
+	(*PublishRequest)(nil),   // 11: keelson.peer.v1.PublishRequest
+	(*PublishResponse)(nil),  // 12: keelson.peer.v1.PublishResponse
+	(*HashesRequest)(nil),    // 13: keelson.peer.v1.HashesRequest
+	(*HashesResponse)(nil),   // 14: keelson.peer.v1.HashesResponse
+	(*PositionHash)(nil),     // 15: keelson.peer.v1.PositionHash
+	(*Refusal)(nil),          // 16: keelson.peer.v1.Refusal
+	(*raftpb.Message)(nil),   // 17: raftpb.Message
 }
 var file_peer_proto_depIdxs = []int32{
-	15, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
+	17, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
 	5,  // 1: keelson.peer.v1.CopyChunk.header:type_name -> keelson.peer.v1.CopyHeader
 	6,  // 2: keelson.peer.v1.CopyChunk.rows:type_name -> keelson.peer.v1.CopyRows
 	8,  // 3: keelson.peer.v1.CopyChunk.end:type_name -> keelson.peer.v1.CopyEnd
 	7,  // 4: keelson.peer.v1.CopyRows.rows:type_name -> keelson.peer.v1.Row
-	13, // 5: keelson.peer.v1.HashesResponse.hashes:type_name -> keelson.peer.v1.PositionHash
+	15, // 5: keelson.peer.v1.HashesResponse.hashes:type_name -> keelson.peer.v1.PositionHash
 	0,  // 6: keelson.peer.v1.Refusal.reason:type_name -> keelson.peer.v1.Refusal.Reason
 	1,  // 7: keelson.peer.v1.Peer.Messages:input_type -> keelson.peer.v1.Message
 	3,  // 8: keelson.peer.v1.Peer.Copy:input_type -> keelson.peer.v1.CopyRequest
 	9,  // 9: keelson.peer.v1.Peer.Renew:input_type -> keelson.peer.v1.RenewRequest
-	11, // 10: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
-	2,  // 11: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.MessagesResponse
-	4,  // 12: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
-	10, // 13: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
-	12, // 14: keelson.peer.v1.Peer.Hashes:output_type -> keelson.peer.v1.HashesResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
+	11, // 10: keelson.peer.v1.Peer.Publish:input_type -> keelson.peer.v1.PublishRequest
+	13, // 11: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
+	2,  // 12: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.MessagesResponse
+	4,  // 13: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
+	10, // 14: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
+	12, // 15: keelson.peer.v1.Peer.Publish:output_type -> keelson.peer.v1.PublishResponse
+	14, // 16: keelson.peer.v1.Peer.Hashes:output_type -> keelson.peer.v1.HashesResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -952,7 +1050,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

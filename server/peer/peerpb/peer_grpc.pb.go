@@ -24,6 +24,7 @@ const (
 	Peer_Messages_FullMethodName = "/keelson.peer.v1.Peer/Messages"
 	Peer_Copy_FullMethodName     = "/keelson.peer.v1.Peer/Copy"
 	Peer_Renew_FullMethodName    = "/keelson.peer.v1.Peer/Renew"
+	Peer_Publish_FullMethodName  = "/keelson.peer.v1.Peer/Publish"
 	Peer_Hashes_FullMethodName   = "/keelson.peer.v1.Peer/Hashes"
 )
 
@@ -40,6 +41,8 @@ type PeerClient interface {
 	Copy(ctx context.Context, in *CopyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyChunk], error)
 	// Renew passes a renewal of a lease on to the leader.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
+	// Publish has the leader record what the caller is called and where clients reach it.
+	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
 	// Hashes gives the chain hashes of the last commits.
 	Hashes(ctx context.Context, in *HashesRequest, opts ...grpc.CallOption) (*HashesResponse, error)
 }
@@ -94,6 +97,16 @@ func (c *peerClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PublishResponse)
+	err := c.cc.Invoke(ctx, Peer_Publish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Hashes(ctx context.Context, in *HashesRequest, opts ...grpc.CallOption) (*HashesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HashesResponse)
@@ -117,6 +130,8 @@ type PeerServer interface {
 	Copy(*CopyRequest, grpc.ServerStreamingServer[CopyChunk]) error
 	// Renew passes a renewal of a lease on to the leader.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// Publish has the leader record what the caller is called and where clients reach it.
+	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
 	// Hashes gives the chain hashes of the last commits.
 	Hashes(context.Context, *HashesRequest) (*HashesResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -137,6 +152,9 @@ func (UnimplementedPeerServer) Copy(*CopyRequest, grpc.ServerStreamingServer[Cop
 }
 func (UnimplementedPeerServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedPeerServer) Publish(context.Context, *PublishRequest) (*PublishResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
 }
 func (UnimplementedPeerServer) Hashes(context.Context, *HashesRequest) (*HashesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hashes not implemented")
@@ -198,6 +216,24 @@ func _Peer_Renew_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Publish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublishRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Publish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Publish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Publish(ctx, req.(*PublishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_Hashes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HashesRequest)
 	if err := dec(in); err != nil {
@@ -226,6 +262,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Renew",
 			Handler:    _Peer_Renew_Handler,
+		},
+		{
+			MethodName: "Publish",
+			Handler:    _Peer_Publish_Handler,
 		},
 		{
 			MethodName: "Hashes",
