@@ -13,7 +13,8 @@ import (
 	"github.com/keelson-io/keelson/server/peer/peerpb"
 )
 
-// link is one connection that carries Raft messages to one member.
+// link is one connection to one member, with a stream on it that carries Raft messages, or just shows that the
+// connection lives.
 type link struct {
 	id      uint64
 	carries string // what the log calls it
@@ -95,7 +96,12 @@ func (l *link) stream(ctx context.Context) error {
 		if header, err := s.Header(); err == nil && len(header.Get(keyFrom)) > 0 {
 			close(began)
 		}
-		ended <- s.RecvMsg(new(peerpb.MessagesResponse))
+		for {
+			if _, err := s.Recv(); err != nil {
+				ended <- err
+				return
+			}
+		}
 	}()
 	err = l.pump(ctx, s, began, ended)
 	cancel()
@@ -111,7 +117,7 @@ func (l *link) stream(ctx context.Context) error {
 // errSend says that a message could not be sent; why, the stream's end tells.
 var errSend = errors.New("the stream has ended")
 
-func (l *link) pump(ctx context.Context, s grpc.ClientStreamingClient[peerpb.Message, peerpb.MessagesResponse], began <-chan struct{}, ended chan error) error {
+func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Message, peerpb.Pulse], began <-chan struct{}, ended chan error) error {
 	var batch []*raftpb.Message
 	for {
 		select {
