@@ -101,14 +101,32 @@ func (fixed) ResolveNow(resolver.ResolveNowOptions) {}
 func (fixed) Close()                                {}
 
 // dialer connects to an address of parseURL. Names are resolved at every attempt.
-func dialer(timeout time.Duration) func(context.Context, string) (net.Conn, error) {
-	d := &net.Dialer{Timeout: timeout}
+func (o dialOptions) dialer() func(context.Context, string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: o.timeout}
 	return func(ctx context.Context, address string) (net.Conn, error) {
+		network := "tcp"
 		if path, ok := strings.CutPrefix(address, unixPrefix); ok {
-			return d.DialContext(ctx, "unix", path)
+			network, address = "unix", path
 		}
-		return d.DialContext(ctx, "tcp", address)
+		conn, err := d.DialContext(ctx, network, address)
+		if err == nil && o.silence > 0 {
+			conn = &watched{conn, o.silence}
+		}
+		return conn, err
 	}
+}
+
+// watched is a connection that fails when nothing came for too long.
+type watched struct {
+	net.Conn
+	silence time.Duration
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	if err := w.SetReadDeadline(time.Now().Add(w.silence)); err != nil {
+		return 0, err
+	}
+	return w.Conn.Read(p)
 }
 
 // chosen are credentials with TLS or without, as the address wants it. The configuration is asked for at each handshake.
@@ -140,7 +158,8 @@ func (chosen) OverrideServerName(string) error           { return errors.ErrUnsu
 // dialOptions say how to connect to members.
 type dialOptions struct {
 	tls     func() *tls.Config
-	timeout time.Duration
+	timeout time.Duration // of connecting to one address
+	silence time.Duration // after which a connection is given up; 0 means never
 }
 
 // dial makes a connection that connects when it is used.
@@ -148,7 +167,7 @@ func (o dialOptions) dial(addresses []resolver.Address, more ...grpc.DialOption)
 	pause := backoff.Config{BaseDelay: firstBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastBackoff}
 	all := append([]grpc.DialOption{
 		grpc.WithResolvers(fixed{addresses}),
-		grpc.WithContextDialer(dialer(o.timeout)),
+		grpc.WithContextDialer(o.dialer()),
 		grpc.WithTransportCredentials(chosen{o.tls}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: greetTimeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingTime, Timeout: pingTimeout, PermitWithoutStream: true}),

@@ -4,7 +4,8 @@
 // A member has three connections to every other one. Two carry Raft messages, one way: all MsgApps, and whatever has
 // entries, on one; everything else on the other, so that a heartbeat does not wait behind megabytes. All MsgApps share
 // a connection because one without entries that overtakes one with them would be refused by the follower. The third is
-// for calls: etcd's API forwarded to the leader, copies, renewals.
+// for calls: etcd's API forwarded to the leader, copies, renewals. Each has a stream on which the other member pulses
+// every second; a connection that is silent for five seconds is given up. (gRPC's own pings take fifteen.)
 //
 // Raft repairs what is lost, so messages that cannot be sent soon are dropped and reported, never kept: a message
 // to a member that is away would only be old when it comes back.

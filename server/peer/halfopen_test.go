@@ -84,10 +84,10 @@ func (r *relay) relay(ctx context.Context, a net.Conn) {
 	<-ctx.Done()
 }
 
-// TestHalfOpen: connections that are dead without a word are given up, and new ones made. gRPC takes 15 s for it.
+// TestHalfOpen: connections that are dead without a word are given up, and new ones made.
 func TestHalfOpen(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes 15 s")
+		t.Skip("takes 5 s")
 	}
 	t.Parallel()
 	m := start(t, memberOptions{})

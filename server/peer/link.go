@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -13,7 +14,8 @@ import (
 	"github.com/keelson-io/keelson/server/peer/peerpb"
 )
 
-// link is one connection that carries Raft messages to one member.
+// link is one connection to one member, with a stream on it that carries Raft messages, or just shows that the
+// connection lives.
 type link struct {
 	id      uint64
 	carries string // what the log calls it
@@ -21,6 +23,9 @@ type link struct {
 	queue   *queue
 	reports *reports
 	log     *slog.Logger
+
+	// active is since for others to see, in nanoseconds; 0 while there is no stream.
+	active atomic.Int64
 
 	// Of the goroutine of run alone:
 	trouble string        // why there is no stream, as it was logged
@@ -34,6 +39,7 @@ func (l *link) send(m *raftpb.Message) { l.reports.lost(l.id, l.queue.push(m)) }
 func (l *link) run(ctx context.Context) {
 	for {
 		err := l.stream(ctx)
+		l.active.Store(0)
 		if ctx.Err() != nil {
 			return
 		}
@@ -95,7 +101,12 @@ func (l *link) stream(ctx context.Context) error {
 		if header, err := s.Header(); err == nil && len(header.Get(keyFrom)) > 0 {
 			close(began)
 		}
-		ended <- s.RecvMsg(new(peerpb.MessagesResponse))
+		for {
+			if _, err := s.Recv(); err != nil {
+				ended <- err
+				return
+			}
+		}
 	}()
 	err = l.pump(ctx, s, began, ended)
 	cancel()
@@ -111,7 +122,7 @@ func (l *link) stream(ctx context.Context) error {
 // errSend says that a message could not be sent; why, the stream's end tells.
 var errSend = errors.New("the stream has ended")
 
-func (l *link) pump(ctx context.Context, s grpc.ClientStreamingClient[peerpb.Message, peerpb.MessagesResponse], began <-chan struct{}, ended chan error) error {
+func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Message, peerpb.Pulse], began <-chan struct{}, ended chan error) error {
 	var batch []*raftpb.Message
 	for {
 		select {
@@ -139,6 +150,7 @@ func (l *link) pump(ctx context.Context, s grpc.ClientStreamingClient[peerpb.Mes
 }
 
 func (l *link) begun() {
+	l.active.Store(time.Now().UnixNano())
 	l.trouble, l.since = "", time.Now()
 	l.log.Info("connected to a member", "member", hex(l.id), "stream", l.carries)
 }

@@ -7,12 +7,10 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
 )
 
@@ -25,7 +23,7 @@ type NetworkOptions struct {
 	// Logger hears of connections that come and go. Nil discards.
 	Logger *slog.Logger
 	// Unreachable is told that messages to a member were lost, once for each loss that follows on something sent,
-	// and perhaps once for each of the two streams. Optional.
+	// and perhaps once for each of the connections to it. Optional.
 	Unreachable func(id uint64)
 	// SnapshotLost is told that a MsgSnap did not reach the member, or may not have: its stream broke some
 	// time after it. Raft waits for a snapshot until it is told. Optional.
@@ -57,9 +55,7 @@ type peer struct {
 	cancel  context.CancelFunc
 	appends *link
 	control *link
-	calls   *grpc.ClientConn
-	// since is the time from which on calls has been connected, in nanoseconds; 0: it is not.
-	since atomic.Int64
+	calls   *link // carries no Raft messages
 }
 
 // NewNetwork returns a Network without peers. It must be closed.
@@ -122,53 +118,37 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 	p := &peer{urls: slices.Sorted(slices.Values(urls))}
 	if p.appends, err = n.link(id, "appends", addresses); err == nil {
 		if p.control, err = n.link(id, "control", addresses); err == nil {
-			p.calls, err = n.dial(id, addresses)
+			p.calls, err = n.link(id, "calls", addresses)
 		}
 	}
 	if err != nil {
 		p.closeConns()
 		return nil, err
 	}
+	p.calls.queue.told = true // nothing can be lost there, so its end is no loss
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
 	n.running.Go(func() { p.appends.run(ctx) })
 	n.running.Go(func() { p.control.run(ctx) })
-	n.running.Go(func() { p.stayConnected(ctx) })
+	n.running.Go(func() { p.calls.run(ctx) })
 	return p, nil
 }
 
 func (n *Network) link(id uint64, carries string, addresses []resolver.Address) (*link, error) {
-	conn, err := n.dial(id, addresses, grpc.WithDisableRetry())
+	conn, err := n.dial(id, addresses)
 	if err != nil {
 		return nil, err
 	}
 	return &link{id: id, carries: carries, conn: conn, queue: newQueue(), reports: n.reports, log: n.o.Logger}, nil
 }
 
-func (n *Network) dial(id uint64, addresses []resolver.Address, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientConn, error) {
 	who := caller{cluster: n.o.Cluster, from: n.o.Self, to: id}
-	more = append(more, grpc.WithUnaryInterceptor(n.unary(who)), grpc.WithStreamInterceptor(n.stream(who)))
-	return dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout}.dial(addresses, more...)
+	o := dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout, silence: maxSilence}
+	return o.dial(addresses, grpc.WithUnaryInterceptor(n.unary(who)), grpc.WithStreamInterceptor(n.stream(who)))
 }
 
-// stayConnected connects again what has become idle, so that a call finds a connection, and keeps since.
-func (p *peer) stayConnected(ctx context.Context) {
-	for {
-		state := p.calls.GetState()
-		switch state {
-		case connectivity.Ready:
-			p.since.CompareAndSwap(0, time.Now().UnixNano())
-		case connectivity.Idle:
-			p.since.Store(0)
-			p.calls.Connect()
-		default:
-			p.since.Store(0)
-		}
-		if !p.calls.WaitForStateChange(ctx, state) {
-			return
-		}
-	}
-}
+func (p *peer) links() []*link { return []*link{p.control, p.appends, p.calls} }
 
 // close lets the goroutines end; Network.running waits for them.
 func (p *peer) close() {
@@ -177,13 +157,10 @@ func (p *peer) close() {
 }
 
 func (p *peer) closeConns() {
-	for _, l := range []*link{p.appends, p.control} {
+	for _, l := range p.links() {
 		if l != nil {
 			l.conn.Close()
 		}
-	}
-	if p.calls != nil {
-		p.calls.Close()
 	}
 }
 
@@ -216,17 +193,15 @@ func (n *Network) Conn(id uint64) (*grpc.ClientConn, error) {
 	if p == nil {
 		return nil, fmt.Errorf("%w: %x", ErrUnknownPeer, id)
 	}
-	return p.calls, nil
+	return p.calls.conn, nil
 }
 
-// ActiveSince gives the time from which on a member has been connected, the zero time if it is not.
+// ActiveSince gives the time from which on a member has been connected without a break, the zero time if it is not.
 func (n *Network) ActiveSince(id uint64) time.Time {
-	p := n.peer(id)
-	if p == nil {
-		return time.Time{}
-	}
-	if t := p.since.Load(); t != 0 {
-		return time.Unix(0, t)
+	if p := n.peer(id); p != nil {
+		if t := p.calls.active.Load(); t != 0 {
+			return time.Unix(0, t)
+		}
 	}
 	return time.Time{}
 }
@@ -234,8 +209,8 @@ func (n *Network) ActiveSince(id uint64) time.Time {
 // Retry tries now to connect to a member that shows that it is there, instead of when the next attempt is due.
 func (n *Network) Retry(id uint64) {
 	if p := n.peer(id); p != nil {
-		for _, conn := range []*grpc.ClientConn{p.control.conn, p.appends.conn, p.calls} {
-			conn.ResetConnectBackoff()
+		for _, l := range p.links() {
+			l.conn.ResetConnectBackoff()
 		}
 	}
 }

@@ -213,7 +213,7 @@ func TestClose(t *testing.T) {
 	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 1); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"peer.(*link)", "peer.(*reports)", "peer.stayConnected", "peer.(*Network)"} {
+	for _, name := range []string{"peer.(*link)", "peer.(*reports)", "peer.(*Network)"} {
 		if strings.Contains(stacks.String(), name) {
 			t.Errorf("%s goes on:\n%s", name, stacks.String())
 		}

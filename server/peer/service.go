@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -47,7 +48,10 @@ const (
 	connWindow   = 16 << 20
 	// bufferSize is how much one system call reads or writes at most.
 	bufferSize = 128 << 10
-	// pingTime and pingTimeout find connections that are dead without a word. gRPC pings no oftener.
+	// A connection on which nothing came for maxSilence is dead. Somebody pulses on each.
+	pulseTime  = time.Second
+	maxSilence = 5 * time.Second
+	// pingTime and pingTimeout are for the side that does not expect pulses. gRPC pings no oftener.
 	pingTime    = 10 * time.Second
 	pingTimeout = 5 * time.Second
 )
@@ -78,7 +82,7 @@ var errStopping = status.Error(codes.Unavailable, "the member is stopping")
 
 // Messages delivers in the handler's goroutine, which gRPC waits for when it stops, while the next message is
 // read and decoded in another.
-func (s *server) Messages(stream grpc.ClientStreamingServer[peerpb.Message, peerpb.MessagesResponse]) error {
+func (s *server) Messages(stream messages) error {
 	c, ok := stream.Context().Value(callerKey{}).(caller)
 	if !ok || c.from == 0 {
 		return status.Error(codes.FailedPrecondition, "messages from nobody")
@@ -87,6 +91,11 @@ func (s *server) Messages(stream grpc.ClientStreamingServer[peerpb.Message, peer
 	if err := stream.SendHeader(metadata.Pairs(keyFrom, hex(c.to))); err != nil {
 		return err
 	}
+	var beating sync.WaitGroup
+	defer beating.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	beating.Go(func() { pulse(stream, done) })
 	received := make(chan *peerpb.Message)
 	failed := make(chan error, 1)
 	go receive(stream, received, failed)
@@ -98,7 +107,7 @@ func (s *server) Messages(stream grpc.ClientStreamingServer[peerpb.Message, peer
 			}
 		case err := <-failed:
 			if errors.Is(err, io.EOF) {
-				return stream.SendAndClose(&peerpb.MessagesResponse{})
+				return nil
 			}
 			return err
 		case <-s.stopping:
@@ -107,8 +116,27 @@ func (s *server) Messages(stream grpc.ClientStreamingServer[peerpb.Message, peer
 	}
 }
 
+type messages = grpc.BidiStreamingServer[peerpb.Message, peerpb.Pulse]
+
+// pulse shows the caller that the connection lives, whatever becomes of its messages here. It ends soon after done:
+// so little is sent that sending does not wait.
+func pulse(stream messages, done <-chan struct{}) {
+	ticker := time.NewTicker(pulseTime)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if stream.Send(&peerpb.Pulse{}) != nil {
+				return
+			}
+		case <-done:
+			return
+		}
+	}
+}
+
 // receive ends with the stream, which the end of its handler ends.
-func receive(stream grpc.ClientStreamingServer[peerpb.Message, peerpb.MessagesResponse], received chan<- *peerpb.Message, failed chan<- error) {
+func receive(stream messages, received chan<- *peerpb.Message, failed chan<- error) {
 	for {
 		m, err := stream.Recv()
 		if err != nil {

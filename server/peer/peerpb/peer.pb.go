@@ -124,26 +124,26 @@ func (x *Message) GetRaft() []*raftpb.Message {
 	return nil
 }
 
-type MessagesResponse struct {
+type Pulse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *MessagesResponse) Reset() {
-	*x = MessagesResponse{}
+func (x *Pulse) Reset() {
+	*x = Pulse{}
 	mi := &file_peer_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *MessagesResponse) String() string {
+func (x *Pulse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*MessagesResponse) ProtoMessage() {}
+func (*Pulse) ProtoMessage() {}
 
-func (x *MessagesResponse) ProtoReflect() protoreflect.Message {
+func (x *Pulse) ProtoReflect() protoreflect.Message {
 	mi := &file_peer_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -155,8 +155,8 @@ func (x *MessagesResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use MessagesResponse.ProtoReflect.Descriptor instead.
-func (*MessagesResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use Pulse.ProtoReflect.Descriptor instead.
+func (*Pulse) Descriptor() ([]byte, []int) {
 	return file_peer_proto_rawDescGZIP(), []int{1}
 }
 
@@ -918,8 +918,8 @@ const file_peer_proto_rawDesc = "" +
 	"peer.proto\x12\x0fkeelson.peer.v1\x1a\n" +
 	"raft.proto\".\n" +
 	"\aMessage\x12#\n" +
-	"\x04raft\x18\x01 \x03(\v2\x0f.raftpb.MessageR\x04raft\"\x12\n" +
-	"\x10MessagesResponse\"#\n" +
+	"\x04raft\x18\x01 \x03(\v2\x0f.raftpb.MessageR\x04raft\"\a\n" +
+	"\x05Pulse\"#\n" +
 	"\vCopyRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\xaa\x01\n" +
 	"\tCopyChunk\x125\n" +
@@ -967,9 +967,9 @@ const file_peer_proto_rawDesc = "" +
 	"\aREMOVED\x10\x01\x12\v\n" +
 	"\aCLUSTER\x10\x02\x12\n" +
 	"\n" +
-	"\x06MEMBER\x10\x032\xf6\x02\n" +
-	"\x04Peer\x12I\n" +
-	"\bMessages\x12\x18.keelson.peer.v1.Message\x1a!.keelson.peer.v1.MessagesResponse(\x01\x12B\n" +
+	"\x06MEMBER\x10\x032\xed\x02\n" +
+	"\x04Peer\x12@\n" +
+	"\bMessages\x12\x18.keelson.peer.v1.Message\x1a\x16.keelson.peer.v1.Pulse(\x010\x01\x12B\n" +
 	"\x04Copy\x12\x1c.keelson.peer.v1.CopyRequest\x1a\x1a.keelson.peer.v1.CopyChunk0\x01\x12F\n" +
 	"\x05Renew\x12\x1d.keelson.peer.v1.RenewRequest\x1a\x1e.keelson.peer.v1.RenewResponse\x12L\n" +
 	"\aPublish\x12\x1f.keelson.peer.v1.PublishRequest\x1a .keelson.peer.v1.PublishResponse\x12I\n" +
@@ -990,24 +990,24 @@ func file_peer_proto_rawDescGZIP() []byte {
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_peer_proto_goTypes = []any{
-	(Refusal_Reason)(0),      // 0: keelson.peer.v1.Refusal.Reason
-	(*Message)(nil),          // 1: keelson.peer.v1.Message
-	(*MessagesResponse)(nil), // 2: keelson.peer.v1.MessagesResponse
-	(*CopyRequest)(nil),      // 3: keelson.peer.v1.CopyRequest
-	(*CopyChunk)(nil),        // 4: keelson.peer.v1.CopyChunk
-	(*CopyHeader)(nil),       // 5: keelson.peer.v1.CopyHeader
-	(*CopyRows)(nil),         // 6: keelson.peer.v1.CopyRows
-	(*Row)(nil),              // 7: keelson.peer.v1.Row
-	(*CopyEnd)(nil),          // 8: keelson.peer.v1.CopyEnd
-	(*RenewRequest)(nil),     // 9: keelson.peer.v1.RenewRequest
-	(*RenewResponse)(nil),    // 10: keelson.peer.v1.RenewResponse
-	(*PublishRequest)(nil),   // 11: keelson.peer.v1.PublishRequest
-	(*PublishResponse)(nil),  // 12: keelson.peer.v1.PublishResponse
-	(*HashesRequest)(nil),    // 13: keelson.peer.v1.HashesRequest
-	(*HashesResponse)(nil),   // 14: keelson.peer.v1.HashesResponse
-	(*PositionHash)(nil),     // 15: keelson.peer.v1.PositionHash
-	(*Refusal)(nil),          // 16: keelson.peer.v1.Refusal
-	(*raftpb.Message)(nil),   // 17: raftpb.Message
+	(Refusal_Reason)(0),     // 0: keelson.peer.v1.Refusal.Reason
+	(*Message)(nil),         // 1: keelson.peer.v1.Message
+	(*Pulse)(nil),           // 2: keelson.peer.v1.Pulse
+	(*CopyRequest)(nil),     // 3: keelson.peer.v1.CopyRequest
+	(*CopyChunk)(nil),       // 4: keelson.peer.v1.CopyChunk
+	(*CopyHeader)(nil),      // 5: keelson.peer.v1.CopyHeader
+	(*CopyRows)(nil),        // 6: keelson.peer.v1.CopyRows
+	(*Row)(nil),             // 7: keelson.peer.v1.Row
+	(*CopyEnd)(nil),         // 8: keelson.peer.v1.CopyEnd
+	(*RenewRequest)(nil),    // 9: keelson.peer.v1.RenewRequest
+	(*RenewResponse)(nil),   // 10: keelson.peer.v1.RenewResponse
+	(*PublishRequest)(nil),  // 11: keelson.peer.v1.PublishRequest
+	(*PublishResponse)(nil), // 12: keelson.peer.v1.PublishResponse
+	(*HashesRequest)(nil),   // 13: keelson.peer.v1.HashesRequest
+	(*HashesResponse)(nil),  // 14: keelson.peer.v1.HashesResponse
+	(*PositionHash)(nil),    // 15: keelson.peer.v1.PositionHash
+	(*Refusal)(nil),         // 16: keelson.peer.v1.Refusal
+	(*raftpb.Message)(nil),  // 17: raftpb.Message
 }
 var file_peer_proto_depIdxs = []int32{
 	17, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
@@ -1022,7 +1022,7 @@ var file_peer_proto_depIdxs = []int32{
 	9,  // 9: keelson.peer.v1.Peer.Renew:input_type -> keelson.peer.v1.RenewRequest
 	11, // 10: keelson.peer.v1.Peer.Publish:input_type -> keelson.peer.v1.PublishRequest
 	13, // 11: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
-	2,  // 12: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.MessagesResponse
+	2,  // 12: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.Pulse
 	4,  // 13: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
 	10, // 14: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
 	12, // 15: keelson.peer.v1.Peer.Publish:output_type -> keelson.peer.v1.PublishResponse

@@ -35,8 +35,9 @@ const (
 // Peer is served by every member. A call names the cluster, the caller and the member that is called in its metadata:
 // keelson-cluster-id, keelson-from and keelson-to, in hex.
 type PeerClient interface {
-	// Messages carries Raft messages from one member to another, in order. It ends when the connection does.
-	Messages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[Message, MessagesResponse], error)
+	// Messages carries Raft messages from one member to another, in order. It ends when the connection does. Every
+	// second the other member shows that it is there.
+	Messages(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Message, Pulse], error)
 	// Copy gives the rows of the state machine: a header, rows, and an end. A copy without its end is not whole.
 	Copy(ctx context.Context, in *CopyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyChunk], error)
 	// Renew passes a renewal of a lease on to the leader.
@@ -55,18 +56,18 @@ func NewPeerClient(cc grpc.ClientConnInterface) PeerClient {
 	return &peerClient{cc}
 }
 
-func (c *peerClient) Messages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[Message, MessagesResponse], error) {
+func (c *peerClient) Messages(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Message, Pulse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_Messages_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[Message, MessagesResponse]{ClientStream: stream}
+	x := &grpc.GenericClientStream[Message, Pulse]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_MessagesClient = grpc.ClientStreamingClient[Message, MessagesResponse]
+type Peer_MessagesClient = grpc.BidiStreamingClient[Message, Pulse]
 
 func (c *peerClient) Copy(ctx context.Context, in *CopyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -124,8 +125,9 @@ func (c *peerClient) Hashes(ctx context.Context, in *HashesRequest, opts ...grpc
 // Peer is served by every member. A call names the cluster, the caller and the member that is called in its metadata:
 // keelson-cluster-id, keelson-from and keelson-to, in hex.
 type PeerServer interface {
-	// Messages carries Raft messages from one member to another, in order. It ends when the connection does.
-	Messages(grpc.ClientStreamingServer[Message, MessagesResponse]) error
+	// Messages carries Raft messages from one member to another, in order. It ends when the connection does. Every
+	// second the other member shows that it is there.
+	Messages(grpc.BidiStreamingServer[Message, Pulse]) error
 	// Copy gives the rows of the state machine: a header, rows, and an end. A copy without its end is not whole.
 	Copy(*CopyRequest, grpc.ServerStreamingServer[CopyChunk]) error
 	// Renew passes a renewal of a lease on to the leader.
@@ -144,7 +146,7 @@ type PeerServer interface {
 // pointer dereference when methods are called.
 type UnimplementedPeerServer struct{}
 
-func (UnimplementedPeerServer) Messages(grpc.ClientStreamingServer[Message, MessagesResponse]) error {
+func (UnimplementedPeerServer) Messages(grpc.BidiStreamingServer[Message, Pulse]) error {
 	return status.Error(codes.Unimplemented, "method Messages not implemented")
 }
 func (UnimplementedPeerServer) Copy(*CopyRequest, grpc.ServerStreamingServer[CopyChunk]) error {
@@ -181,11 +183,11 @@ func RegisterPeerServer(s grpc.ServiceRegistrar, srv PeerServer) {
 }
 
 func _Peer_Messages_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(PeerServer).Messages(&grpc.GenericServerStream[Message, MessagesResponse]{ServerStream: stream})
+	return srv.(PeerServer).Messages(&grpc.GenericServerStream[Message, Pulse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_MessagesServer = grpc.ClientStreamingServer[Message, MessagesResponse]
+type Peer_MessagesServer = grpc.BidiStreamingServer[Message, Pulse]
 
 func _Peer_Copy_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(CopyRequest)
@@ -276,6 +278,7 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Messages",
 			Handler:       _Peer_Messages_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 		{
