@@ -3,11 +3,8 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -17,10 +14,7 @@ type writer struct {
 	conn *conn
 
 	begin, commit *stmt
-	// last inserts the closing row of a batch, the others 1, 4 and 16 rows:
-	// a statement costs more than a row.
-	last    *stmt
-	inserts [3]*stmt
+	inserter      inserter
 
 	deleteOne, deleteRange, mark *stmt
 	// rows and pages serve defragmentation; frames tells the size of the write-ahead log.
@@ -32,29 +26,6 @@ type writer struct {
 	pending *pendingWrite
 }
 
-// insertRows are how many rows each of writer.inserts inserts.
-var insertRows = [...]int{16, 4, 1}
-
-const (
-	// insertBytes bounds the bytes bound to one prepared statement, which keeps as much memory
-	// from then on. A larger row gets a statement of its own.
-	insertBytes = 256 << 10
-	insertLast  = "INSERT INTO log (position, kind, batch, meta, value) VALUES (?1, ?2, ?3, ?4, ?5)"
-)
-
-// insertSQL is the statement for n rows at ?1, ?1+1, …
-func insertSQL(n int) string {
-	var b strings.Builder
-	b.WriteString("INSERT INTO log (position, kind, meta, value) VALUES ")
-	for i := range n {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "(?1 + %d, ?%d, ?%d, ?%d)", i, 3*i+2, 3*i+3, 3*i+4)
-	}
-	return b.String()
-}
-
 func (w *writer) prepare() error {
 	for _, p := range []struct {
 		to  **stmt
@@ -62,10 +33,6 @@ func (w *writer) prepare() error {
 	}{
 		{&w.begin, "BEGIN IMMEDIATE"},
 		{&w.commit, "COMMIT"},
-		{&w.last, insertLast},
-		{&w.inserts[0], insertSQL(insertRows[0])},
-		{&w.inserts[1], insertSQL(insertRows[1])},
-		{&w.inserts[2], insertSQL(insertRows[2])},
 		// By the primary key, both.
 		{&w.deleteOne, "DELETE FROM log WHERE position = ?1"},
 		{&w.deleteRange, "DELETE FROM log WHERE position BETWEEN ?1 AND ?2"},
@@ -77,9 +44,12 @@ func (w *writer) prepare() error {
 		}
 		*p.to = s
 	}
+	if err := w.inserter.prepare(w.conn); err != nil {
+		return err
+	}
 	var err error
 	// By the primary key.
-	if w.rows, err = w.conn.prepare("SELECT position, kind, batch, meta, value FROM log WHERE position BETWEEN ?1 AND ?2 ORDER BY position", 5); err != nil {
+	if w.rows, err = w.conn.prepare("SELECT position, kind, meta, value, batch FROM log WHERE position BETWEEN ?1 AND ?2 ORDER BY position", 5); err != nil {
 		return err
 	}
 	if w.frames, err = w.conn.prepare("PRAGMA wal_checkpoint(NOOP)", 3); err != nil {
@@ -91,7 +61,13 @@ func (w *writer) prepare() error {
 
 // Append implements drivers.Log.
 func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batch) error {
-	if err := validate(batch); err != nil {
+	return l.AppendAll(ctx, after, []Marked{{Batch: batch}})
+}
+
+// AppendAll appends batches one after the other in one transaction: all of them or none, durable on
+// return. Otherwise it is as Append, with the same errors.
+func (l *Log) AppendAll(ctx context.Context, after drivers.End, batches []Marked) error {
+	if err := validate(batches); err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
 	if err := l.lockWriter(ctx); err != nil {
@@ -101,11 +77,10 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 	if err := l.writable(); err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
-	bounds := *l.bounds.Load()
-	if bounds.End != after {
-		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, bounds.End.Position)
+	if end := l.state.Load().End; end != after {
+		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, end.Position)
 	}
-	if err := l.appendLocked(after, batch); err != nil {
+	if err := l.appendLocked(after, batches); err != nil {
 		return fmt.Errorf("append after %d: %w", after.Position, classify(err))
 	}
 	return nil
@@ -124,115 +99,75 @@ func (l *Log) writable() error {
 	return l.checkpointer.room()
 }
 
-func validate(batch *drivers.Batch) error {
-	if len(batch.Entries) == 0 {
-		return errors.New("the batch is empty")
+func validate(batches []Marked) error {
+	if len(batches) == 0 {
+		return errors.New("there is no batch")
 	}
-	for i := range batch.Entries {
-		if len(batch.Entries[i].Meta) == 0 {
-			return fmt.Errorf("entry %d of the batch has no meta", i)
+	for _, m := range batches {
+		if len(m.Batch.Entries) == 0 {
+			return errors.New("the batch is empty")
+		}
+		for i := range m.Batch.Entries {
+			if len(m.Batch.Entries[i].Meta) == 0 {
+				return fmt.Errorf("entry %d of the batch has no meta", i)
+			}
 		}
 	}
 	return nil
 }
 
-func (l *Log) appendLocked(after drivers.End, batch *drivers.Batch) error {
-	if err := l.writer.insert(after.Position, batch); err != nil {
+func (l *Log) appendLocked(after drivers.End, batches []Marked) error {
+	last, err := l.writer.insert(after.Position, batches)
+	if err != nil {
 		// Before COMMIT nothing can have become durable.
 		if isConstraint(err) {
 			err = fmt.Errorf("%w: somebody else has written to the file: %w", drivers.ErrConflict, err)
 		}
 		return errors.Join(err, l.abandon())
 	}
-	end := drivers.End{Position: after.Position + int64(len(batch.Entries)), Batch: batch.ID}
-	err := l.commit(func() (bool, error) {
+	err = l.commit(func() (bool, error) {
 		now, err := readEnd(l.writer.conn)
-		return now == end, err
+		return now == last, err
 	})
 	if err != nil {
 		return err
 	}
-	l.advance(end)
+	l.advance(last)
 	l.checkpointer.grew()
 	return nil
 }
 
 // advance publishes a new end.
-func (l *Log) advance(end drivers.End) {
-	b := *l.bounds.Load()
-	b.End = end
-	l.bounds.Store(&b)
+func (l *Log) advance(last markedEnd) {
+	s := *l.state.Load()
+	s.markedEnd = last
+	l.state.Store(&s)
 	l.wake.all()
 }
 
-// insert begins a transaction and puts the batch into it.
-func (w *writer) insert(after int64, batch *drivers.Batch) error {
+// insert begins a transaction and puts the batches into it. It gives the end that the log has with them.
+func (w *writer) insert(after int64, batches []Marked) (markedEnd, error) {
 	if err := w.beginClean(); err != nil {
-		return err
+		return markedEnd{}, err
 	}
-	entries, position := batch.Entries, after+1
-	last := len(entries) - 1
-	for i := 0; i < last; {
-		n, err := w.insertSome(position+int64(i), entries[i:last])
-		if err != nil {
-			return err
-		}
-		i += n
-	}
-	e := &entries[last]
-	closing := encodeClosing(batch)
-	if len(e.Meta)+len(e.Value) > insertBytes {
-		return w.insertLarge(position+int64(last), e, closing)
-	}
-	return w.last.run(position+int64(last), int64(e.Kind), closing, e.Meta, notNil(e.Value))
-}
-
-// insertSome inserts as many of the entries as one statement takes.
-func (w *writer) insertSome(position int64, entries []drivers.Entry) (int, error) {
-	for i, n := range insertRows {
-		if n > len(entries) {
-			continue
-		}
-		size := 0
-		for j := range n {
-			size += len(entries[j].Meta) + len(entries[j].Value)
-		}
-		if size > insertBytes {
-			if n == 1 {
-				return 1, w.insertLarge(position, &entries[0], nil)
+	position := after
+	for i := range batches {
+		entries := batches[i].Batch.Entries
+		for j := range entries {
+			position++
+			e := &entries[j]
+			r := Row{Position: position, Kind: e.Kind, Meta: e.Meta, Value: e.Value}
+			if j == len(entries)-1 {
+				r.Closing = encodeClosing(&batches[i])
 			}
-			continue
+			if err := w.inserter.put(r); err != nil {
+				return markedEnd{}, err
+			}
 		}
-		s := w.inserts[i]
-		s.args[0].Value = position
-		for j := range n {
-			e, a := &entries[j], s.args[3*j+1:]
-			a[0].Value, a[1].Value, a[2].Value = int64(e.Kind), e.Meta, notNil(e.Value)
-		}
-		return n, s.runBound()
 	}
-	panic("sqlite: no insert for one row")
-}
-
-// insertLarge inserts one row by a statement that is not kept, nor its buffer.
-func (w *writer) insertLarge(position int64, e *drivers.Entry, closing []byte) error {
-	s, err := w.conn.prepareOnce(insertLast, 0)
-	if err != nil {
-		return err
-	}
-	var last any // NULL
-	if closing != nil {
-		last = closing
-	}
-	return errors.Join(s.run(position, int64(e.Kind), last, e.Meta, notNil(e.Value)), s.s.Close())
-}
-
-// notNil makes nil the empty value that it is stored as.
-func notNil(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
+	last := batches[len(batches)-1]
+	end := drivers.End{Position: position, Batch: last.Batch.ID}
+	return markedEnd{End: end, mark: last.Mark}, w.inserter.flush()
 }
 
 // walFrames counts the pages in the write-ahead log. SQLite has the number at hand.
@@ -255,33 +190,4 @@ func (w *writer) beginClean() error {
 // abandon ends a transaction that is not to be committed.
 func (l *Log) abandon() error {
 	return l.writer.conn.rollback()
-}
-
-// closing is what the last row of a batch says about it.
-type closing struct {
-	id     drivers.BatchID
-	time   time.Time
-	server uint64
-}
-
-const closingSize = 32
-
-func encodeClosing(b *drivers.Batch) []byte {
-	out := make([]byte, closingSize)
-	copy(out, b.ID[:])
-	binary.BigEndian.PutUint64(out[16:], uint64(b.Time.UnixMilli()))
-	binary.BigEndian.PutUint64(out[24:], b.Server)
-	return out
-}
-
-func decodeClosing(v any) (closing, error) {
-	b, ok := v.([]byte)
-	if !ok || len(b) != closingSize {
-		return closing{}, fmt.Errorf("%w: it does not close a batch", drivers.ErrCorrupt)
-	}
-	return closing{
-		id:     drivers.BatchID(b[:16]),
-		time:   time.UnixMilli(int64(binary.BigEndian.Uint64(b[16:]))),
-		server: binary.BigEndian.Uint64(b[24:]),
-	}, nil
 }

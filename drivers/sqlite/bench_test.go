@@ -113,6 +113,35 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// BenchmarkAppendAll puts batches of one row into transactions of many.
+func BenchmarkAppendAll(b *testing.B) {
+	for _, n := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("batches=%d", n), func(b *testing.B) {
+			w := newLoad(benchLog(b, Options{}), 1, 1024)
+			batches := make([]Marked, n)
+			bytes, cpu, rows := writeBytes(b), cpuTime(b), 0
+			b.ResetTimer()
+			for rows < b.N {
+				for i := range batches {
+					one := w.batch
+					rand.Read(one.ID[:])
+					batches[i] = Marked{Batch: &one, Mark: markOf(&one)}
+				}
+				if err := w.log.AppendAll(b.Context(), w.end, batches); err != nil {
+					b.Fatal(err)
+				}
+				w.end = drivers.End{Position: w.end.Position + int64(n), Batch: batches[n-1].Batch.ID}
+				rows += n
+			}
+			if err := w.log.checkpointer.checkpoint(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(writeBytes(b)-bytes)/float64(rows), "written-B/row")
+			b.ReportMetric((cpuTime(b)-cpu)/float64(rows), "cpu-ns/row")
+		})
+	}
+}
+
 // BenchmarkChurn is what a cluster does for months: a fixed set of keys is
 // updated at random, and the superseded rows are scrubbed from time to time.
 func BenchmarkChurn(b *testing.B) {

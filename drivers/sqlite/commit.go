@@ -71,7 +71,7 @@ func (l *Log) settleLocked() (in bool, err error) {
 	if err := l.checkpointer.destroyTail(); err != nil {
 		return false, err
 	}
-	if err := l.readBounds(w.conn); err != nil {
+	if err := l.readState(w.conn); err != nil {
 		return false, err
 	}
 	w.pending = nil

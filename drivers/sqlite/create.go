@@ -38,7 +38,7 @@ func create(o Options) error {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	if err := initialise(tmp.Name(), o); err != nil {
+	if err := makeLog(tmp.Name(), o); err != nil {
 		return err
 	}
 	if err := syncPath(tmp.Name()); err != nil {
@@ -67,22 +67,26 @@ func noLeftovers(path string) error {
 	return nil
 }
 
-// initialise writes the schema into an empty file.
-func initialise(path string, o Options) error {
+// makeLog makes a log of an empty file.
+func makeLog(path string, o Options) error {
 	c, err := connect(connOptions{path: path, cache: 1 << 20, vfs: o.vfs})
 	if err != nil {
 		return err
 	}
-	err = c.exec(fmt.Sprintf("PRAGMA page_size=%d; PRAGMA auto_vacuum=INCREMENTAL", o.PageSize))
-	if err == nil {
-		err = migrate(c)
-	}
-	if err == nil {
+	if err = initialise(c, o); err == nil {
 		// Last, so that the header of the file itself, not only of its
 		// write-ahead log, says whose it is.
 		err = c.exec("PRAGMA journal_mode=WAL")
 	}
 	return errors.Join(err, c.close())
+}
+
+// initialise writes the schema into an empty database.
+func initialise(c *conn, o Options) error {
+	if err := c.exec(fmt.Sprintf("PRAGMA page_size=%d; PRAGMA auto_vacuum=INCREMENTAL", o.PageSize)); err != nil {
+		return err
+	}
+	return migrate(c)
 }
 
 func syncPath(path string) error {
@@ -131,7 +135,7 @@ func checkHeader(f *os.File) error {
 	case binary.BigEndian.Uint32(header[68:]) != applicationID:
 		return fmt.Errorf("%w: %s is an SQLite database of something else; nothing was changed, give another path", drivers.ErrForeign, f.Name())
 	case header[18] != 2 || header[19] != 2:
-		return fmt.Errorf("%w: %s is not in WAL mode, so something else has changed it", drivers.ErrForeign, f.Name())
+		return fmt.Errorf("%w: %s is not in WAL mode, so something else has changed it, or it is a copy of a log that was broken off", drivers.ErrForeign, f.Name())
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func (l *Log) nextRun(ctx context.Context, after int64) (run, error) {
 				return errStop
 			}
 			return nil
-		}, after, l.bounds.Load().Scrubbed)
+		}, after, l.state.Load().scrubbed)
 	})
 	return n, err
 }
@@ -133,10 +133,11 @@ func (w *writer) rewrite(r run) (gained, written int64, err error) {
 		return 0, 0, err
 	}
 	// A scrub may have been here since the run was measured: that makes it smaller.
-	var rows [][]driver.Value
-	err = w.rows.query(func(row []driver.Value) error {
-		rows = append(rows, append([]driver.Value(nil), row...))
-		return nil
+	var rows []Row
+	err = w.rows.query(func(columns []driver.Value) error {
+		row, err := rowOf(columns)
+		rows = append(rows, row)
+		return err
 	}, r.first, r.last)
 	if err != nil || len(rows) == 0 {
 		return 0, 0, err
@@ -145,15 +146,13 @@ func (w *writer) rewrite(r run) (gained, written int64, err error) {
 		return 0, 0, err
 	}
 	for _, row := range rows {
-		if err := w.last.run(row...); err != nil {
+		if err := w.inserter.put(row); err != nil {
 			return 0, 0, err
 		}
-		meta, ok1 := row[3].([]byte)
-		value, ok2 := row[4].([]byte)
-		if !ok1 || !ok2 {
-			return 0, 0, fmt.Errorf("%w: the row at position %v is none of Keelson's", drivers.ErrCorrupt, row[0])
-		}
-		written += int64(len(meta) + len(value) + rowOverhead)
+		written += int64(len(row.Meta) + len(row.Value) + rowOverhead)
+	}
+	if err := w.inserter.flush(); err != nil {
+		return 0, 0, err
 	}
 	after, err := w.pagesInUse()
 	return before - after, written, err

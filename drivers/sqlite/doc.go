@@ -24,8 +24,14 @@
 // S7. The mark in Bounds is never below a hole that a reader can see. A row missing above it
 // is damage, never an answer.
 //
-// S8. No read transaction is held while a callback runs or anything else is
+// S8. A log's name in its directory is durable, and an older file's write-ahead log durably
+// gone, before a write-ahead log lies beside it.
+//
+// S9. No read transaction is held while a callback runs or anything else is
 // waited for, so the write-ahead log can always begin anew.
+//
+// What closes a batch may have a mark beside it (AppendAll, LastMark), which means nothing here. Rows, Copy
+// and Swap are for who keeps equal logs on several servers.
 //
 // # Concurrency
 //

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -40,18 +41,25 @@ func faulty(t *testing.T, h faultfs.Hook, opts Options) *Log {
 // ledger is what a log must hold.
 type ledger struct {
 	entries  []drivers.Entry // scrubbed ones with a nil Meta
+	closings [][]byte        // of each entry, nil if it closes no batch
 	end      drivers.End
+	mark     Mark
 	scrubbed int64
 	maybe    func(*ledger) // an operation that was under way, nil if there was none
 }
 
-func (g *ledger) append(b *drivers.Batch) {
-	for i := range b.Entries {
-		e := b.Entries[i]
-		e.Position = int64(len(g.entries)) + 1
-		g.entries = append(g.entries, e)
+func (g *ledger) append(b *drivers.Batch) { g.appendAll([]Marked{{Batch: b}}) }
+
+func (g *ledger) appendAll(batches []Marked) {
+	for i := range batches {
+		b := batches[i].Batch
+		for _, e := range b.Entries {
+			e.Position = int64(len(g.entries)) + 1
+			g.entries, g.closings = append(g.entries, e), append(g.closings, nil)
+		}
+		g.closings[len(g.closings)-1] = encodeClosing(&batches[i])
+		g.end, g.mark = drivers.End{Position: int64(len(g.entries)), Batch: b.ID}, batches[i].Mark
 	}
-	g.end = drivers.End{Position: int64(len(g.entries)), Batch: b.ID}
 }
 
 func (g *ledger) scrub(positions []int64) {
@@ -65,6 +73,7 @@ func (g *ledger) scrub(positions []int64) {
 func (g *ledger) clone() *ledger {
 	c := *g
 	c.entries = append([]drivers.Entry(nil), g.entries...)
+	c.closings = append([][]byte(nil), g.closings...)
 	return &c
 }
 
@@ -77,13 +86,16 @@ func (g *ledger) compare(l *Log) error {
 	if want := (drivers.Bounds{End: g.end, Scrubbed: g.scrubbed}); bounds != want {
 		return fmt.Errorf("the bounds are %v, want %v", bounds, want)
 	}
+	if end, mark := l.LastMark(); end != g.end || mark != g.mark {
+		return fmt.Errorf("the last mark is %x at %v, want %x at %v", mark, end, g.mark, g.end)
+	}
 	next := 0
 	skip := func() {
 		for next < len(g.entries) && g.entries[next].Meta == nil {
 			next++
 		}
 	}
-	err = l.Scan(context.Background(), drivers.ScanOptions{Values: true}, func(got []drivers.Entry) error {
+	err = l.Rows(context.Background(), 0, math.MaxInt64, func(got []Row) error {
 		for _, e := range got {
 			skip()
 			if next == len(g.entries) {
@@ -92,6 +104,9 @@ func (g *ledger) compare(l *Log) error {
 			w := g.entries[next]
 			if e.Position != w.Position || e.Kind != w.Kind || !bytes.Equal(e.Meta, w.Meta) || !bytes.Equal(e.Value, w.Value) {
 				return fmt.Errorf("position %d is not as it was appended at %d", e.Position, w.Position)
+			}
+			if want := g.closings[next]; !bytes.Equal(e.Closing, want) || (e.Closing == nil) != (want == nil) {
+				return fmt.Errorf("position %d closes %x, want %x", e.Position, e.Closing, want)
 			}
 			next++
 		}
@@ -182,13 +197,21 @@ func (w *work) outcome(err error) (doubt bool, bounds drivers.Bounds) {
 	return
 }
 
+// append appends some batches at once, with marks and without.
 func (w *work) append() {
 	w.t.Helper()
-	b := newBatch(1+w.rand.IntN(8), make([]byte, w.rand.IntN(3000)))
-	w.begin(func(g *ledger) { g.append(b) })
-	err := w.log.Append(w.t.Context(), w.ledger.end, b)
+	var batches []Marked
+	for range 1 + w.rand.IntN(3) {
+		m := Marked{Batch: newBatch(1+w.rand.IntN(8), make([]byte, w.rand.IntN(3000)))}
+		if w.rand.IntN(2) == 0 {
+			m.Mark = markOf(m.Batch)
+		}
+		batches = append(batches, m)
+	}
+	w.begin(func(g *ledger) { g.appendAll(batches) })
+	err := w.log.AppendAll(w.t.Context(), w.ledger.end, batches)
 	doubt, bounds := w.outcome(err)
-	w.end(err == nil || doubt && bounds.End.Batch == b.ID)
+	w.end(err == nil || doubt && bounds.End.Batch == batches[len(batches)-1].Batch.ID)
 }
 
 func (w *work) scrub() {

@@ -43,7 +43,7 @@ type follower struct {
 
 // check says whether the log passes through the end.
 func (f *follower) check(ctx context.Context, after drivers.End) error {
-	bounds := *f.log.bounds.Load()
+	bounds := f.log.state.Load().bounds()
 	switch {
 	case after.Position < bounds.Scrubbed:
 		return fmt.Errorf("%w up to %d", drivers.ErrScrubbed, bounds.Scrubbed)
@@ -74,7 +74,7 @@ func (f *follower) check(ctx context.Context, after drivers.End) error {
 // readAll reads on up to the end of the log.
 func (f *follower) readAll(ctx context.Context) error {
 	for {
-		upTo := f.log.bounds.Load().End.Position
+		upTo := f.log.state.Load().Position
 		if f.position >= upTo {
 			return nil
 		}
@@ -110,7 +110,7 @@ func (f *follower) deliver(ctx context.Context, upTo int64) error {
 // hole says what it means that a position is not there. Above the mark every position is,
 // so the mark must have passed this follower.
 func (f *follower) hole(position, upTo int64) error {
-	if _, err := f.log.checkHoles(f.position, upTo, f.slice.entries, f.slice.full); err != nil {
+	if _, err := f.log.checkHoles(f.position, upTo, &f.slice); err != nil {
 		return fmt.Errorf("follow after %d: %w", f.position, err)
 	}
 	return fmt.Errorf("follow: position %d: %w", position, drivers.ErrScrubbed)

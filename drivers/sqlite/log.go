@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,8 +47,8 @@ type Log struct {
 	// SQLite makes a file for that one's index which it does not remove.
 	immutable, leftover bool
 
-	// bounds is what has been committed. Written with the token held.
-	bounds atomic.Pointer[drivers.Bounds]
+	// state is what has been committed. Written with the token held.
+	state atomic.Pointer[state]
 	// unsettled is set while the outcome of a COMMIT is unknown.
 	unsettled atomic.Bool
 
@@ -131,6 +131,10 @@ func (l *Log) open() error {
 	if l.opts.ReadOnly {
 		return l.openReadOnly()
 	}
+	// The file's name is durable before a write-ahead log lies beside it: see Swap.
+	if err := syncPath(filepath.Dir(l.opts.Path)); err != nil {
+		return err
+	}
 	removeLeftovers(l.opts.Path)
 	c, err := connect(connOptions{path: l.opts.Path, cache: l.opts.WriterCache, vfs: l.opts.vfs})
 	if err != nil {
@@ -159,7 +163,7 @@ func (l *Log) open() error {
 	if err := l.openReaders(l.inspection()); err != nil {
 		return err
 	}
-	return l.readBounds(c)
+	return l.readState(c)
 }
 
 // openReadOnly makes readers only. Without a write-ahead log the file is
@@ -182,7 +186,7 @@ func (l *Log) openReadOnly() error {
 	if err := checkSchema(r.conn); err != nil {
 		return err
 	}
-	return l.readBounds(r.conn)
+	return l.readState(r.conn)
 }
 
 func (l *Log) openReaders(o connOptions) error {
@@ -196,44 +200,8 @@ func (l *Log) openReaders(o connOptions) error {
 	return nil
 }
 
-// readBounds reads where the log ends and how far it is scrubbed.
-func (l *Log) readBounds(c *conn) error {
-	var b drivers.Bounds
-	var err error
-	if b.Scrubbed, err = c.getInt("SELECT scrubbed FROM head WHERE id = 1"); err != nil {
-		return err
-	}
-	if b.End, err = readEnd(c); err != nil {
-		return err
-	}
-	if b.Scrubbed > 0 && b.Scrubbed >= b.End.Position {
-		return fmt.Errorf("%w: it is scrubbed up to %d and ends at %d", drivers.ErrCorrupt, b.Scrubbed, b.End.Position)
-	}
-	if l.writer != nil {
-		if l.writer.changes, err = c.getInt("SELECT changes FROM head WHERE id = 1"); err != nil {
-			return err
-		}
-	}
-	l.bounds.Store(&b)
-	return nil
-}
-
-// readEnd reads the last row by the primary key.
-func readEnd(c *conn) (drivers.End, error) {
-	row, err := c.get("SELECT position, batch FROM log ORDER BY position DESC LIMIT 1", 2)
-	if errors.Is(err, io.EOF) {
-		return drivers.End{}, nil
-	}
-	if err != nil {
-		return drivers.End{}, err
-	}
-	position, _ := row[0].(int64)
-	last, err := decodeClosing(row[1])
-	if err != nil {
-		return drivers.End{}, fmt.Errorf("position %d, the log's last: %w", position, err)
-	}
-	return drivers.End{Position: position, Batch: last.id}, nil
-}
+// Path is the path of the file itself, also where Options.Path was a symbolic link.
+func (l *Log) Path() string { return l.opts.Path }
 
 // ReadIndex implements drivers.Log. No other process can append, so the
 // answer is at hand, except after an append whose outcome is unknown.
@@ -246,7 +214,7 @@ func (l *Log) ReadIndex(ctx context.Context) (drivers.Bounds, error) {
 			return drivers.Bounds{}, fmt.Errorf("read index: %w", classify(err))
 		}
 	}
-	return *l.bounds.Load(), nil
+	return l.state.Load().bounds(), nil
 }
 
 // usable says why a call cannot begin.
@@ -299,7 +267,7 @@ func (l *Log) Close() error {
 func (l *Log) closeAll() error {
 	l.checking <- struct{}{} // and keep it
 	if k := l.checkpointer; k != nil {
-		if l.bounds.Load() != nil {
+		if l.state.Load() != nil {
 			// The last connection would do it too, but not if it is the writer and its last write was lost.
 			if err := k.finishLocked(); err != nil {
 				k.report(err)
@@ -317,7 +285,7 @@ func (l *Log) closeAll() error {
 		case r := <-l.readers:
 			errs = append(errs, r.conn.close())
 		default:
-			if l.bounds.Load() != nil {
+			if l.state.Load() != nil {
 				// Open succeeded, so there are this many: wait for its slice to end.
 				errs = append(errs, (<-l.readers).conn.close())
 			}

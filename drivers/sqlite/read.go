@@ -84,7 +84,7 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 	if err := l.usable(ctx); err != nil {
 		return fmt.Errorf("scan: %w", err)
 	}
-	upTo := l.bounds.Load().End.Position
+	upTo := l.state.Load().Position
 	if opts.UpTo > 0 {
 		upTo = min(upTo, opts.UpTo)
 	}
@@ -97,7 +97,7 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 		if err != nil {
 			return fmt.Errorf("scan after %d: %w", after, err)
 		}
-		last, err := l.checkHoles(after, upTo, slice.entries, slice.full)
+		last, err := l.checkHoles(after, upTo, &slice)
 		if err != nil {
 			return fmt.Errorf("scan: %w", err)
 		}
@@ -112,25 +112,32 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 	return nil
 }
 
-// checkHoles finds what is missing among the entries read after a position, up to upTo if
+// positions are those of a run of rows read under one state of the database.
+type positions interface {
+	len() int
+	position(i int) int64
+	more() bool // there may be more rows behind them
+}
+
+// checkHoles finds what is missing among the rows read after a position, up to upTo if
 // they are all, and gives the last position that they speak for.
-func (l *Log) checkHoles(after, upTo int64, entries []drivers.Entry, more bool) (int64, error) {
+func (l *Log) checkHoles(after, upTo int64, rows positions) (int64, error) {
 	// The mark moves before holes can be seen, so this one is not too old.
-	scrubbed := l.bounds.Load().Scrubbed
-	for i := range entries {
-		p := entries[i].Position
+	scrubbed := l.state.Load().scrubbed
+	for i := range rows.len() {
+		p := rows.position(i)
 		if p-1 > max(after, scrubbed) {
 			return 0, missing(max(after, scrubbed)+1, p-1)
 		}
 		after = p
 	}
-	if !more && upTo > max(after, scrubbed) {
+	if rows.more() {
+		return after, nil
+	}
+	if upTo > max(after, scrubbed) {
 		return 0, missing(max(after, scrubbed)+1, upTo)
 	}
-	if !more {
-		after = upTo
-	}
-	return after, nil
+	return upTo, nil
 }
 
 func missing(from, to int64) error {
@@ -195,6 +202,10 @@ func (s *scanSlice) add(row []driver.Value) error {
 	return nil
 }
 
+func (s *scanSlice) len() int             { return len(s.entries) }
+func (s *scanSlice) position(i int) int64 { return s.entries[i].Position }
+func (s *scanSlice) more() bool           { return s.full }
+
 // Values implements drivers.Log.
 func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error {
 	if len(dst) != len(positions) {
@@ -222,7 +233,7 @@ func (l *Log) readValue(r *reader, position int64, dst *[]byte) error {
 		return fmt.Errorf("value at %d: %w", position, err)
 	}
 	if !ok {
-		if b := l.bounds.Load(); position > b.Scrubbed && position <= b.End.Position {
+		if b := l.state.Load().bounds(); position > b.Scrubbed && position <= b.End.Position {
 			return missing(position, position)
 		}
 		return fmt.Errorf("value at %d: %w", position, drivers.ErrScrubbed)

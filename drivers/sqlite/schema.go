@@ -16,9 +16,10 @@ const applicationID = 0x4b65656c
 // log: one row for each entry, in order of position; the rowid is the
 // position, so there is no index beside the table. batch stands on the last row of each
 // batch alone: id (16 bytes), time (milliseconds since 1970, 8 bytes big-endian), server
-// (8 bytes big-endian). So the last row says where the log ends, and a commit need not
-// write a page for that. The value comes last: when it is large SQLite
-// puts it, or most of it, on pages that a scan without values does not touch.
+// (8 bytes big-endian), and from schema 2 on, if the batch has one, a mark (24 bytes). So
+// the last row says where the log ends, and a commit need not write a page for that.
+// The value comes last: when it is large SQLite puts it, or most of it, on pages that a
+// scan without values does not touch.
 //
 // head: one row, changed only by scrubbing. changes counts how often, so that
 // it can be told what became of a scrub whose COMMIT failed.
@@ -36,10 +37,16 @@ CREATE TABLE head (
 	changes INTEGER NOT NULL
 ) STRICT;
 INSERT INTO head (id, scrubbed, changes) VALUES (1, 0, 0)`,
+	// Schema 2 says that batch may have a mark, for which an older Keelson would take
+	// the log for damaged. The tables are as they were.
+	``,
 }
 
-// schemaVersion is what this code reads and writes.
-const schemaVersion = int64(len(migrations))
+// schemaVersion is what this code writes. It reads a log from readableVersion on as it is.
+const (
+	schemaVersion   = int64(len(migrations))
+	readableVersion = 1
+)
 
 // migrate brings a database to the schema of this code, in one transaction.
 func migrate(c *conn) error {
@@ -52,6 +59,11 @@ func migrate(c *conn) error {
 		return fmt.Errorf("%w: %d, and this Keelson knows %d: run the newer Keelson that wrote it, or one newer still", drivers.ErrNewer, version, schemaVersion)
 	case version == schemaVersion:
 		return nil
+	case version > 0:
+		// What is damaged is left as it is.
+		if _, err := readEnd(c); err != nil {
+			return err
+		}
 	}
 	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
@@ -67,7 +79,7 @@ func migrate(c *conn) error {
 	return c.exec("COMMIT")
 }
 
-// checkSchema refuses a database that this code would have to change or cannot know.
+// checkSchema refuses a database that this code cannot read without a migration.
 func checkSchema(c *conn) error {
 	version, err := c.getInt("PRAGMA user_version")
 	if err != nil {
@@ -76,8 +88,8 @@ func checkSchema(c *conn) error {
 	switch {
 	case version > schemaVersion:
 		return fmt.Errorf("%w: %d, and this Keelson knows %d: use the newer Keelson that wrote it", drivers.ErrNewer, version, schemaVersion)
-	case version < schemaVersion:
-		return fmt.Errorf("the log has schema %d and this Keelson reads %d: start the server once, which migrates it", version, schemaVersion)
+	case version < readableVersion:
+		return fmt.Errorf("the log has schema %d and this Keelson reads %d and later: start the server once, which migrates it", version, readableVersion)
 	}
 	return nil
 }

@@ -22,20 +22,20 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 		return fmt.Errorf("scrub: %w", err)
 	}
 	highest := positions[len(positions)-1]
-	if end := l.bounds.Load().End.Position; highest >= end {
+	if end := l.state.Load().Position; highest >= end {
 		return fmt.Errorf("scrub: position %d is not below the log's last, %d", highest, end)
 	}
 	if err := l.writer.delete(positions); err != nil {
 		return fmt.Errorf("scrub: %w", classify(errors.Join(err, l.abandon())))
 	}
-	before := l.bounds.Load()
+	before := l.state.Load()
 	now := *before
-	now.Scrubbed = max(now.Scrubbed, highest)
+	now.scrubbed = max(now.scrubbed, highest)
 	// Before the COMMIT, or a reader could see holes above the mark that ReadIndex gives.
-	l.bounds.Store(&now)
+	l.state.Store(&now)
 	if err := l.commitScrub(); err != nil {
 		if !l.unsettled.Load() {
-			l.bounds.Store(before)
+			l.state.Store(before)
 		}
 		return fmt.Errorf("scrub: %w", classify(err))
 	}
