@@ -130,7 +130,7 @@ postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or ins
 	@test/tools/postgres
 
 .PHONY: bench
-bench: build peers postgres ## Measure keelson beside etcd and kine; some 35 minutes. BENCH takes flags, as in BENCH="-scale 0.1 -rounds 1".
+bench: build peers postgres ## Measure keelson beside etcd and kine; more than an hour. BENCH takes flags, as in BENCH="-table sqlite -rounds 1".
 	cd test/bench && $(GO) build -o $(BIN)/bench .
 	$(BIN)/bench -root $(CURDIR) $(BENCH)
 

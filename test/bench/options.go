@@ -48,7 +48,8 @@ func parse(args []string) (options, error) {
 	flags.Float64Var(&o.scale, "scale", 1, "multiplies durations and numbers of keys, for a quick look")
 	flags.IntVar(&o.connections, "connections", load.Connections, "how many connections the clients of a load share")
 	flags.StringVar(&o.profile, "profile", "", "directory for CPU profiles of etcd and keelson during each load")
-	tables := flags.String("table", "", "comma-separated tables, of sqlite and postgres (default both)")
+	tables := flags.String("table", "", "comma-separated tables, of sqlite, postgres and raft (default all)")
+	keelson := flags.String("keelson", "", "another executable than .build/bin/keelson to measure as Keelson")
 	only := flags.String("only", "", "comma-separated loads (default all)")
 	servers := flags.String("servers", "", "comma-separated servers (default all)")
 	if err := flags.Parse(args); err != nil {
@@ -77,9 +78,31 @@ func parse(args []string) (options, error) {
 	if err := o.narrow(*only, *servers); err != nil {
 		return o, err
 	}
+	if err := o.replaceKeelson(*keelson); err != nil {
+		return o, err
+	}
 	o.whole = *only == "" && *servers == "" && o.scale == 1 && o.rounds >= fullRounds && o.profile == "" &&
-		o.connections == load.Connections
+		o.connections == load.Connections && *keelson == ""
 	return o, nil
+}
+
+// replaceKeelson has the servers that are Keelson run another executable; an empty path leaves them as they are.
+func (o *options) replaceKeelson(path string) error {
+	if path == "" {
+		return nil
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("find the executable to measure: %w", err)
+	}
+	for _, t := range o.tables {
+		for i := range t.Servers {
+			if filepath.Base(t.Servers[i].Binary) == "keelson" {
+				t.Servers[i].Binary = path
+			}
+		}
+	}
+	return nil
 }
 
 // narrow keeps the loads and servers that are listed, in each table those that it has. Every name must be in some table.

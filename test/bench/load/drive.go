@@ -60,7 +60,8 @@ func (o *outcome) p99() float64 { return o.hist.Quantile(0.99).Seconds() }
 // leastShare gives the share of the server that has done least, of 1.
 func (o *outcome) leastShare() float64 { return float64(slices.Min(o.servers)) / float64(o.counted) }
 
-// drive has p.clients workers do op until the plan is over. The first error ends all.
+// drive has p.clients workers do op until the plan is over. The first error ends all. In a cluster it is an error, too,
+// when the leader is another one afterwards.
 func (r *Run) drive(ctx context.Context, n *node, p plan, op func(context.Context, *worker) error) (*outcome, error) {
 	if r.Ops > 0 && p.ops == 0 {
 		p = plan{clients: p.clients, ops: r.Ops}
@@ -79,10 +80,10 @@ func (r *Run) drive(ctx context.Context, n *node, p plan, op func(context.Contex
 	for _, w := range workers {
 		group.Go(func() error { return w.loop(gctx, p.ops, window{from, to}, op) })
 	}
-	if err := group.Wait(); err != nil {
+	if err := n.stayed(ctx, group.Wait()); err != nil {
 		return nil, err
 	}
-	out := &outcome{elapsed: p.measure, least: workers[0].done, servers: make([]int, len(n.servers()))}
+	out := &outcome{elapsed: p.measure, least: workers[0].done, servers: make([]int, len(n.procs))}
 	if out.elapsed == 0 {
 		out.elapsed = time.Since(from)
 	}

@@ -74,11 +74,11 @@ const (
 func All() []Load {
 	const minute = time.Minute
 	loads := []Load{
-		{Name: "create-100", Timeout: minute, run: create(100), Measures: []Measure{
+		{Name: "create-100", Timeout: minute, run: create("create-100", 100, everywhere), Measures: []Measure{
 			{"create-100.rate", "create, 100 clients", PerSecond},
 			{"create-100.p99", "the same, p99 of the latency", Seconds},
 		}},
-		{Name: "create-1", Timeout: minute, run: create(1), Measures: []Measure{
+		{Name: "create-1", Timeout: minute, run: create("create-1", 1, everywhere), Measures: []Measure{
 			{"create-1.rate", "create, 1 client", PerSecond},
 			{"create-1.p99", "", Seconds},
 		}},
@@ -86,7 +86,7 @@ func All() []Load {
 			{"put-1000.rate", "put of 256 B, 1,000 clients", PerSecond},
 			{"put-1000.p99", "", Seconds},
 		}},
-		{Name: "get-100", Timeout: minute, run: get, Measures: []Measure{
+		{Name: "get-100", Timeout: minute, run: get("get-100", everywhere), Measures: []Measure{
 			{"get-100.rate", "get, 100 clients", PerSecond},
 			{"get-100.p99", "", Seconds},
 		}},
@@ -117,11 +117,11 @@ func All() []Load {
 func diskAndRestart() []Load {
 	const minute = time.Minute
 	return []Load{
-		{Name: "disk-100", Timeout: 2 * minute, run: disk(100), Without: map[string]string{"null": noDisk}, Measures: []Measure{
+		{Name: "disk-100", Timeout: 2 * minute, run: disk(diskWrites{100, "put", (*writes).put}), Without: map[string]string{"null": noDisk}, Measures: []Measure{
 			{"disk-100.put", "bytes written to disk per put, 100 clients", Bytes},
 			{"disk-100.put-and-stop", "", Bytes},
 		}},
-		{Name: "disk-1", Timeout: 2 * minute, run: disk(1), Without: map[string]string{"null": noDisk}, Measures: []Measure{
+		{Name: "disk-1", Timeout: 2 * minute, run: disk(diskWrites{1, "put", (*writes).put}), Without: map[string]string{"null": noDisk}, Measures: []Measure{
 			{"disk-1.put", "the same, 1 client", Bytes},
 			{"disk-1.put-and-stop", "", Bytes},
 		}},

@@ -50,8 +50,9 @@ func nullRun(t *testing.T) *Run {
 // Every load that the null server takes part in gives all its figures, so its checks hold where everything is right.
 func TestLoadsOnTheNullServer(t *testing.T) {
 	ran := 0
-	for _, l := range All() {
-		if l.Elsewhere() || l.Without[server.Null] != "" {
+	elsewhere := []string{"failover", "memory", "disk-100", "disk-1"} // see TestLoadsOnACluster
+	for _, l := range append(All(), Raft()...) {
+		if l.Elsewhere() || l.Without[server.Null] != "" || slices.Contains(elsewhere, l.Name) {
 			continue
 		}
 		ran++
@@ -67,8 +68,8 @@ func TestLoadsOnTheNullServer(t *testing.T) {
 			}
 		})
 	}
-	if ran < 7 {
-		t.Errorf("%d loads ran on the null server, want 7", ran)
+	if want := 7 + 7; ran != want {
+		t.Errorf("%d loads ran on the null server, want %d", ran, want)
 	}
 }
 
@@ -95,7 +96,7 @@ func TestAServerThatEndsIsAnError(t *testing.T) {
 func TestServersThatDoNotShareTheirDataAreFoundOut(t *testing.T) {
 	r := nullRun(t)
 	r.Spec.Processes = 2
-	if _, err := create(10)(t.Context(), r); !errors.Is(err, ErrWrong) {
+	if _, err := create("create-10", 10, everywhere)(t.Context(), r); !errors.Is(err, ErrWrong) {
 		t.Errorf("creates on two servers with data of their own: %v, want ErrWrong", err)
 	}
 }
@@ -103,21 +104,23 @@ func TestServersThatDoNotShareTheirDataAreFoundOut(t *testing.T) {
 func TestServersGetConnectionsInTurn(t *testing.T) {
 	r := nullRun(t)
 	r.Spec.Processes = 2
-	n, err := r.fresh(t.Context())
+	n, err := r.fresh(t.Context(), everywhere)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.stop(t.Context())
 	for _, c := range []struct {
-		total, among int
-		want         []int
+		total int
+		at    where
+		want  []int
 	}{
-		{4, 2, []int{0, 1, 0, 1}},
-		{3, 2, []int{0, 1, 0, 1}},
-		{1, 2, []int{0, 1}},
-		{3, 1, []int{0, 0, 0}},
+		{4, everywhere, []int{0, 1, 0, 1}},
+		{3, everywhere, []int{0, 1, 0, 1}},
+		{1, everywhere, []int{0, 1}},
+		{2, atFollower, []int{1, 1}},
+		{3, atLeader, []int{0, 0, 0}},
 	} {
-		if err := n.connectAll(t.Context(), c.total, c.among); err != nil {
+		if err := n.connectAll(t.Context(), c.total, n.at(c.at)); err != nil {
 			t.Fatal(err)
 		}
 		var got []int
@@ -125,7 +128,7 @@ func TestServersGetConnectionsInTurn(t *testing.T) {
 			got = append(got, s.at)
 		}
 		if !slices.Equal(got, c.want) {
-			t.Errorf("%d connections among %d servers lead to %v, want %v", c.total, c.among, got, c.want)
+			t.Errorf("%d connections to servers %v lead to %v, want %v", c.total, n.at(c.at), got, c.want)
 		}
 	}
 	r.Ops = 0
@@ -140,13 +143,13 @@ func TestServersGetConnectionsInTurn(t *testing.T) {
 func TestConnectionsToPostgresAreCounted(t *testing.T) {
 	r := nullRun(t)
 	r.Spec.Postgres = true
-	if _, err := create(10)(t.Context(), r); !errors.Is(err, ErrWrong) || !strings.Contains(err.Error(), "no connection") {
+	if _, err := create("create-10", 10, everywhere)(t.Context(), r); !errors.Is(err, ErrWrong) || !strings.Contains(err.Error(), "no connection") {
 		t.Errorf("a server on Postgres that has no connection to it: %v, want ErrWrong", err)
 	}
 }
 
 func TestMeasuresAreNamedOnce(t *testing.T) {
-	for _, loads := range [][]Load{All(), Postgres()} {
+	for _, loads := range [][]Load{All(), Postgres(), Raft()} {
 		seen := map[string]bool{}
 		for _, l := range loads {
 			for _, m := range l.Measures {

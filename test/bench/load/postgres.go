@@ -49,7 +49,7 @@ func (n *node) countConnections(ctx context.Context, p plan) func() (int, error)
 		case <-ctx.Done():
 			err = ctx.Err()
 		case <-time.After(p.warm):
-			most, err = n.database.Connections(ctx, len(n.servers()), p.measure)
+			most, err = n.database.Connections(ctx, len(n.procs), p.measure)
 		}
 		if err == nil && most == 0 {
 			err = fmt.Errorf("%w: a server with a database and no connection to it", ErrWrong)

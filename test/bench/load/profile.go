@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// profile fetches a CPU profile of the server from the plan's measure on, if one is wanted, and gives a function that
+// profile fetches a CPU profile of the server, or of a cluster's leader, from the plan's measure on, if one is wanted, and gives a function that
 // waits for its end. A profiled run is slower: its figures are for looking at the profile beside them.
 func (r *Run) profile(ctx context.Context, n *node, p plan) func() error {
 	if r.Profile == "" || r.Spec.Pprof == "" {
@@ -22,7 +22,7 @@ func (r *Run) profile(ctx context.Context, n *node, p plan) func() error {
 		case <-ctx.Done():
 			done <- ctx.Err()
 		case <-time.After(p.warm):
-			done <- fetchProfile(ctx, n.Client, r.Profile, p.measure)
+			done <- fetchProfile(ctx, n.procs[n.reign.leader].Client, r.Profile, p.measure)
 		}
 	}()
 	return func() error { return <-done }

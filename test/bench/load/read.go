@@ -35,34 +35,36 @@ func (r *Run) fill(ctx context.Context, n *node, total int) (*writes, error) {
 // keys is the number of keys in the loads that read, a multiple of fill's clients.
 func (r *Run) keys() int { return r.number(listKeys/100, 10) * 100 }
 
-// get reads single keys, linearizable, at random.
-func get(ctx context.Context, r *Run) (Figures, error) {
-	n, err := r.fresh(ctx)
-	if err != nil {
-		return nil, err
+// get reads single keys at random, linearizable if opts do not say otherwise, by clients that are there where at says.
+func get(name string, at where, opts ...clientv3.OpOption) func(context.Context, *Run) (Figures, error) {
+	return func(ctx context.Context, r *Run) (Figures, error) {
+		n, err := r.fresh(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		defer n.stop(ctx)
+		total := r.keys()
+		ws, err := r.fill(ctx, n, total) // and every server has been seen with all of it, so that serializable reads find it
+		if err != nil {
+			return nil, err
+		}
+		p := plan{clients: 100, warm: r.time(warmTime), measure: r.time(getTime)}
+		profiled := r.profile(ctx, n, p)
+		out, err := r.drive(ctx, n, p, func(ctx context.Context, w *worker) error {
+			// A stride that is prime to the number of keys visits all of them without an order.
+			i := (w.id*total/100 + w.done*7919) % total
+			return checkValue(ctx, w.client, ws.keys.key(i), r.Values.at(i, 0, ws.size), opts...)
+		})
+		if err := firstError(err, profiled()); err != nil {
+			return nil, err
+		}
+		return Figures{name + ".rate": out.rate(), name + ".p99": out.p99()}, nil
 	}
-	defer n.stop(ctx)
-	total := r.keys()
-	ws, err := r.fill(ctx, n, total)
-	if err != nil {
-		return nil, err
-	}
-	p := plan{clients: 100, warm: r.time(warmTime), measure: r.time(getTime)}
-	profiled := r.profile(ctx, n, p)
-	out, err := r.drive(ctx, n, p, func(ctx context.Context, w *worker) error {
-		// A stride that is prime to the number of keys visits all of them without an order.
-		i := (w.id*total/100 + w.done*7919) % total
-		return checkValue(ctx, w.client, ws.keys.key(i), r.Values.at(i, 0, ws.size))
-	})
-	if err := firstError(err, profiled()); err != nil {
-		return nil, err
-	}
-	return Figures{"get-100.rate": out.rate(), "get-100.p99": out.p99()}, nil
 }
 
 // list reads the same keys whole, in pages, without values, and as a count, one way after the other.
 func list(ctx context.Context, r *Run) (Figures, error) {
-	n, err := r.fresh(ctx)
+	n, err := r.fresh(ctx, everywhere)
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func restart(ctx context.Context, r *Run) (Figures, error) {
 	if err := ws.verify(ctx, n, r.Values, result{out: all}); err != nil {
 		return nil, err
 	}
-	return Figures{"restart.memory": float64(rss), "restart.serving": n.serving.Sub(n.Exec).Seconds()}, nil
+	return Figures{"restart.memory": rss.largest, "restart.serving": n.serving.Sub(n.procs[0].Exec).Seconds()}, nil
 }
 
 func (r *Run) keptData() string { return filepath.Join(r.Keep, "data") }
@@ -75,7 +75,7 @@ func (r *Run) fillBig(ctx context.Context, total int) error {
 		return err
 	}
 	defer n.stop(ctx)
-	if err := n.connectAll(ctx, r.Connections, len(n.servers())); err != nil {
+	if err := n.connectAll(ctx, r.Connections, n.all()); err != nil {
 		return err
 	}
 	ws := &writes{keys: configmaps, size: bigValue, clients: bigClients}

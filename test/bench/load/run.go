@@ -12,6 +12,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/keelson-io/keelson/test/bench/server"
 )
@@ -46,11 +48,9 @@ type Run struct {
 	Log *slog.Logger
 }
 
-// Do runs the load within its timeout. Whatever it started has ended when it returns.
+// Do runs the load within its timeout, once more where the leader of a cluster did not stay the same. Whatever it started has ended when it returns.
 func (l Load) Do(ctx context.Context, r *Run) (Figures, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.Timeout)
-	defer cancel()
-	figures, err := l.run(ctx, r)
+	figures, err := l.untilOneLeads(ctx, r)
 	if err != nil {
 		return nil, err // whoever has called knows which load and server
 	}
@@ -70,12 +70,14 @@ func (r *Run) number(n, least int) int { return max(least, int(float64(n)*r.Scal
 
 // node is a running server, or several that serve the same data, with connections to them.
 type node struct {
-	*server.Process                   // the first one
-	others          []*server.Process // those beside it
-	database        *server.Postgres  // nil where there is none
-	log             string
-	conns           []conn
-	shared          []conn // those of conns which the clients share
+	spec     server.Spec
+	procs    []*server.Process
+	opts     []server.Options // with which they were started
+	database *server.Postgres // nil where there is none
+	log      string
+	conns    []conn
+	shared   []conn // those of conns which the clients share
+	reign    reign  // of the leader when the cluster was new
 	// serving is when the first read was answered.
 	serving time.Time
 }
@@ -89,10 +91,13 @@ type conn struct {
 // start starts the server on dir, and the database where it wants one, and waits until it has answered a linearizable read
 // of what is known to be there.
 func (r *Run) start(ctx context.Context, dir string, k known) (*node, error) {
-	n := &node{log: r.LogFile}
+	n := &node{spec: r.Spec, log: r.LogFile}
 	err := r.startAll(ctx, n, dir)
 	if err == nil {
 		err = n.await(ctx, k)
+	}
+	if err == nil && r.Spec.Raft {
+		n.reign, err = n.agreement(ctx, n.all())
 	}
 	if err != nil {
 		_, stopErr := n.stop(ctx)
@@ -104,6 +109,12 @@ func (r *Run) start(ctx context.Context, dir string, k known) (*node, error) {
 // startAll starts the processes. What was started before an error is in n.
 func (r *Run) startAll(ctx context.Context, n *node, dir string) error {
 	opts := server.Options{Dir: dir, Log: r.LogFile, Pprof: r.Profile != ""}
+	if r.Spec.Raft {
+		var err error
+		if opts.Cluster, err = server.NewCluster(r.Spec); err != nil {
+			return err
+		}
+	}
 	for i := range max(1, r.Spec.Processes) {
 		if r.Spec.Postgres {
 			var err error
@@ -115,51 +126,41 @@ func (r *Run) startAll(ctx context.Context, n *node, dir string) error {
 			}
 			opts.Database = n.database.URL(i)
 		}
+		opts.Member = i
 		p, err := server.Start(r.Spec, opts)
 		if err != nil {
 			return err
 		}
-		if i == 0 {
-			n.Process = p
-		} else {
-			n.others = append(n.others, p)
-		}
+		n.procs, n.opts = append(n.procs, p), append(n.opts, opts)
 		opts.Dir, opts.Log = fmt.Sprintf("%s-%d", dir, i+2), fmt.Sprintf("%s-%d", r.LogFile, i+2)
 	}
 	return nil
 }
 
-// servers are all that run; none when the first has not been started.
-func (n *node) servers() []*server.Process {
-	if n.Process == nil {
-		return nil
-	}
-	return append([]*server.Process{n.Process}, n.others...)
-}
-
 // known is a key with the value that a server must give once it serves, empty for a key that is not there.
 type known struct{ key, value string }
 
-// fresh starts the server on a new data directory or database, with all connections open, to all servers in turn.
-func (r *Run) fresh(ctx context.Context) (*node, error) {
+// fresh starts the server on a new data directory or database, with all connections open, in turn to those that w says.
+func (r *Run) fresh(ctx context.Context, w where) (*node, error) {
 	n, err := r.start(ctx, filepath.Join(r.Dir, "data"), known{key: probe})
 	if err != nil {
 		return nil, err
 	}
-	if err := n.connectAll(ctx, r.Connections, len(n.servers())); err != nil {
+	if err := n.connectAll(ctx, r.Connections, n.at(w)); err != nil {
 		_, _ = n.stop(ctx)
 		return nil, err
 	}
 	return n, nil
 }
 
-// connectAll makes the connections that the clients share, to the first servers in turn, of which each gets as many.
-func (n *node) connectAll(ctx context.Context, total, among int) error {
+// connectAll makes the connections that the clients share, to the servers in turn, of which each gets as many.
+func (n *node) connectAll(ctx context.Context, total int, servers []int) error {
+	among := len(servers)
 	total += (among - total%among) % among
 	n.shared = nil
 	open := slices.Clone(n.conns)
 	for len(n.shared) < total {
-		at := len(n.shared) % among
+		at := servers[len(n.shared)%among]
 		if i := slices.IndexFunc(open, func(c conn) bool { return c.at == at }); i >= 0 {
 			n.shared = append(n.shared, open[i])
 			open = slices.Delete(open, i, i+1)
@@ -176,7 +177,7 @@ func (n *node) connectAll(ctx context.Context, total, among int) error {
 
 // await asks until all servers answer. The first connection to each is kept.
 func (n *node) await(ctx context.Context, k known) error {
-	for at := range n.servers() {
+	for at := range n.procs {
 		if err := n.awaitOne(ctx, at, k); err != nil {
 			return err
 		}
@@ -186,7 +187,7 @@ func (n *node) await(ctx context.Context, k known) error {
 
 // awaitOne asks until the server answers. The other process has no signal to give, so it is asked every few milliseconds.
 func (n *node) awaitOne(ctx context.Context, at int, k known) error {
-	p := n.servers()[at]
+	p := n.procs[at]
 	var lastErr error
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -213,7 +214,7 @@ func (n *node) awaitOne(ctx context.Context, at int, k known) error {
 
 // ask opens a connection and reads the known key. The connection is kept when the answer is right.
 func (n *node) ask(ctx context.Context, at int, k known) error {
-	client, err := dial(n.servers()[at].Client)
+	client, err := dial(n.procs[at].Client)
 	if err != nil {
 		return err
 	}
@@ -242,7 +243,7 @@ func firstValue(resp *clientv3.GetResponse) []byte {
 
 // connect opens one more connection to a server and proves it with a read.
 func (n *node) connect(ctx context.Context, at int) (conn, error) {
-	client, err := dial(n.servers()[at].Client)
+	client, err := dial(n.procs[at].Client)
 	if err != nil {
 		return conn{}, err
 	}
@@ -254,11 +255,17 @@ func (n *node) connect(ctx context.Context, at int) (conn, error) {
 	return c, nil
 }
 
+// redialDelay is how soon a lost connection is tried again: a server that was killed comes back.
+const redialDelay = 50 * time.Millisecond
+
 func dial(address string) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:       []string{"http://" + address},
 		Logger:          zap.NewNop(),
 		MaxUnaryRetries: 1, // an error is an error
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: redialDelay, Multiplier: 1, MaxDelay: redialDelay}, MinConnectTimeout: time.Second,
+		})},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
@@ -269,27 +276,27 @@ func dial(address string) (*clientv3.Client, error) {
 // conn gives client i its connection.
 func (n *node) conn(i int) conn { return n.shared[i%len(n.shared)] }
 
-// stop closes the connections and ends the servers and the database. It gives the first server's account.
+// stop closes the connections and ends the servers and the database. It gives the sum of the servers' accounts.
 func (n *node) stop(ctx context.Context) (server.IO, error) {
 	for _, c := range n.conns {
 		_ = c.Close()
 	}
 	n.conns = nil
-	var account server.IO
+	var sum server.IO
 	var errs []error
-	for _, p := range n.servers() {
+	for i := range n.procs {
+		// A cluster's leader comes last: it would spend seconds on a successor among those that are about to end.
+		p := n.procs[(n.reign.leader+1+i)%len(n.procs)]
 		// Also when the load's time is over the server may end in peace.
 		io, err := p.Stop(context.WithoutCancel(ctx))
-		if p == n.Process {
-			account = io
-		}
+		sum.WriteBytes += io.WriteBytes
 		errs = append(errs, err)
 	}
 	if n.database != nil {
 		errs = append(errs, n.database.Close(n.log))
 		n.database = nil
 	}
-	return account, errors.Join(errs...)
+	return sum, errors.Join(errs...)
 }
 
 // revision asks for the store's current revision.

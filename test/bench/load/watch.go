@@ -84,17 +84,14 @@ func (w *watcher) take(ev *clientv3.Event) error {
 
 // watchUpdates has 100 clients update 1,000 keys under a prefix that ten watchers, each on a connection of its own,
 // follow with prev_kv. The rate is that of all events delivered, from the first write until the last watcher has the last.
-// Where several servers share the data, the first one takes all writes and the last one has all watchers.
+// Where there are several servers, one takes all writes, the leader in a cluster, and another one has all watchers.
 func watchUpdates(ctx context.Context, r *Run) (Figures, error) {
-	n, err := r.fresh(ctx)
+	n, err := r.fresh(ctx, atLeader)
 	if err != nil {
 		return nil, err
 	}
 	defer n.stop(ctx)
-	if err := n.connectAll(ctx, r.Connections, 1); err != nil {
-		return nil, err
-	}
-	u := newUpdates(pods, r.Values)
+	u := newUpdates(r.Values, watchedKeys, watchWriters)
 	if err := u.createAll(ctx, r, n); err != nil {
 		return nil, err
 	}
@@ -125,7 +122,7 @@ func tenWatchers(ctx context.Context, n *node, keys keyspace) ([]*watcher, error
 	}
 	watchers := make([]*watcher, watchPerGroup)
 	for i := range watchers {
-		c, err := n.connect(ctx, len(n.servers())-1)
+		c, err := n.connect(ctx, n.follower())
 		if err != nil {
 			return nil, err
 		}
@@ -179,57 +176,10 @@ func (r *Run) updatePhase(ctx context.Context, n *node, ph phase, u *updates, wa
 	return res, nil
 }
 
-// updates are kube-apiserver's updates of a fixed set of keys, each written by one client alone.
-type updates struct {
-	keys   keyspace
-	values *Values
-	names  []string
-	revs   []int64
-	times  []int
-}
-
-func newUpdates(keys keyspace, v *Values) *updates {
-	u := &updates{keys: keys, values: v, revs: make([]int64, watchedKeys), times: make([]int, watchedKeys)}
-	for i := range watchedKeys {
-		u.names = append(u.names, keys.key(i))
-	}
-	return u
-}
-
-func (u *updates) createAll(ctx context.Context, r *Run, n *node) error {
-	p := plan{clients: watchWriters, ops: watchedKeys / watchWriters}
-	_, err := r.drive(ctx, n, p, func(ctx context.Context, w *worker) error {
-		i := w.done*watchWriters + w.id
-		rev, err := createKey(ctx, w.client, u.names[i], u.values.at(i, 0, valueSize))
-		u.revs[i] = rev
-		return err
-	})
-	return err
-}
-
-// update puts if the key is still at the revision the client knows, and reads it when it is not, which is never.
-func (u *updates) update(ctx context.Context, w *worker) error {
-	i := w.done%(watchedKeys/watchWriters)*watchWriters + w.id
-	u.times[i]++
-	resp, err := w.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(u.names[i]), "=", u.revs[i])).
-		Then(clientv3.OpPut(u.names[i], u.values.at(i, u.times[i], valueSize))).
-		Else(clientv3.OpGet(u.names[i])).
-		Commit()
-	if err != nil {
-		return err
-	}
-	if !resp.Succeeded {
-		return fmt.Errorf("%w: the update of %s at revision %d was refused", ErrWrong, u.names[i], u.revs[i])
-	}
-	u.revs[i] = resp.Header.Revision
-	return w.wrote(i, resp.Header.Revision)
-}
-
 // watchPrefixes has 100 clients create keys under 1,000 prefixes, each with its own watcher; the watchers share the
 // connections. The rate is that of the writes; whether everything was delivered, and how late, is looked at afterwards.
 func watchPrefixes(ctx context.Context, r *Run) (Figures, error) {
-	n, err := r.fresh(ctx)
+	n, err := r.fresh(ctx, everywhere)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package load
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -18,34 +17,44 @@ const (
 
 var pods = keyspace{resource: "pods", namespaces: 100}
 
-// create is kube-apiserver's create, again and again on new keys.
-func create(clients int) func(context.Context, *Run) (Figures, error) {
-	name := fmt.Sprintf("create-%d", clients)
+// create is kube-apiserver's create, again and again on new keys, by clients that are there where at says.
+func create(name string, clients int, at where) func(context.Context, *Run) (Figures, error) {
 	return func(ctx context.Context, r *Run) (Figures, error) {
+		n, err := r.fresh(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		defer n.stop(ctx)
 		w := &writes{keys: pods, size: valueSize, clients: clients}
-		return r.writeLoad(ctx, name, w, w.create(r.Values))
+		return r.writeLoad(ctx, n, w, named{name, w.create(r.Values)})
 	}
 }
 
 // put is etcd's plain put of small values on new keys by many clients.
 func put(ctx context.Context, r *Run) (Figures, error) {
-	w := &writes{keys: keyspace{resource: "leases", namespaces: 100}, size: smallValue, clients: 1000}
-	return r.writeLoad(ctx, "put-1000", w, w.put(r.Values))
-}
-
-func (r *Run) writeLoad(ctx context.Context, name string, w *writes, op operation) (Figures, error) {
-	n, err := r.fresh(ctx)
+	n, err := r.fresh(ctx, everywhere)
 	if err != nil {
 		return nil, err
 	}
 	defer n.stop(ctx)
+	w := &writes{keys: keyspace{resource: "leases", namespaces: 100}, size: smallValue, clients: 1000}
+	return r.writeLoad(ctx, n, w, named{"put-1000", w.put(r.Values)})
+}
+
+// named is an operation with the name of its load.
+type named struct {
+	name string
+	op   operation
+}
+
+func (r *Run) writeLoad(ctx context.Context, n *node, w *writes, do named) (Figures, error) {
 	before, err := n.revision(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := plan{clients: w.clients, warm: r.time(warmTime), measure: r.time(writeTime)}
 	profiled, counted := r.profile(ctx, n, p), n.countConnections(ctx, p)
-	out, err := r.drive(ctx, n, p, op)
+	out, err := r.drive(ctx, n, p, do.op)
 	connections, countErr := counted()
 	if err := firstError(err, profiled(), countErr); err != nil {
 		return nil, err
@@ -53,12 +62,12 @@ func (r *Run) writeLoad(ctx context.Context, name string, w *writes, op operatio
 	if err := w.verify(ctx, n, r.Values, result{before, out}); err != nil {
 		return nil, err
 	}
-	figures := Figures{name + ".rate": out.rate(), name + ".p99": out.p99()}
+	figures := Figures{do.name + ".rate": out.rate(), do.name + ".p99": out.p99()}
 	if n.database != nil {
-		figures[name+".connections"] = float64(connections)
+		figures[do.name+".connections"] = float64(connections)
 	}
 	if len(out.servers) > 1 {
-		figures[name+".share"] = out.leastShare()
+		figures[do.name+".share"] = out.leastShare()
 	}
 	return figures, nil
 }
@@ -121,9 +130,8 @@ type result struct {
 // verify checks that all n writes are there, at every server: the revision has risen by at least as many (kine has
 // revisions of its own in between), the count is n, and a sample of the values is what was written.
 func (ws *writes) verify(ctx context.Context, n *node, v *Values, res result) error {
-	for at := range n.servers() {
-		i := slices.IndexFunc(n.conns, func(c conn) bool { return c.at == at })
-		if err := ws.verifyAt(ctx, n.conns[i].Client, v, res); err != nil {
+	for at := range n.procs {
+		if err := ws.verifyAt(ctx, n.first(at).Client, v, res); err != nil {
 			return err
 		}
 	}
@@ -151,8 +159,8 @@ func (ws *writes) verifyAt(ctx context.Context, c *clientv3.Client, v *Values, r
 	return nil
 }
 
-func checkValue(ctx context.Context, c *clientv3.Client, key, want string) error {
-	resp, err := c.Get(ctx, key)
+func checkValue(ctx context.Context, c *clientv3.Client, key, want string, opts ...clientv3.OpOption) error {
+	resp, err := c.Get(ctx, key, opts...)
 	if err != nil {
 		return fmt.Errorf("read back %s: %w", key, err)
 	}

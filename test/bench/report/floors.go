@@ -68,6 +68,30 @@ func postgresFloors() []Floor {
 	}
 }
 
+// raftFloors are those of Keelson's clusters.
+func raftFloors() []Floor {
+	floors := []Floor{
+		{Measure: "create-100.rate", Factor: 1.4},
+		{Measure: "create-100-all.rate", Factor: 1.2},
+		{Measure: "create-1.rate", Factor: 1},
+		{Measure: "get-100.rate", Factor: 1.3},
+		{Measure: "get-100-follower.rate", Factor: 1.3},
+		{Measure: "get-100-serializable.rate", Factor: 1.3},
+		{Measure: "watch-10.events", Factor: 1.5},
+		{Measure: "failover.gap", Factor: 1},
+		{Measure: "memory.10k-largest", Factor: 1, Strict: true},
+		{Measure: "memory.10k-mean", Factor: 1, Strict: true},
+		{Measure: "memory.1m-largest", Factor: 1, Strict: true},
+		{Measure: "memory.1m-mean", Factor: 1, Strict: true},
+		{Measure: "disk-100.create", Factor: 1.6},
+		{Measure: "disk-1.create", Factor: 1.2},
+	}
+	for i := range floors {
+		floors[i].Of, floors[i].Against = server.KeelsonRaft, server.EtcdRaft
+	}
+	return floors
+}
+
 // Verdict says how a floor was kept.
 type Verdict struct {
 	Floor Floor        `json:"floor"`

@@ -139,6 +139,30 @@ func TestPostgresMarkdown(t *testing.T) {
 	}
 }
 
+func TestRaftMarkdown(t *testing.T) {
+	table := Tables("bin", "self")[2]
+	r := New(table)
+	r.Rounds, r.Scale = 2, 1
+	i := slices.IndexFunc(table.Loads, func(l load.Load) bool { return l.Name == "failover" })
+	for _, seconds := range []float64{1, 1.25} {
+		r.Add(table.Loads[i], server.EtcdRaft, load.Figures{"failover.gap": seconds, "failover.longest": 2})
+		r.Add(table.Loads[i], server.KeelsonRaft, load.Figures{"failover.gap": seconds, "failover.longest": 3})
+	}
+	got := r.Markdown()
+	for _, want := range []string{
+		"\n| | etcd 3.7.3 | Keelson | Keelson ÷ etcd | floor |\n",
+		"\n| time without writes after kill -9 of the leader, median of 10 kills | 1.12 s | 1.12 s | 1.00 (1.00–1.00) | ✓ ≤ etcd |\n",
+		"\n| create, 1 client of the leader | — | — | — | ? ≥ etcd |\n",
+		"\n| bytes written to disk per create, mean of the members, 100 clients | — | — | — | ? ≤ 1.6 × etcd |\n",
+		" Each is a cluster of three members",
+		"\nFloors met: 1. Not measured in this run: create-100.rate against etcd-raft,",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the table lacks\n%s\nin\n%s", want, got)
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	nan := math.NaN()
 	for _, c := range []struct {
@@ -248,8 +272,9 @@ func TestREADME(t *testing.T) {
 	if err := tables[1].CheckREADME(path); !errors.Is(err, ErrNoMarkers) {
 		t.Errorf("with another table's markers: %v, want ErrNoMarkers", err)
 	}
-	both := "# Title\n<!-- bench:begin -->\n<!-- bench:end -->\n<!-- bench-postgres:begin -->\n<!-- bench-postgres:end -->\n"
-	if err := os.WriteFile(path, []byte(both), 0o600); err != nil {
+	all := "# Title\n<!-- bench:begin -->\n<!-- bench:end -->\n<!-- bench-postgres:begin -->\n<!-- bench-postgres:end -->\n" +
+		"<!-- bench-raft:begin -->\n<!-- bench-raft:end -->\n"
+	if err := os.WriteFile(path, []byte(all), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, table := range tables {
@@ -259,7 +284,8 @@ func TestREADME(t *testing.T) {
 	}
 	got, err := os.ReadFile(path)
 	want := "# Title\n<!-- bench:begin -->\n\nthe table sqlite\n\n<!-- bench:end -->\n" +
-		"<!-- bench-postgres:begin -->\n\nthe table postgres\n\n<!-- bench-postgres:end -->\n"
+		"<!-- bench-postgres:begin -->\n\nthe table postgres\n\n<!-- bench-postgres:end -->\n" +
+		"<!-- bench-raft:begin -->\n\nthe table raft\n\n<!-- bench-raft:end -->\n"
 	if err != nil || string(got) != want {
 		t.Errorf("the file is %q, %v, want %q", got, err, want)
 	}

@@ -9,6 +9,7 @@ import (
 const (
 	SQLite   = "sqlite"
 	Postgres = "postgres"
+	Raft     = "raft"
 )
 
 // Table says what one of the tables compares.
@@ -39,6 +40,11 @@ func Tables(bin, self string) []Table {
 			Name: Postgres, Marker: "bench-postgres", Servers: server.PostgresSpecs(bin), Loads: load.Postgres(), Floors: postgresFloors(),
 			Ours: server.KeelsonPostgres, Reference: server.KinePostgres,
 			Note: " Clients are spread over two servers evenly, but for the updates: there one server has all writers, the other all watchers.",
+		},
+		{
+			Name: Raft, Marker: "bench-raft", Servers: server.RaftSpecs(bin), Loads: load.Raft(), Floors: raftFloors(),
+			Ours: server.KeelsonRaft, Reference: server.EtcdRaft,
+			Note: " Each is a cluster of three members on this machine, at its defaults; a run in which the leader did not stay the same, but for that of the kills, is done anew.",
 		},
 	}
 }

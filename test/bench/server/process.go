@@ -30,9 +30,12 @@ type Options struct {
 	Pprof bool
 	// Database is the URL of the database for a server that needs one.
 	Database string
+	// Cluster is the cluster of which the process is a member, and Member its place there; nil for a server that is no member.
+	Cluster *Cluster
+	Member  int
 }
 
-// Process is a running server. Its methods may be called from several goroutines, Stop from one at a time.
+// Process is a running server. Its methods may be called from several goroutines, Stop and Kill from one at a time.
 type Process struct {
 	// Client is the host:port that serves the etcd API.
 	Client string
@@ -57,7 +60,7 @@ func Start(spec Spec, opts Options) (*Process, error) {
 		return nil, fmt.Errorf("open the log of %s: %w", spec.Name, err)
 	}
 	defer logFile.Close()
-	p, err := freePorts()
+	p, err := opts.ports()
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +126,30 @@ func (p *Process) Stop(ctx context.Context) (IO, error) {
 	}
 	_ = p.cmd.Wait() // how a server words its end in an exit code is its own affair
 	return p.atExit, killed
+}
+
+// Kill ends the process as kill -9 does and waits until it has ended. To stop it afterwards does nothing.
+func (p *Process) Kill() error {
+	select {
+	case <-p.exited:
+		return fmt.Errorf("%w: before it was killed, see %s", ErrExited, p.log)
+	default:
+	}
+	if err := p.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("kill a server: %w", err)
+	}
+	p.stopped = true
+	<-p.exited
+	_ = p.cmd.Wait() // it was killed
+	return nil
+}
+
+// ports are those of the member's place in its cluster, and new ones for a server that is no member.
+func (o Options) ports() (ports, error) {
+	if o.Cluster != nil {
+		return o.Cluster.members[o.Member], nil
+	}
+	return freePorts()
 }
 
 // freePorts finds two ports that nobody listens on at this moment.

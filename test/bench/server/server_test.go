@@ -79,6 +79,49 @@ func TestFreePortsDiffer(t *testing.T) {
 	}
 }
 
+func TestMembersAreToldOfEachOther(t *testing.T) {
+	spec := RaftSpecs("bin")[0]
+	c, err := NewCluster(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for i, m := range c.members {
+		o := Options{Dir: "dir", Cluster: c, Member: i}
+		p, err := o.ports()
+		if err != nil || p != m || seen[p.client] || seen[p.peer] || p.client == p.peer {
+			t.Errorf("member %d is at %v, %v, want a place of its own", i, p, err)
+		}
+		seen[p.client], seen[p.peer] = true, true
+		args := strings.Join(spec.args(p, o), " ")
+		for _, want := range []string{
+			"--name=" + memberName(i) + " ", "--listen-client-urls=http://" + m.client + " ", "--initial-advertise-peer-urls=http://" + m.peer + " ",
+			"--initial-cluster=member-1=http://" + c.members[0].peer + ",member-2=http://" + c.members[1].peer + ",member-3=http://" + c.members[2].peer,
+		} {
+			if !strings.Contains(args, want) {
+				t.Errorf("member %d is started with %q, which lacks %q", i, args, want)
+			}
+		}
+	}
+}
+
+func TestAKilledProcessIsNoError(t *testing.T) {
+	dir := t.TempDir()
+	p, err := Start(sleeper(`exec sleep 600`), Options{Dir: dir, Log: filepath.Join(dir, "log")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Stop(t.Context()); err != nil {
+		t.Errorf("Stop after Kill: %v", err)
+	}
+	if err := p.Kill(); !errors.Is(err, ErrExited) {
+		t.Errorf("a second Kill gives %v, want ErrExited", err)
+	}
+}
+
 func TestLargestOfManyNumbers(t *testing.T) {
 	if n, err := largest("7\n12\n9"); n != 12 || err != nil {
 		t.Errorf("largest = %d, %v, want 12", n, err)

@@ -17,6 +17,9 @@ const (
 	KinePostgresTuned  = "kine-postgres-120"
 	KeelsonPostgres    = "keelson-postgres"
 	KeelsonPostgresTwo = "keelson-postgres-two"
+
+	EtcdRaft    = "etcd-raft"
+	KeelsonRaft = "keelson-raft"
 )
 
 // Spec says how one server is started.
@@ -31,6 +34,8 @@ type Spec struct {
 	Pprof string
 	// Processes is how many of them serve the same data, each on a URL of its own; 0 means one.
 	Processes int
+	// Raft says that the processes are the members of a cluster, each with data of its own, see Options.Cluster.
+	Raft bool
 	// Postgres says that the data is in a PostgreSQL database, see Options.Database.
 	Postgres bool
 	// args gives the command line for these ports; the working directory is the data directory.
@@ -52,18 +57,22 @@ func Specs(bin, self string) []Spec {
 	}
 }
 
-// etcdArgs are etcd's flags, which are Keelson's too. Everything that is not an address or a path keeps its default.
+// etcdArgs are etcd's flags, which are Keelson's too. Everything that is not a name, an address or a path keeps its default.
 func etcdArgs(p ports, o Options) []string {
 	peer := "http://" + p.peer
 	client := "http://" + p.client
+	name, cluster := "bench", "bench="+peer
+	if o.Cluster != nil {
+		name, cluster = memberName(o.Member), o.Cluster.initial()
+	}
 	return []string{
-		"--name=bench",
+		"--name=" + name,
 		"--data-dir=" + filepath.Join(o.Dir, "bench.etcd"),
 		"--listen-client-urls=" + client,
 		"--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer,
 		"--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=bench=" + peer,
+		"--initial-cluster=" + cluster,
 	}
 }
 
@@ -115,4 +124,16 @@ func kineTunedArgs(p ports, o Options) []string {
 	return append(kinePostgresArgs(p, o),
 		fmt.Sprintf("--datastore-max-open-connections=%d", kineConnections),
 		fmt.Sprintf("--datastore-max-idle-connections=%d", kineConnections))
+}
+
+// members is how many members a cluster has.
+const members = 3
+
+// RaftSpecs lists the servers that keep their data in a cluster of three members, in the order in which tables show them.
+func RaftSpecs(bin string) []Spec {
+	etcd, keelson := filepath.Join(bin, "etcd"), filepath.Join(bin, "keelson")
+	return []Spec{
+		{Name: EtcdRaft, Title: "etcd 3.7.3", Binary: etcd, Pprof: "--enable-pprof", Raft: true, Processes: members, args: etcdArgs},
+		{Name: KeelsonRaft, Title: "Keelson", Binary: keelson, Pprof: "--enable-pprof", Raft: true, Processes: members, args: etcdArgs},
+	}
 }
