@@ -339,11 +339,15 @@ func (s *Store) publish(b *mvcc.Builder, end drivers.End) {
 			s.cache.put(ev.Position, ev.Value)
 		}
 	}
-	compact := s.index.Load().Compact
+	old := s.index.Load()
 	ix := b.Index(end)
 	s.index.Store(ix)
-	if ix.Compact != compact {
+	s.arrivals.arrived(end.Position)
+	if ix.Compact != old.Compact {
 		s.opts.Compacted()
+	}
+	if !ix.SameMembers(old) {
+		s.opts.Members(ix)
 	}
 	if len(events) > 0 {
 		s.opts.Publish(ix, events)

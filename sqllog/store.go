@@ -42,6 +42,8 @@ type Options struct {
 	// Leases gets the ids of the leases that a commit granted, checkpointed or
 	// revoked, with the index after it; otherwise like Publish. Optional.
 	Leases func(*mvcc.Index, []int64)
+	// Members gets the index after a commit that changed the members of the cluster; otherwise like Publish. Optional.
+	Members func(*mvcc.Index)
 	// Reloaded gets the index when it was loaded anew, since this server had fallen behind what was
 	// scrubbed: what lies between it and the last one published was not told. It must not block. Optional.
 	Reloaded func(*mvcc.Index)
@@ -76,6 +78,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Leases == nil {
 		o.Leases = func(*mvcc.Index, []int64) {}
+	}
+	if o.Members == nil {
+		o.Members = func(*mvcc.Index) {}
 	}
 	if o.Server == nil {
 		o.Server = func() uint64 { return 0 }
@@ -149,6 +154,8 @@ type Store struct {
 	// are still to begin with a turn, since other servers were met. The commit loop alone uses them.
 	doubt     *doubt
 	contended int
+
+	arrivals arrivals // who waits for the index to come somewhere
 
 	pruning chan struct{} // holds a token while a Prune runs
 	backlog backlog       // guarded by pruning

@@ -205,7 +205,9 @@ func (s *Store) reload(ctx context.Context, why error) error {
 		s.doubt.lost = true
 	}
 	s.index.Store(ix)
+	s.arrivals.arrived(ix.End.Position)
 	s.opts.Reloaded(ix)
+	s.opts.Members(ix)
 	s.opts.Compacted()
 	return nil
 }

@@ -327,3 +327,6 @@ func (w *wake) all() {
 	close(w.ch)
 	w.ch = make(chan struct{})
 }
+
+// Bounds gives the bounds of what is committed, without settling a COMMIT whose outcome is unknown.
+func (l *Log) Bounds() drivers.Bounds { return l.state.Load().bounds() }

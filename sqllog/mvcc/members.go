@@ -59,6 +59,11 @@ func (ix *Index) Member() *Member {
 // Cluster gives the id of the cluster, 0 if no member has been recorded.
 func (ix *Index) Cluster() uint64 { return ix.cluster }
 
+// SameMembers tells whether two indexes of one log have the same members, and the same ones removed.
+func (ix *Index) SameMembers(other *Index) bool {
+	return slices.Equal(ix.members, other.members) && len(ix.removed) == len(other.removed)
+}
+
 // Removed tells whether the member of this id was removed.
 func (ix *Index) Removed(id uint64) bool {
 	_, gone := slices.BinarySearch(ix.removed, id)
