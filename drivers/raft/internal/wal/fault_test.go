@@ -263,3 +263,33 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestSegmentInDoubt breaks a log while it makes a segment: what Open then shows is there after a loss of power too.
+func TestSegmentInDoubt(t *testing.T) {
+	for seed := range uint64(30) {
+		l := newLife(seed)
+		if err := l.open(); err != nil {
+			t.Fatal(err)
+		}
+		l.d.fail = func(_ int, what string) error {
+			if what == "syncdir" || what == "remove" && seed%2 == 0 {
+				return syscall.EIO
+			}
+			return nil
+		}
+		err := l.act()
+		for err == nil { // nothing was to be written
+			err = l.act()
+		}
+		if !errors.Is(err, drivers.ErrUncertain) {
+			t.Fatal(err)
+		}
+		l.d.fail = nil
+		for range 2 {
+			if err := l.open(); err != nil {
+				l.fatal(t, seed, err)
+			}
+			l.powerLoss()
+		}
+	}
+}
