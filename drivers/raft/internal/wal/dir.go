@@ -63,6 +63,9 @@ func Replace(o Options, id Identity, snap *raftpb.Snapshot) error {
 		return err
 	}
 	before, after := o.Dir+oldSuffix, o.Dir+newSuffix
+	if err := removeAll(o.fs, before); err != nil {
+		return fmt.Errorf("remove the Raft log before the last: %w", classify(err))
+	}
 	if err := moveDir(o.fs, o.Dir, before); err != nil {
 		return errors.Join(fmt.Errorf("move the old Raft log away: %w", classify(err)), undo(o.fs, before, o.Dir))
 	}
@@ -92,7 +95,7 @@ func build(o Options, id Identity, snap *raftpb.Snapshot) error {
 	}
 	if err = o.fs.mkdir(dir); err == nil {
 		var s *segment
-		if s, err = im.make(o.fs, dir, max(o.SegmentBytes+reserve, im.born)); err == nil {
+		if s, err = im.make(o.fs, dir, max(o.withReserve(), im.born)); err == nil {
 			err = s.release()
 		}
 	}

@@ -34,7 +34,7 @@
 //
 // W7. The segments from the mark's first one to the last are all there and all frames in them are valid, but for the end of the last: there what
 // is not proven may be torn. An invalid frame is torn if it is in the last segment, behind what that was born with, and no valid frame behind it says that it was
-// on disk. Everything else is damage and an error: never a shorter log. (A damaged frame that nothing proves, as the very last one, cannot be told from a torn one.)
+// on disk. Everything else is damage and an error: never a shorter log. (A damaged frame that nothing proves, as the very last one, cannot be told from a torn one; nor is the last segment missed if somebody deletes it.)
 //
 // W8. Segments are deleted when a mark that does not need them is on disk. Segments before the mark's are garbage, whatever they hold.
 //
@@ -52,6 +52,6 @@
 // # Concurrency
 //
 // One process has the log, and opens it once; the caller sees to that. All methods of a WAL may be called at any time. Calls that write come one after the other (writing);
-// reading never waits for the disk's writing: the state has a lock of its own (mu), which is held to publish what was written,
+// reading does not wait for the disk's writing: the state has a lock of its own (mu), which is held to publish what was written,
 // and segments that are read stay open until then.
 package wal

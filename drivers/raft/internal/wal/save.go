@@ -108,7 +108,7 @@ func (w *WAL) SetSnapshot(snap *raftpb.Snapshot) error {
 	if hard := withCommit(s.hard, b.snap); hard != s.hard {
 		b.hard = hard
 	}
-	if _, err := w.write(&b, true, w.o.SegmentBytes+reserve); err != nil {
+	if _, err := w.write(&b, true, w.o.withReserve()); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -143,7 +143,7 @@ func (w *WAL) Compact(index uint64) error {
 		m.segment = uint64(s.metas[index-s.mark.index].segment)
 	}
 	frees := m.segment > s.mark.segment
-	if _, err := w.write(&batch{mark: &m}, frees, w.o.SegmentBytes+reserve); err != nil {
+	if _, err := w.write(&batch{mark: &m}, frees, w.o.withReserve()); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -13,10 +13,11 @@ import (
 const (
 	segmentSuffix = ".seg"
 	tempSuffix    = ".tmp"
-	// reserve is the room behind SegmentBytes that only marks and snapshots may take: so compaction, which makes
-	// room on a full disk, needs none itself but in the rarest case.
-	reserve = 64 << 10
 )
+
+// withReserve is the size of a segment with the room behind SegmentBytes that only marks and snapshots may take: so compaction, which makes
+// room on a full disk, needs none itself but in the rarest case.
+func (o Options) withReserve() int64 { return o.SegmentBytes + min(64<<10, o.SegmentBytes/4) }
 
 // segment is an open segment. Readers hold it open while they read.
 type segment struct {

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -57,6 +58,17 @@ func (w *WAL) Snapshot() (*raftpb.Snapshot, error) {
 
 // Entries implements raft.Storage.
 func (w *WAL) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
+	entries, err := w.entries(lo, hi, maxSize)
+	if errors.Is(err, drivers.ErrCorrupt) {
+		// After an fsync that failed, what was not proven may read as it was before, until it is written anew: look again then.
+		w.writing.Lock()
+		defer w.writing.Unlock()
+		return w.entries(lo, hi, maxSize)
+	}
+	return entries, err
+}
+
+func (w *WAL) entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	r, err := w.plan(lo, hi, maxSize)
 	if err != nil {
 		return nil, err

@@ -100,7 +100,7 @@ func TestConcurrent(t *testing.T) {
 	}
 	m := created(Identity{1, 1}, 0, 0, "")
 	a := &actor{r: rand.New(rand.NewPCG(1, 1)), maxData: 3000}
-	for range 1500 {
+	for range 400 {
 		act := a.next(m)
 		if err := act.do(w); err != nil {
 			t.Fatal(act.name, err)

@@ -112,7 +112,7 @@ func rewrite(f file, b []byte, off int64) error {
 
 // rotate makes a segment and goes on in it. All that counts of the current one was synced.
 func (w *WAL) rotate(im image) error {
-	s, err := im.make(w.o.fs, w.o.Dir, max(w.o.SegmentBytes+reserve, im.born))
+	s, err := im.make(w.o.fs, w.o.Dir, max(w.o.withReserve(), im.born))
 	if err != nil {
 		err = fmt.Errorf("make a segment of the Raft log: %w", err)
 		if errors.Is(err, errUnsettled) {
