@@ -34,27 +34,21 @@ type Datastore interface {
 	Run(ctx context.Context) error
 }
 
-// errAlone says that options ask for what a server on a file of its own cannot be.
-var errAlone = errors.New("this server keeps its data in an SQLite file under --data-dir and is alone")
-
-// errEqual says the same of one whose database others may share.
+// errEqual says that options name others where servers find each other by themselves.
 var errEqual = errors.New("servers that share a --datastore find each other there")
 
-// refuseOthers refuses an initial cluster of several members: each server would seem to obey and would be a cluster of its own, or
-// of others than those named.
+// refuseOthers refuses an initial cluster of several members for a server that shares a datastore: it would seem to obey.
 func refuseOthers(o config.Options) error {
 	switch others, err := o.Others(); {
 	case err != nil:
 		return err
 	case len(others) > 0 && o.Datastore != "":
 		return fmt.Errorf("--initial-cluster names other members (%s): %w: name this member only, or none", strings.Join(others, ", "), errEqual)
-	case len(others) > 0:
-		return fmt.Errorf("--initial-cluster names other members (%s): %w, clusters are not supported yet: name this member only, or a --datastore to share", strings.Join(others, ", "), errAlone)
 	}
 	return nil
 }
 
-// OpenDatastore opens the log that options name. With readOnly it is opened for inspection, and nothing is made or changed.
+// OpenDatastore opens the log that options name, without the other members of a cluster. With readOnly it is opened for inspection, and nothing is made or changed.
 func OpenDatastore(ctx context.Context, o config.Options, logger *slog.Logger, readOnly bool) (Datastore, error) {
 	if o.Datastore != "" {
 		return postgres.Open(ctx, postgres.Options{
@@ -105,14 +99,8 @@ func (n *Node) join(ctx context.Context, self *pb.Member) (*mvcc.Member, error) 
 	return &mvcc.Member{ClusterID: cluster, Member: self}, n.roster.Join(ctx, self.ID, info)
 }
 
-// updateMember changes the peer URLs that MemberList shows of this member. Nobody connects to them.
+// updateMember changes the peer URLs that MemberList shows of this server. Nobody connects to them.
 func (n *Node) updateMember(ctx context.Context, peerURLs []string) error {
-	if n.roster == nil {
-		m := n.store.Index().Member()
-		updated := &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: peerURLs, ClientURLs: m.ClientURLs}
-		_, err := n.store.Do(ctx, &mvcc.Member{ClusterID: m.ClusterID, Member: updated}, 0)
-		return err
-	}
 	self := n.roster.Self()
 	m := new(pb.Member)
 	if err := proto.Unmarshal(self.Info, m); err != nil {
@@ -144,7 +132,7 @@ func (n *Node) peers() sqllog.Peers {
 // members gives those of the cluster that are there now, as MemberList shows them.
 func (n *Node) members() []*pb.Member {
 	if n.roster == nil {
-		return []*pb.Member{n.store.Index().Member().Member}
+		return n.cluster.Members()
 	}
 	var members []*pb.Member
 	for _, s := range n.roster.Servers() {
@@ -159,7 +147,11 @@ func (n *Node) members() []*pb.Member {
 // leader gives the member that Status names as leader: the keeper, where servers are equal.
 func (n *Node) leader() uint64 {
 	if n.roster == nil {
-		return n.store.Index().Member().ID
+		leader, _, leading, _ := n.cluster.log.Leader()
+		if leading {
+			return n.member.Load()
+		}
+		return leader
 	}
 	if s := n.roster.Servers(); len(s) > 0 {
 		return s[0].ID

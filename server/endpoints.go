@@ -32,6 +32,11 @@ type endpoint struct {
 // bind opens the sockets of the client and metrics URLs.
 func (n *Node) bind() error {
 	o := &n.opts
+	if _, clustered := n.clustered(); clustered {
+		if err := n.bindPeers(); err != nil {
+			return err
+		}
+	}
 	tls, err := n.clientTLS(false)
 	if err != nil {
 		return err
@@ -183,8 +188,17 @@ func (n *Node) listen(ctx context.Context, api etcdv3.Options) error {
 		eg.Go(func() error { return s.Run(ctx) })
 	}
 	context.AfterFunc(ctx, endStreams)
-	n.logger.Info("ready to serve client requests", "addresses", n.opts.ListenClientURLs.Strings())
-	notifySupervisor(n.logger)
+	eg.Go(func() error {
+		// As with etcd, a member of a cluster counts as ready when the cluster knows it. It answers before, as far as it can.
+		if _, clustered := n.clustered(); clustered {
+			if err := n.cluster.publish(ctx); err != nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		n.logger.Info("ready to serve client requests", "addresses", n.opts.ListenClientURLs.Strings())
+		notifySupervisor(n.logger)
+		return nil
+	})
 	return eg.Wait()
 }
 

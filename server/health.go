@@ -24,11 +24,26 @@ func (n *Node) Alarms() []pb.AlarmType {
 	return types
 }
 
-// HasLeader implements httpapi.Health: a single server leads itself.
-func (n *Node) HasLeader() bool { return true }
+// HasLeader implements httpapi.Health: a server that is alone leads itself, and equal ones need none.
+func (n *Node) HasLeader() bool { return n.cluster == nil || n.leader() != 0 }
+
+// leads tells whether this server leads the others, if there are any.
+func (n *Node) leads() bool {
+	if n.cluster == nil {
+		return true
+	}
+	_, _, leading, _ := n.cluster.log.Leader()
+	return leading
+}
 
 // IsLearner implements httpapi.Health.
-func (n *Node) IsLearner() bool { return false }
+func (n *Node) IsLearner() bool {
+	if id, clustered := n.clustered(); clustered {
+		m := n.store.Index().MemberByID(id.Member)
+		return m != nil && m.IsLearner
+	}
+	return false
+}
 
 // LinearizableRead implements httpapi.Health.
 func (n *Node) LinearizableRead(ctx context.Context) error {
@@ -51,6 +66,11 @@ func (n *Node) SerializableRead(ctx context.Context) error {
 
 // healthy tells of a storage that failed, after trying whether it still does.
 func (n *Node) healthy(ctx context.Context) error {
+	if n.cluster != nil {
+		if err := n.cluster.log.Failure(); err != nil {
+			return err
+		}
+	}
 	if n.store.Failure() == nil {
 		return nil
 	}

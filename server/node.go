@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/compact"
+	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
 	"github.com/keelson-io/keelson/server/membership"
@@ -34,7 +35,8 @@ type Node struct {
 
 	log       Datastore
 	store     *sqllog.Store
-	roster    *roster.Roster // nil for a log that is this server's alone
+	roster    *roster.Roster // nil for a log that is not shared
+	cluster   *cluster       // nil for a log that is
 	member    atomic.Uint64  // this server's id, once it is known
 	hub       *watch.Hub
 	lessor    *lessor.Lessor
@@ -60,22 +62,22 @@ func (n *Node) prepare(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if n.log, err = OpenDatastore(ctx, n.opts, n.logger, false); err != nil {
+	if n.log, err = n.openLog(ctx); err != nil {
 		n.log = nil // and not an interface around no log
 		return err
 	}
 	n.share()
 	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
-	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper()})
+	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper(), Led: n.cluster != nil})
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
 		Log: n.log, Logger: n.logger, Server: n.member.Load, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
-		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Peers: n.peers(),
+		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Members: n.membersChanged, Peers: n.peers(),
 	})
 	if err != nil {
 		return err
 	}
-	if n.roster == nil && n.store.Index().Member() == nil {
+	if _, clustered := n.clustered(); !clustered && n.roster == nil && n.store.Index().Member() == nil {
 		if err := n.opts.VerifyBootstrap(ctx); err != nil {
 			return err
 		}
@@ -90,7 +92,20 @@ func (n *Node) prepare(ctx context.Context) error {
 		Store: n.counted.Compactions(n.store), Logger: n.logger, Mode: compact.Mode(n.opts.AutoCompactionMode),
 		Period: auto.Period, Revisions: auto.Revisions,
 	})
+	if n.cluster != nil {
+		if err := n.cluster.start(ctx); err != nil {
+			return err
+		}
+	}
 	return n.bind()
+}
+
+// openLog opens the log that the options name.
+func (n *Node) openLog(ctx context.Context) (Datastore, error) {
+	if n.opts.Datastore != "" {
+		return OpenDatastore(ctx, n.opts, n.logger, false)
+	}
+	return n.openCluster(ctx)
 }
 
 // minLeaseTTL is etcd's: one and a half elections, in whole seconds.
@@ -129,15 +144,23 @@ func (n *Node) Close() error {
 			errs = append(errs, l.Close())
 		}
 	}
+	if n.cluster != nil {
+		for _, l := range n.cluster.listeners {
+			errs = append(errs, l.Close())
+		}
+	}
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
+	}
+	if n.cluster != nil {
+		n.cluster.close()
 	}
 	return errors.Join(errs...)
 }
 
-// Run serves until ctx ends, and then stops gracefully.
+// Run serves until ctx ends, or this member was removed from its cluster, and then stops gracefully.
 func (n *Node) Run(ctx context.Context) error {
-	// The store outlives what writes through it, and the log outlives the store.
+	// The store outlives what writes through it, and the log and what others ask of it outlive the store.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStore()
 	background, bctx := errgroup.WithContext(storeCtx)
@@ -145,8 +168,8 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() error { return n.store.Run(bctx) })
 	background.Go(func() error { return n.store.Follow(bctx) })
 
-	err := n.serve(ctx)
-	stopping, cancel := context.WithTimeout(storeCtx, 2*time.Second)
+	err := n.serve(ctx, background, bctx)
+	stopping, cancel := context.WithTimeout(storeCtx, stopTime)
 	n.lessor.Stop(stopping)
 	cancel()
 	stopStore()
@@ -156,7 +179,33 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
-func (n *Node) serve(ctx context.Context) error {
+// stopTime is what the last words of a server that stops may take.
+const stopTime = 2 * time.Second
+
+// untilStop gives a context that ends when the server is to stop serving: in a cluster after it has handed over the lead, so that
+// the requests which come meanwhile find the next leader.
+func (n *Node) untilStop(ctx context.Context) (context.Context, func()) {
+	if n.cluster == nil {
+		return ctx, func() {}
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(serving, stopTime)
+			defer cancel()
+			n.cluster.resign(last)
+		case <-n.cluster.gone:
+		case <-serving.Done():
+		}
+		stop()
+	}()
+	return serving, stop
+}
+
+func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx context.Context) error {
+	ctx, stop := n.untilStop(ctx)
+	defer stop()
 	member, err := n.identify(ctx)
 	if err != nil {
 		return fmt.Errorf("record the member: %w", err)
@@ -168,7 +217,7 @@ func (n *Node) serve(ctx context.Context) error {
 	api := etcdv3.Options{
 		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor,
 		Cluster: etcdv3.Cluster{
-			ID: member.ClusterID, Member: member.ID, Term: term, Version: config.EtcdVersion(),
+			ID: member.ClusterID, Member: member.ID, Term: n.term, Version: config.EtcdVersion(),
 			Members: n.members, Leader: n.leader, Update: n.updateMember, Equal: n.roster != nil,
 		},
 		Logger:               n.logger,
@@ -181,6 +230,14 @@ func (n *Node) serve(ctx context.Context) error {
 		BcryptCost:           int(n.opts.BcryptCost),
 		Observe:              n.counted,
 	}
+	if c := n.cluster; c != nil {
+		api.Members, api.Lead, api.Timeout = c, lead{c}, n.opts.RequestTimeout()
+		api.StrictReconfigCheck, api.MaxLearners = n.opts.StrictReconfigCheck, n.opts.MaxLearners
+		api.Learner, api.LeaderLost, api.Cluster.Raft = n.IsLearner, c.leaderLost, c.indexes
+		background.Go(func() error { return c.serve(bctx, api) })
+		background.Go(func() error { return c.run(bctx) })
+		background.Go(func() error { return c.watchLead(bctx) })
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.hub.Run(gctx) })
 	g.Go(func() error { return n.lessor.Run(gctx) })
@@ -192,8 +249,24 @@ func (n *Node) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// term is the Raft term of a server that never has to elect.
-const term = 2
+// aloneTerm is the Raft term of a server that never has to elect.
+const aloneTerm = 2
+
+func (n *Node) term() uint64 {
+	if _, clustered := n.clustered(); clustered {
+		_, term, _, _ := n.cluster.log.Leader()
+		return term
+	}
+	return aloneTerm
+}
+
+// clustered tells whether this server is a member of a cluster by Raft, and which.
+func (n *Node) clustered() (raft.Identity, bool) {
+	if n.cluster == nil {
+		return raft.Identity{}, false
+	}
+	return n.cluster.log.Clustered()
+}
 
 // identify gives the member that this server is: the one in the log with the
 // name and client URLs of today, or, in a new log, the one that the flags describe.
@@ -201,6 +274,10 @@ func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
 	urls := n.opts.AdvertiseClientURLs.Strings()
 	if n.roster != nil {
 		return n.join(ctx, &pb.Member{Name: n.opts.Name, PeerURLs: n.opts.AdvertisePeerURLs.Strings(), ClientURLs: urls})
+	}
+	if id, clustered := n.clustered(); clustered {
+		// It publishes the rest when there is a leader.
+		return &mvcc.Member{ClusterID: id.Cluster, Member: &pb.Member{ID: id.Member}}, nil
 	}
 	m := n.store.Index().Member()
 	if m != nil && m.Name == n.opts.Name && slices.Equal(m.ClientURLs, urls) {

@@ -27,6 +27,13 @@ func (n *Node) reloaded(ix *mvcc.Index) {
 	n.lessor.Reloaded(ix)
 }
 
+// membersChanged passes on who the members are.
+func (n *Node) membersChanged(ix *mvcc.Index) {
+	if n.cluster != nil {
+		n.cluster.told(ix)
+	}
+}
+
 // diverged ends all watches, and has this server leave those that share the log: it has seen another one.
 func (n *Node) diverged(err error) {
 	n.hub.Break(err)
@@ -55,7 +62,7 @@ func (n *Node) showMetrics(member uint64) error {
 	cluster := versions{}.ClusterVersion()
 	return n.counted.Register(n.metrics, metrics.Sources{
 		Index: n.store.Index, Hub: n.hub.Stats, Size: n.log.Size,
-		HasLeader: n.HasLeader, IsLeader: n.HasLeader, IsLearner: n.IsLearner,
+		HasLeader: n.HasLeader, IsLeader: n.leads, IsLearner: n.IsLearner,
 		Member: member, Quota: max(n.opts.QuotaBackendBytes, 0),
 		ServerVersion: config.EtcdVersion(), ClusterVersion: cluster[:strings.LastIndexByte(cluster, '.')],
 	})

@@ -129,16 +129,16 @@ var (
 
 // Store serves a log.
 type Store struct {
-	opts   Options
-	log    drivers.Log
+	opts Options
+	log  drivers.Log
 	// The log, as far as it is such a one.
 	followed drivers.Followed
 	shared   drivers.Shared
 	replica  drivers.Replica
-	index  atomic.Pointer[mvcc.Index]
-	cache  *cache
-	fence  fence
-	hashes hashes
+	index    atomic.Pointer[mvcc.Index]
+	cache    *cache
+	fence    fence
+	hashes   hashes
 
 	calls   chan *call
 	unused  sync.Pool // of calls
@@ -262,7 +262,10 @@ const probeRoom = 64 << 10
 // Probe tells whether the log still fails: it appends an entry that says nothing, and
 // after a read that failed it reads one back.
 func (s *Store) Probe(ctx context.Context) error {
-	if _, err := s.Do(ctx, &mvcc.Barrier{Room: probeRoom}, probeRoom); err != nil {
+	switch _, err := s.Do(ctx, &mvcc.Barrier{Room: probeRoom}, probeRoom); {
+	case errors.Is(err, drivers.ErrNotLeader):
+		s.failure.Store(nil) // writing is another server's
+	case err != nil:
 		return err
 	}
 	if s.unreadable.Load() == nil {

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -163,7 +163,7 @@ func (l *Log) cutWAL(n *node) {
 		if err == nil && index > 0 {
 			err = n.wal.Compact(n.keepFrom(index))
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, raft.ErrCompacted) {
 			n.logger.Error("the Raft log could not be cut", "error", err)
 		}
 	})

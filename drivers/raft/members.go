@@ -285,6 +285,13 @@ func (l *Log) Unreachable(id uint64) {
 	}
 }
 
+// SnapshotLost says that another member may not have heard that it needs a copy of the database.
+func (l *Log) SnapshotLost(id uint64) {
+	if n := l.node.Load(); n != nil {
+		n.post(func() { n.rn.ReportSnapshot(id, raft.SnapshotFailure) })
+	}
+}
+
 // Hashes gives, for positions at which commands ended lately, the hash of all commands up to there. They are equal on all members.
 func (l *Log) Hashes() (positions []int64, hashes []uint64) {
 	if l.node.Load() == nil {

@@ -46,6 +46,15 @@ func (o *Options) Others() ([]string, error) {
 	return others, nil
 }
 
+// Founders gives the initial cluster: the peer URLs by member name.
+func (o *Options) Founders() (map[string]URLs, error) {
+	c, err := parseCluster(o.InitialCluster)
+	if err != nil {
+		return nil, fmt.Errorf("error setting up initial cluster: %w", err)
+	}
+	return c, nil
+}
+
 // advertiseMatches compares this member's URLs in the initial cluster with those that it advertises.
 func (o *Options) advertiseMatches(ctx context.Context, initial URLs) error {
 	advertised := o.AdvertisePeerURLs.Strings()

@@ -25,7 +25,7 @@ type clusterServer struct {
 // header is etcd's for this service: without a revision.
 func (s *clusterServer) header() *pb.ResponseHeader {
 	c := s.opts.Cluster
-	return &pb.ResponseHeader{ClusterId: c.ID, MemberId: c.Member, RaftTerm: c.Term}
+	return &pb.ResponseHeader{ClusterId: c.ID, MemberId: c.Member, RaftTerm: c.Term()}
 }
 
 func (s *Server) members() []*pb.Member {

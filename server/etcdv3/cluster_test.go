@@ -95,7 +95,7 @@ func newFake(t *testing.T, n uint64) *fakeMembers {
 func (f *fakeMembers) server(strict bool) *clusterServer {
 	return &clusterServer{Server: &Server{opts: Options{
 		Members: f, StrictReconfigCheck: strict, MaxLearners: 1, MaxRequestBytes: 1 << 20,
-		Cluster: Cluster{ID: 5, Member: 1, Term: 3, Leader: func() uint64 { return f.leader }},
+		Cluster: Cluster{ID: 5, Member: 1, Term: func() uint64 { return 3 }, Leader: func() uint64 { return f.leader }},
 	}}}
 }
 

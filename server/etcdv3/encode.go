@@ -74,7 +74,7 @@ func (s *Server) appendHeader(b []byte, rev int64) []byte {
 	h := appendUint(header[:0], tagClusterID, c.ID)
 	h = appendUint(h, tagMemberID, c.Member)
 	h = appendUint(h, tagRevision, uint64(rev))
-	h = appendUint(h, tagRaftTerm, c.Term)
+	h = appendUint(h, tagRaftTerm, c.Term())
 	b = append(b, tagHeader, byte(len(h))) // four varints are below 128 bytes
 	return append(b, h...)
 }

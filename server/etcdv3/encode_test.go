@@ -15,7 +15,7 @@ import (
 // header is the header that s gives at a revision, as a message.
 func header(s *Server, rev int64) *pb.ResponseHeader {
 	c := s.opts.Cluster
-	return &pb.ResponseHeader{ClusterId: c.ID, MemberId: c.Member, RaftTerm: c.Term, Revision: rev}
+	return &pb.ResponseHeader{ClusterId: c.ID, MemberId: c.Member, RaftTerm: c.Term(), Revision: rev}
 }
 
 // answer answers a RangeRequest at the latest revision from the messages that were kept.
@@ -65,7 +65,8 @@ func (h *history) encodeAnswer(s *Server, r *pb.RangeRequest) *encoded {
 func (h *history) cluster() *Server {
 	ids := []uint64{0, 1, 1<<64 - 1, h.Uint64()}
 	id := func() uint64 { return ids[h.IntN(len(ids))] }
-	return &Server{opts: Options{Cluster: Cluster{ID: id(), Member: id(), Term: id()}}}
+	term := id()
+	return &Server{opts: Options{Cluster: Cluster{ID: id(), Member: id(), Term: func() uint64 { return term }}}}
 }
 
 // TestRangeEncoding: an answer encoded from the index is the message that etcd would send.

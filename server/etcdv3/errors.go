@@ -51,6 +51,8 @@ func errorTable() []struct{ is, answer error } {
 		{mvcc.ErrInvalidAuthMgmt, rpctypes.ErrGRPCInvalidAuthMgmt},
 		{sqllog.ErrStopped, rpctypes.ErrGRPCStopped},
 		{drivers.ErrUncertain, rpctypes.ErrGRPCTimeout},
+		{drivers.ErrNotLeader, errNotLeading},
+		{drivers.ErrNoQuorum, rpctypes.ErrGRPCTimeout},
 		{drivers.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 		{drivers.ErrClosed, rpctypes.ErrGRPCStopped},
 		{sqllog.ErrTimeout, rpctypes.ErrGRPCTimeout},

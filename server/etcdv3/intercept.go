@@ -59,7 +59,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if s.wantsLeader(ctx) && s.opts.Cluster.Leader() == 0 {
 		return nil, rpctypes.ErrGRPCNoLeader
 	}
-	resp, err := handler(ctx, req)
+	resp, err := s.answer(ctx, req, info.FullMethod, handler)
 	took := time.Since(start)
 	s.opts.Observe.Handled("unary", info.FullMethod, err, took)
 	if took > s.opts.SlowRequest || s.opts.Logger.Enabled(ctx, slog.LevelDebug) {

@@ -8,8 +8,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-
-	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 type leaseServer struct {
@@ -103,9 +101,8 @@ func (s *leaseServer) keepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 		// The header comes before the renewal, so that its revision is never
 		// later than the moment at which the lease was alive.
 		resp := &pb.LeaseKeepAliveResponse{ID: r.ID, Header: s.fill(nil)}
-		resp.TTL, err = s.opts.Lessor.Renew(stream.Context(), r.ID)
-		if err != nil && !errors.Is(err, mvcc.ErrLeaseNotFound) {
-			return grpcError(err)
+		if resp.TTL, err = s.renew(stream.Context(), r.ID); err != nil {
+			return err
 		}
 		if err := stream.Send(resp); err != nil {
 			return err

@@ -29,12 +29,15 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 		Leader:           c.Leader(),
 		RaftIndex:        uint64(ix.End.Position),
 		RaftAppliedIndex: uint64(ix.End.Position),
-		RaftTerm:         c.Term,
+		RaftTerm:         c.Term(),
 		DbSize:           total,
 		DbSizeInUse:      inUse,
 		DbSizeQuota:      max(s.opts.QuotaBytes, 0),
 		StorageVersion:   StorageVersion,
 		DowngradeInfo:    &pb.DowngradeInfo{},
+	}
+	if c.Raft != nil {
+		resp.RaftIndex, resp.RaftAppliedIndex = c.Raft()
 	}
 	if s.opts.Learner != nil {
 		resp.IsLearner = s.opts.Learner()

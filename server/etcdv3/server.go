@@ -35,15 +35,18 @@ type Compactor interface {
 
 // Cluster tells who this server is.
 type Cluster struct {
-	ID      uint64
-	Member  uint64
-	Term    uint64
+	ID     uint64
+	Member uint64
+	// Term gives the Raft term.
+	Term    func() uint64
 	Version string // etcd's version, as in Status
 	// Members are those of the cluster that are there, Leader the one that Status names.
 	Members func() []*pb.Member
 	Leader  func() uint64
 	// Update changes the peer URLs that Members shows of this member.
 	Update func(ctx context.Context, peerURLs []string) error
+	// Raft gives Status' index of the last entry of the Raft log, and of the last one applied. Nil where the log's positions are both.
+	Raft func() (index, applied uint64)
 	// Equal is set if the members are servers on one database, which come and go by being started and stopped.
 	Equal bool
 }
@@ -59,6 +62,12 @@ type Options struct {
 	// Members are those of the cluster where the log has them; Cluster's Members, Update and Equal are of no
 	// account then. Nil for a server that is alone, and for equal servers on one database.
 	Members Members
+	// Lead brings requests to the leader where another server may lead. Nil where none does.
+	Lead Lead
+	// TellPosition is set for the API that other servers forward requests to.
+	TellPosition bool
+	// Timeout is how long a request may take to find a leader. Required with Lead.
+	Timeout time.Duration
 	// StrictReconfigCheck refuses changes of Members that would cost the quorum: --strict-reconfig-check.
 	StrictReconfigCheck bool
 	// MaxLearners bounds the learners among Members: --max-learners.
@@ -148,7 +157,7 @@ func (s *Server) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = &pb.ResponseHeader{}
 	}
-	h.ClusterId, h.MemberId, h.RaftTerm = s.opts.Cluster.ID, s.opts.Cluster.Member, s.opts.Cluster.Term
+	h.ClusterId, h.MemberId, h.RaftTerm = s.opts.Cluster.ID, s.opts.Cluster.Member, s.opts.Cluster.Term()
 	if h.Revision == 0 {
 		h.Revision = s.opts.Store.Index().Rev
 	}

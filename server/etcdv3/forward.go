@@ -1,0 +1,247 @@
+package etcdv3
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// Lead brings what the leader decides to the leader. Its methods may be called concurrently.
+type Lead interface {
+	// Leader gives the connection to the server that leads, nil if it is this one. It waits until there is one that can be reached, or ctx ends.
+	Leader(ctx context.Context) (*grpc.ClientConn, error)
+	// Renew has the leader at the end of a connection renew a lease, and gives its TTL, 0 if there is none, and where in the log the renewal stands.
+	Renew(ctx context.Context, conn *grpc.ClientConn, lease int64) (ttl, position int64, err error)
+}
+
+// The leader's answer carries in its trailer how far its log went then, or that it did not lead any more and has done nothing.
+const (
+	keyPosition  = "keelson-position"
+	keyNotLeader = "keelson-not-leader"
+)
+
+// errNotLeading answers a request that this server took for the leader, and is not. Nothing was done.
+var errNotLeading = status.Error(codes.Unavailable, "keelson: this server does not lead")
+
+// leaderAgain is the pause before a server is asked again that should lead and does not yet, or not any more.
+const leaderAgain = 5 * time.Millisecond
+
+// forwarded makes a response for a unary call that the leader answers, by method. All others are answered by the server that is asked.
+func forwarded(method string) proto.Message {
+	switch method {
+	case pb.KV_Put_FullMethodName:
+		return new(pb.PutResponse)
+	case pb.KV_DeleteRange_FullMethodName:
+		return new(pb.DeleteRangeResponse)
+	case pb.KV_Txn_FullMethodName:
+		return new(pb.TxnResponse)
+	case pb.KV_Compact_FullMethodName:
+		return new(pb.CompactionResponse)
+	case pb.Lease_LeaseGrant_FullMethodName:
+		return new(pb.LeaseGrantResponse)
+	case pb.Lease_LeaseRevoke_FullMethodName:
+		return new(pb.LeaseRevokeResponse)
+	case pb.Lease_LeaseTimeToLive_FullMethodName:
+		return new(pb.LeaseTimeToLiveResponse)
+	case pb.Lease_LeaseLeases_FullMethodName:
+		return new(pb.LeaseLeasesResponse)
+	case pb.Maintenance_Alarm_FullMethodName:
+		return new(pb.AlarmResponse)
+	case pb.Cluster_MemberAdd_FullMethodName:
+		return new(pb.MemberAddResponse)
+	case pb.Cluster_MemberRemove_FullMethodName:
+		return new(pb.MemberRemoveResponse)
+	case pb.Cluster_MemberUpdate_FullMethodName:
+		return new(pb.MemberUpdateResponse)
+	case pb.Cluster_MemberPromote_FullMethodName:
+		return new(pb.MemberPromoteResponse)
+	}
+	return forwardedAuth(method)
+}
+
+func forwardedAuth(method string) proto.Message {
+	switch method {
+	case pb.Auth_AuthEnable_FullMethodName:
+		return new(pb.AuthEnableResponse)
+	case pb.Auth_AuthDisable_FullMethodName:
+		return new(pb.AuthDisableResponse)
+	case pb.Auth_AuthStatus_FullMethodName:
+		return new(pb.AuthStatusResponse)
+	case pb.Auth_UserAdd_FullMethodName:
+		return new(pb.AuthUserAddResponse)
+	case pb.Auth_UserGet_FullMethodName:
+		return new(pb.AuthUserGetResponse)
+	case pb.Auth_UserList_FullMethodName:
+		return new(pb.AuthUserListResponse)
+	case pb.Auth_UserDelete_FullMethodName:
+		return new(pb.AuthUserDeleteResponse)
+	case pb.Auth_UserChangePassword_FullMethodName:
+		return new(pb.AuthUserChangePasswordResponse)
+	case pb.Auth_UserGrantRole_FullMethodName:
+		return new(pb.AuthUserGrantRoleResponse)
+	case pb.Auth_UserRevokeRole_FullMethodName:
+		return new(pb.AuthUserRevokeRoleResponse)
+	case pb.Auth_RoleAdd_FullMethodName:
+		return new(pb.AuthRoleAddResponse)
+	case pb.Auth_RoleGet_FullMethodName:
+		return new(pb.AuthRoleGetResponse)
+	case pb.Auth_RoleList_FullMethodName:
+		return new(pb.AuthRoleListResponse)
+	case pb.Auth_RoleDelete_FullMethodName:
+		return new(pb.AuthRoleDeleteResponse)
+	case pb.Auth_RoleGrantPermission_FullMethodName:
+		return new(pb.AuthRoleGrantPermissionResponse)
+	case pb.Auth_RoleRevokePermission_FullMethodName:
+		return new(pb.AuthRoleRevokePermissionResponse)
+	}
+	return nil
+}
+
+// answer has a unary call answered by this server or by the leader.
+func (s *Server) answer(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
+	if s.opts.TellPosition {
+		return s.tell(ctx, req, handler)
+	}
+	if s.opts.Lead == nil {
+		return handler(ctx, req)
+	}
+	resp := forwarded(method)
+	if txn, ok := req.(*pb.TxnRequest); resp == nil || ok && mvcc.ReadOnly(txn) {
+		return handler(ctx, req)
+	}
+	var got any
+	err := s.byLeader(ctx, func(conn *grpc.ClientConn) (err error) {
+		if conn == nil {
+			got, err = handler(ctx, req)
+			return err
+		}
+		got = resp
+		return s.forward(ctx, conn, method, req, resp)
+	})
+	return got, err
+}
+
+// tell answers another server, and says how far the log goes.
+func (s *Server) tell(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
+	resp, err := handler(ctx, req)
+	md := metadata.Pairs(keyPosition, strconv.FormatInt(s.opts.Store.Index().End.Position, 10))
+	if errors.Is(err, errNotLeading) {
+		md = metadata.Pairs(keyNotLeader, "1")
+	}
+	if terr := grpc.SetTrailer(ctx, md); terr != nil {
+		return nil, terr
+	}
+	return resp, err
+}
+
+// byLeader does something at the leader, and again at the next one as long as nothing was done: fn says errNotLeading then. It gives up
+// after the time that a request may take.
+func (s *Server) byLeader(ctx context.Context, fn func(*grpc.ClientConn) error) error {
+	patience, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
+	for {
+		conn, err := s.opts.Lead.Leader(patience)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return grpcError(ctx.Err())
+		default:
+			return rpctypes.ErrGRPCTimeout
+		}
+		if err := fn(conn); !errors.Is(err, errNotLeading) {
+			return err
+		}
+		pause := time.NewTimer(leaderAgain)
+		select {
+		case <-pause.C:
+		case <-patience.Done():
+			pause.Stop()
+			return rpctypes.ErrGRPCLeaderChanged
+		}
+	}
+}
+
+// forward passes a call on as it is, and waits until this server has applied what came of it: who has been answered here finds it here.
+func (s *Server) forward(ctx context.Context, conn *grpc.ClientConn, method string, req any, resp proto.Message) error {
+	var trailer metadata.MD
+	err := conn.Invoke(ctx, method, req, resp, grpc.Trailer(&trailer))
+	told := trailer.Get(keyPosition)
+	switch {
+	case len(trailer.Get(keyNotLeader)) > 0:
+		return errNotLeading
+	case len(told) == 0 && ctx.Err() != nil:
+		return grpcError(ctx.Err())
+	case len(told) == 0:
+		// The connection broke, and what became of the request is not known.
+		s.opts.Logger.Debug("a forwarded request was lost", "method", method, "error", err)
+		return rpctypes.ErrGRPCTimeoutDueToConnectionLost
+	case err != nil:
+		return err
+	}
+	position, err := strconv.ParseInt(told[0], 10, 64)
+	if err != nil {
+		return status.Errorf(codes.Internal, "keelson: the leader's answer says that its log ends at %q", told[0])
+	}
+	if err := s.await(ctx, position); err != nil {
+		return err
+	}
+	if h, ok := resp.(interface{ GetHeader() *pb.ResponseHeader }); ok && h.GetHeader() != nil {
+		c := s.opts.Cluster
+		h.GetHeader().MemberId, h.GetHeader().RaftTerm = c.Member, c.Term()
+	}
+	return nil
+}
+
+// await waits until this server has applied what the leader had.
+func (s *Server) await(ctx context.Context, position int64) error {
+	patience, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
+	err := s.opts.Store.Await(patience, position)
+	if err != nil && patience.Err() != nil && ctx.Err() == nil {
+		return rpctypes.ErrGRPCTimeout // it is done
+	}
+	return grpcError(err)
+}
+
+// renew renews a lease where leases are counted, and gives its TTL, 0 if there is none.
+func (s *Server) renew(ctx context.Context, lease int64) (ttl int64, err error) {
+	if s.opts.Lead == nil {
+		return s.renewHere(ctx, lease)
+	}
+	err = s.byLeader(ctx, func(conn *grpc.ClientConn) error {
+		if conn == nil {
+			ttl, err = s.renewHere(ctx, lease)
+			return err
+		}
+		var position int64
+		if ttl, position, err = s.opts.Lead.Renew(ctx, conn, lease); err != nil {
+			// A renewal may be done twice.
+			if status.Code(err) == codes.Unavailable {
+				return errNotLeading
+			}
+			return grpcError(err)
+		}
+		return s.await(ctx, position)
+	})
+	return ttl, err
+}
+
+// renewHere renews a lease that this server counts.
+func (s *Server) renewHere(ctx context.Context, lease int64) (ttl int64, err error) {
+	ttl, err = s.opts.Lessor.Renew(ctx, lease)
+	if errors.Is(err, mvcc.ErrLeaseNotFound) {
+		return 0, nil
+	}
+	return ttl, grpcError(err)
+}

@@ -1,0 +1,165 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// run does what falls to a member of a cluster when the leader or the members change, until ctx ends or it was removed.
+func (c *cluster) run(ctx context.Context) error {
+	for {
+		leader, term, leading, moved := c.log.Leader()
+		if _, clustered := c.log.Clustered(); clustered {
+			switch {
+			case leading:
+				if err := c.takeOver(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, drivers.ErrNotLeader) {
+					c.logger.Warn("this member leads, and what a leader does first is not done yet", "error", err)
+				}
+			default:
+				c.node.lessor.Demote()
+			}
+			c.logger.Debug("the lead", "leader", fmt.Sprintf("%x", leader), "term", term, "leading", leading)
+		}
+		retry := time.NewTimer(leaderCheck)
+		select {
+		case <-ctx.Done():
+		case <-moved:
+		case <-c.changed:
+		case <-retry.C:
+			if !leading {
+				break
+			}
+		case <-c.log.Removed():
+			c.leave()
+		case <-c.gone:
+		}
+		retry.Stop()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.gone:
+			return nil
+		default:
+		}
+	}
+}
+
+// leaderCheck is how often a leader looks whether Raft's configuration is what the log says.
+const leaderCheck = 5 * time.Second
+
+// takeOver does what a leader does, once it has applied all that was agreed on before it led.
+func (c *cluster) takeOver(ctx context.Context) error {
+	ix, err := c.node.store.Linearizable(ctx)
+	if err != nil {
+		return err
+	}
+	if _, _, leading, _ := c.log.Leader(); !leading {
+		return drivers.ErrNotLeader
+	}
+	c.node.lessor.Promote()
+	if len(ix.Members()) == 0 && c.founders != nil {
+		if _, err := c.node.store.Do(ctx, c.founders, 0); err != nil {
+			return err
+		}
+	}
+	if c.node.opts.ForceNewCluster {
+		if err := c.forget(ctx); err != nil {
+			return err
+		}
+	}
+	return c.configure(ctx)
+}
+
+// forget removes all other members, once: there is no way to them any more.
+func (c *cluster) forget(ctx context.Context) error {
+	if c.forgotten {
+		return nil
+	}
+	id, _ := c.log.Clustered()
+	for _, m := range c.node.store.Index().Members() {
+		if m.ID == id.Member {
+			if m.IsLearner {
+				if _, err := c.node.store.Do(ctx, &mvcc.PromoteMember{ID: m.ID}, 0); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if _, err := c.node.store.Do(ctx, &mvcc.RemoveMember{ID: m.ID}, 0); err != nil {
+			return err
+		}
+	}
+	c.forgotten = true
+	return nil
+}
+
+// watchLead closes lost when there has been no leader for three election timeouts, as long as etcd waits, until ctx ends.
+func (c *cluster) watchLead(ctx context.Context) error {
+	timeout := 3 * time.Duration(c.node.opts.ElectionTimeout) * time.Millisecond
+	for {
+		leader, _, leading, moved := c.log.Leader()
+		if leader != 0 || leading {
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return nil
+			}
+			continue
+		}
+		timer := time.NewTimer(timeout)
+		select {
+		case <-moved:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+			c.mu.Lock()
+			close(c.lost)
+			c.lost = make(chan struct{})
+			c.mu.Unlock()
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// leaderLost gives the channel that is closed then.
+func (c *cluster) leaderLost() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost
+}
+
+// resign hands over what this member does for the others, before it stops.
+func (c *cluster) resign(ctx context.Context) {
+	if id, clustered := c.log.Clustered(); clustered {
+		if _, _, leading, _ := c.log.Leader(); leading {
+			c.node.lessor.Stop(ctx)
+			if err := c.log.Resign(ctx); err != nil {
+				c.logger.Warn("the lead could not be handed over", "member", fmt.Sprintf("%x", id.Member), "error", err)
+			}
+		}
+	}
+}
+
+// indexes gives the indexes of the Raft log's last entry, and of the last one applied, for Status.
+func (c *cluster) indexes() (index, applied uint64) {
+	if _, clustered := c.log.Clustered(); clustered {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if s, err := c.log.Status(ctx); err == nil {
+			return s.Last, s.Applied
+		}
+	}
+	position := uint64(c.node.store.Index().End.Position)
+	return position, position
+}

@@ -1,0 +1,225 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/raft"
+	"github.com/keelson-io/keelson/server/etcdv3"
+	"github.com/keelson-io/keelson/server/peer/peerpb"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+var (
+	_ etcdv3.Members = (*cluster)(nil)
+	_ etcdv3.Lead    = lead{}
+)
+
+// Members implements etcdv3.Members.
+func (c *cluster) Members() []*pb.Member { return mvcc.Messages(c.node.store.Index().Members()) }
+
+// ActiveSince implements etcdv3.Members.
+func (c *cluster) ActiveSince(id uint64) time.Time {
+	if net := c.connections(); net != nil {
+		return net.ActiveSince(id)
+	}
+	return time.Time{}
+}
+
+// Progress implements etcdv3.Members.
+func (c *cluster) Progress(id uint64) (etcdv3.Progress, error) {
+	if _, clustered := c.log.Clustered(); !clustered {
+		// It is alone, and knows of itself.
+		if c.node.store.Index().MemberByID(id) == nil {
+			return etcdv3.Progress{}, mvcc.ErrMemberNotFound
+		}
+		return etcdv3.Progress{Match: 1, Last: 1}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.node.opts.RequestTimeout())
+	defer cancel()
+	s, err := c.log.Status(ctx)
+	switch p, known := s.Progress[id]; {
+	case err != nil:
+		return etcdv3.Progress{}, err
+	case s.Leader != s.ID:
+		return etcdv3.Progress{}, drivers.ErrNotLeader
+	case !known:
+		return etcdv3.Progress{}, mvcc.ErrMemberNotFound
+	default:
+		return etcdv3.Progress{Match: p.Match, Last: s.Last}, nil
+	}
+}
+
+// Change implements etcdv3.Members. What the log decides counts; Raft follows.
+func (c *cluster) Change(ctx context.Context, request any) ([]*pb.Member, error) {
+	if _, add := request.(*mvcc.AddMember); add {
+		if err := c.grow(ctx); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := c.node.store.Do(ctx, request, 0)
+	if err != nil {
+		return nil, err
+	}
+	members := mvcc.Messages(resp.([]*mvcc.Member))
+	if _, clustered := c.log.Clustered(); clustered {
+		c.told(c.node.store.Index())
+		if err := c.configure(ctx); err != nil && !errors.Is(err, drivers.ErrNotLeader) {
+			return nil, err
+		}
+	}
+	return members, nil
+}
+
+// configure brings Raft's configuration to the members that the log has.
+func (c *cluster) configure(ctx context.Context) error {
+	var want []raft.Member
+	for _, m := range c.node.store.Index().Members() {
+		want = append(want, raft.Member{ID: m.ID, Learner: m.IsLearner})
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	return c.log.Configure(ctx, want)
+}
+
+// grow makes a server that is alone the first member of a cluster.
+func (c *cluster) grow(ctx context.Context) error {
+	if _, clustered := c.log.Clustered(); clustered {
+		return nil
+	}
+	m := c.node.store.Index().Member()
+	if m == nil {
+		return fmt.Errorf("grow into a cluster: %w", mvcc.ErrMemberNotFound)
+	}
+	if err := c.node.bindPeers(); err != nil {
+		return fmt.Errorf("grow into a cluster: %w", err)
+	}
+	c.logger.Info("this server was alone and becomes the first member of a cluster", "cluster_id", fmt.Sprintf("%x", m.ClusterID), "member_id", fmt.Sprintf("%x", m.ID))
+	if err := c.log.Grow(ctx, raft.Identity{Cluster: m.ClusterID, Member: m.ID}, c.network); err != nil {
+		return fmt.Errorf("grow into a cluster: %w", err)
+	}
+	c.growOnce.Do(func() { close(c.grown) })
+	return nil
+}
+
+// MoveLeader implements etcdv3.Members.
+func (c *cluster) MoveLeader(ctx context.Context, id uint64) error {
+	err := c.log.Transfer(ctx, id)
+	if errors.Is(err, drivers.ErrNoQuorum) {
+		return rpctypes.ErrGRPCTimeoutLeaderTransfer
+	}
+	return err
+}
+
+// lead brings requests to the leader.
+type lead struct{ *cluster }
+
+// Leader implements etcdv3.Lead.
+func (l lead) Leader(ctx context.Context) (*grpc.ClientConn, error) {
+	for {
+		leader, _, leading, changed := l.log.Leader()
+		if leading {
+			return nil, nil
+		}
+		moved, cancel := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-changed:
+				cancel()
+			case <-moved.Done():
+			}
+		}()
+		conn := l.reach(moved, leader)
+		if conn == nil && leader == 0 {
+			<-moved.Done()
+		}
+		cancel()
+		if conn != nil {
+			return conn, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reach waits until there is a connection to a member, or ctx ends.
+func (l lead) reach(ctx context.Context, id uint64) *grpc.ClientConn {
+	net := l.connections()
+	for id != 0 && net != nil && ctx.Err() == nil {
+		conn, err := net.Conn(id)
+		if err != nil {
+			// The log has not told yet where it is.
+			timer := time.NewTimer(memberAgain)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+			}
+			continue
+		}
+		state := conn.GetState()
+		if state == connectivity.Ready {
+			return conn
+		}
+		conn.WaitForStateChange(ctx, state)
+	}
+	return nil
+}
+
+// memberAgain is the pause before it is looked again where a member is, or tried again to tell it something.
+const memberAgain = 100 * time.Millisecond
+
+// Renew implements etcdv3.Lead.
+func (l lead) Renew(ctx context.Context, conn *grpc.ClientConn, lease int64) (ttl, position int64, err error) {
+	resp, err := peerpb.NewPeerClient(conn).Renew(ctx, &peerpb.RenewRequest{Lease: lease})
+	return resp.GetTtl(), resp.GetPosition(), err
+}
+
+// publish tells the cluster what this member is called and where clients reach it, until it knows.
+func (c *cluster) publish(ctx context.Context) error {
+	urls := c.node.opts.AdvertiseClientURLs.Strings()
+	for {
+		c.mu.Lock()
+		self := c.id.Member
+		c.mu.Unlock()
+		m := c.node.store.Index().MemberByID(self)
+		if m != nil && m.Name == c.node.opts.Name && slices.Equal(m.ClientURLs, urls) {
+			return nil
+		}
+		conn, err := lead{c}.Leader(ctx)
+		switch {
+		case err != nil:
+			return nil // it is stopping
+		case conn == nil:
+			_, err = c.node.store.Do(ctx, &mvcc.PublishMember{ID: self, Name: c.node.opts.Name, ClientURLs: urls}, 0)
+		default:
+			_, err = peerpb.NewPeerClient(conn).Publish(ctx, &peerpb.PublishRequest{Name: c.node.opts.Name, ClientUrls: urls})
+		}
+		if err != nil {
+			c.logger.Debug("this member is not published yet", "error", err)
+		}
+		timer := time.NewTimer(memberAgain)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// notLeading answers another member that takes this one for the leader.
+var errNotLeading = status.Error(codes.Unavailable, "this member does not lead")

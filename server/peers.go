@@ -1,0 +1,176 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/raft"
+	"github.com/keelson-io/keelson/drivers/sqlite"
+	"github.com/keelson-io/keelson/server/etcdv3"
+	"github.com/keelson-io/keelson/server/listen"
+	"github.com/keelson-io/keelson/server/peer"
+	"github.com/keelson-io/keelson/server/peer/peerpb"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// bindPeers opens the sockets of the peer URLs, once.
+func (n *Node) bindPeers() error {
+	c := n.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listeners != nil {
+		return nil
+	}
+	s := n.opts.SocketOptions
+	var err error
+	c.listeners, err = listen.Open(n.opts.ListenPeerURLs, listen.Options{TLS: c.serverTLS, ReusePort: s.ReusePort, ReuseAddress: s.ReuseAddress})
+	return err
+}
+
+// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends.
+func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
+	select {
+	case <-c.grown:
+	case <-ctx.Done():
+		return nil
+	}
+	id, _ := c.log.Clustered()
+	guard := peer.NewGuard(peer.GuardOptions{
+		Cluster: id.Cluster, Self: id.Member,
+		Removed: func(id uint64) bool { return c.node.store.Index().Removed(id) },
+		Seen:    c.connections().Retry,
+	})
+	api.Lead, api.Learner, api.TellPosition, api.Stopping = nil, nil, true, ctx.Done()
+	options := append(peer.ServerOptions(), grpc.Creds(listen.Credentials()),
+		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
+	g := etcdv3.Register(api, options...)
+	peer.Register(g, service{c}, ctx.Done())
+	return listen.NewServer(listen.ServerOptions{Listeners: c.listeners, Name: "peer", Log: c.logger, GRPC: g}).Run(ctx)
+}
+
+// service is what this member does for the others.
+type service struct{ *cluster }
+
+var _ peer.Service = service{}
+
+// Deliver implements peer.Service.
+func (s service) Deliver(ctx context.Context, m *raftpb.Message) error {
+	return s.log.Deliver(ctx, m)
+}
+
+// Renew implements peer.Service.
+func (s service) Renew(ctx context.Context, lease int64) (ttl, position int64, err error) {
+	ttl, err = s.node.lessor.Renew(ctx, lease)
+	switch {
+	case errors.Is(err, mvcc.ErrLeaseNotFound):
+		ttl = 0
+	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoQuorum):
+		return 0, 0, errNotLeading
+	case err != nil:
+		return 0, 0, status.FromContextError(err).Err()
+	}
+	return ttl, s.node.store.Index().End.Position, nil
+}
+
+// Publish implements peer.Service.
+func (s service) Publish(ctx context.Context, name string, clientURLs []string) error {
+	_, err := s.node.store.Do(ctx, &mvcc.PublishMember{ID: peer.From(ctx), Name: name, ClientURLs: clientURLs}, 0)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return nil
+}
+
+// Hashes implements peer.Service.
+func (s service) Hashes(context.Context) ([]*peerpb.PositionHash, error) {
+	positions, hashes := s.log.Hashes()
+	out := make([]*peerpb.PositionHash, len(positions))
+	for i, p := range positions {
+		out[i] = &peerpb.PositionHash{Position: p, Hash: hashes[i]}
+	}
+	return out, nil
+}
+
+// Copy implements peer.Service.
+func (s service) Copy(ctx context.Context, _ uint64, send func(*peerpb.CopyChunk) error) error {
+	s.logger.Info("a member fetches a copy of the database", "member", fmt.Sprintf("%x", peer.From(ctx)))
+	err := s.log.ServeCopy(ctx, func(p raft.Part) error {
+		switch {
+		case p.Stand != nil:
+			return send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_Header{Header: &peerpb.CopyHeader{
+				EndPosition: p.Stand.End.Position, EndBatch: p.Stand.End.Batch[:], Scrubbed: p.Stand.Scrubbed, Mark: p.Stand.Mark[:],
+			}}})
+		case p.Last:
+			return send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_End{End: &peerpb.CopyEnd{}}})
+		}
+		rows := make([]*peerpb.Row, len(p.Rows))
+		for i, r := range p.Rows {
+			rows[i] = &peerpb.Row{Position: r.Position, Kind: uint32(r.Kind), Closes: r.Closing != nil, Closing: r.Closing, Meta: r.Meta, Value: r.Value}
+		}
+		return send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_Rows{Rows: &peerpb.CopyRows{Rows: rows}}})
+	})
+	if err != nil && ctx.Err() == nil {
+		s.logger.Warn("the copy of the database was broken off", "member", fmt.Sprintf("%x", peer.From(ctx)), "error", err)
+		return status.Error(codes.Aborted, err.Error())
+	}
+	return err
+}
+
+// receiveCopy is the other end of Copy.
+func receiveCopy(ctx context.Context, net *peer.Network, from uint64, receive func(raft.Part) error) error {
+	conn, err := net.Conn(from)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := peerpb.NewPeerClient(conn).Copy(ctx, &peerpb.CopyRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		chunk, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		part, err := partOf(chunk)
+		if err != nil {
+			return err
+		}
+		if err := receive(part); err != nil || part.Last {
+			return err
+		}
+	}
+}
+
+var errCopy = errors.New("a copy of the database comes in a form that is not known")
+
+func partOf(chunk *peerpb.CopyChunk) (raft.Part, error) {
+	switch c := chunk.GetChunk().(type) {
+	case *peerpb.CopyChunk_Header:
+		s := &raft.Stand{End: drivers.End{Position: c.Header.GetEndPosition()}, Scrubbed: c.Header.GetScrubbed()}
+		if copy(s.End.Batch[:], c.Header.GetEndBatch()) < len(s.End.Batch) || copy(s.Mark[:], c.Header.GetMark()) < len(s.Mark) {
+			return raft.Part{}, errCopy
+		}
+		return raft.Part{Stand: s}, nil
+	case *peerpb.CopyChunk_Rows:
+		rows := make([]sqlite.Row, len(c.Rows.GetRows()))
+		for i, r := range c.Rows.GetRows() {
+			rows[i] = sqlite.Row{Position: r.GetPosition(), Kind: uint8(r.GetKind()), Meta: r.GetMeta(), Value: r.GetValue()}
+			if r.GetCloses() {
+				rows[i].Closing = r.GetClosing()
+			}
+		}
+		return raft.Part{Rows: rows}, nil
+	case *peerpb.CopyChunk_End:
+		return raft.Part{Last: true}, nil
+	}
+	return raft.Part{}, errCopy
+}
