@@ -60,6 +60,7 @@ type drill struct {
 
 	mu        sync.Mutex
 	broken    []int // how many streams of watches broke, by member
+	breaks    []error
 	cancelled []error
 	keepers   []*keeper
 }
@@ -152,9 +153,17 @@ func (d *drill) begin(n int, flags ...string) error {
 // form starts the first so many members as a new cluster, opens them to the load, and begins to watch on all numbers.
 func (d *drill) form(n int) {
 	d.t.Helper()
-	var all []int
-	for i, m := range d.members[:n] {
+	for _, m := range d.members[:n] {
 		m.configure("new", d.members[:n])
+	}
+	d.formed(n)
+}
+
+// formed does so with members that are configured.
+func (d *drill) formed(n int) {
+	d.t.Helper()
+	var all []int
+	for i := range n {
 		if err := d.begin(i); err != nil {
 			d.t.Fatal(err)
 		}
@@ -183,8 +192,8 @@ func (d *drill) follow(name string, restless time.Duration, members ...int) {
 	d.watching.Go(func() {
 		for d.ctx.Err() == nil {
 			ctx, cancel := context.WithCancel(d.ctx)
-			if restless > 0 {
-				ctx, cancel = context.WithTimeout(d.ctx, time.Duration(rng.Int64N(int64(restless))))
+			if restless > 0 { // not by a deadline, which the server would get to know
+				time.AfterFunc(time.Duration(rng.Int64N(int64(restless))), cancel)
 			}
 			n := members[rng.IntN(len(members))]
 			err := v.Watch(ctx, d.conn(n))
@@ -193,6 +202,7 @@ func (d *drill) follow(name string, restless time.Duration, members ...int) {
 			d.mu.Lock()
 			if !own {
 				d.broken[n]++
+				d.breaks = append(d.breaks, fmt.Errorf("a watch %s: %w", name, err))
 			}
 			if errors.Is(err, history.ErrCancelled) {
 				d.cancelled = append(d.cancelled, err)

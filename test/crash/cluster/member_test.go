@@ -22,6 +22,7 @@ type member struct {
 	dir    string // of the log, and of the data if there is no disk
 	disk   string // of the data, if it has one of its own
 	flags  []string
+	extra  []string // of each configuration
 
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd.Wait has returned
