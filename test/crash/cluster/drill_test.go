@@ -53,6 +53,7 @@ type drill struct {
 	asked    atomic.Int64
 	began    [][]time.Duration // when each member's processes were started
 	rounds   int
+	stale    bool // loyal clients get answers from the past
 	views    []*history.View
 	watching sync.WaitGroup
 	ctx      context.Context // of watchers and keepers

@@ -5,14 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/keelson-io/keelson/test/conformance/history"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // fault is something that happens to a cluster. The network is healed when it returns; the processes must run.
@@ -161,7 +157,6 @@ func faultsOfFive() []fault {
 			return errors.Join(err, over())
 		}},
 		{"the leader is not heard", func(d *drill) error { return d.apart(d.anyLeader, false, true) }},
-		{"all are restarted, one after the other", processFaults()[5].strike},
 	}
 }
 
@@ -223,52 +218,6 @@ func (d *drill) apart(which func() (int, error), hears, isHeard bool) error {
 // cut drops what one member sends to another.
 func (d *drill) cut(from, to int) error {
 	return d.members[from].host.reach(d.members[to].host, false)
-}
-
-// impatient is how long a loyal client waits for a read: the more it asks, the more it gets to know.
-const impatient = 300 * time.Millisecond
-
-// loyal has clients that ask one member again and again. The function that it returns ends them, and complains if
-// the member did not answer serializable reads all the time.
-func (d *drill) loyal(n int) (over func() error) {
-	ctx, cancel := context.WithCancel(d.t.Context())
-	var all sync.WaitGroup
-	var asked, answered atomic.Int64
-	repeat := func(limit time.Duration, request func() proto.Message) {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				op := &history.Op{Client: clients + n, Server: n, Request: request()}
-				done := d.recorder.Do(d.t.Context(), d.conn(n), op, limit)
-				if op.Serializable() {
-					asked.Add(1)
-					if done && op.Err == nil {
-						answered.Add(1)
-					}
-				} else if limit == impatient {
-					op.Late = false
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-		})
-	}
-	for range 3 {
-		repeat(impatient, func() proto.Message { return everything() })
-	}
-	repeat(patience, func() proto.Message {
-		r := everything()
-		r.Serializable = true
-		return r
-	})
-	repeat(patience, func() proto.Message { return d.value("k1") })
-	return func() error {
-		cancel()
-		_ = d.net.heal() // what is under way shall end
-		all.Wait()
-		if asked.Load() == 0 || answered.Load() != asked.Load() {
-			return fmt.Errorf("member %d answered %d of %d serializable reads", n, answered.Load(), asked.Load())
-		}
-		return nil
-	}
 }
 
 // flapping drops what one member sends to another, for a moment, again and again.
