@@ -61,7 +61,7 @@ test-shared: build peers postgres ## Break servers on one Postgres database, and
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|EtcdCluster|StaleReads)$$' ./shared $(SHARED)
 
 .PHONY: test-cluster
-test-cluster: build ## Break clusters of three and five members under load for some three minutes, as root or where users may have namespaces. CLUSTER takes flags, as in CLUSTER="-seed 7".
+test-cluster: build ## Break clusters of three and five members under load for some four minutes, as root or where users may have namespaces. CLUSTER takes flags, as in CLUSTER="-seed 7".
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./cluster $(CLUSTER)
 
 .PHONY: test-cluster-long

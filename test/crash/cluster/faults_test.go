@@ -31,7 +31,7 @@ func TestFaultsFive(t *testing.T) {
 func run(t *testing.T, members int, faults []fault) {
 	histories := 1
 	if *long {
-		histories = 4
+		histories = 3
 		if members == 5 {
 			faults = append(faults, append(processFaults(), networkFaults()...)...)
 		}
