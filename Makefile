@@ -73,6 +73,14 @@ test-shared: build peers postgres ## Break servers on one Postgres database, and
 	cd test/crash && $(GO) test -race $(TEST_FLAGS) ./linear
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|EtcdCluster|StaleReads)$$' ./shared $(SHARED)
 
+.PHONY: test-cluster
+test-cluster: build ## Break clusters of three and five members under load for some four minutes, as root or where users may have namespaces. CLUSTER takes flags, as in CLUSTER="-seed 7".
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./cluster $(CLUSTER)
+
+.PHONY: test-cluster-long
+test-cluster-long: build ## The same for a quarter of an hour. CLUSTER takes flags, as in CLUSTER="-server etcd" after make peers.
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./cluster -long $(CLUSTER)
+
 .PHONY: test-kube
 test-kube: build ## Test with the storage tests of k8s.io/apiserver.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -p 1 $$($(GO) list ./... | grep -v /cluster$$)

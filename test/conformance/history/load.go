@@ -30,6 +30,8 @@ type Load struct {
 	Stop <-chan struct{}
 	// Persistent makes clients go on after a request without an answer.
 	Persistent bool
+	// Pinned makes clients that do not roam keep to their connection, whatever happens.
+	Pinned bool
 	// Pause bounds the random time before each request. Zero means none.
 	Pause time.Duration
 	// Patience bounds the wait for one answer. Zero means 10 s.
@@ -105,12 +107,12 @@ func (c *client) sleep(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// recover makes a client go on after a request without an answer, mostly elsewhere.
+// recover makes a client go on after a request without an answer, mostly elsewhere unless it is pinned.
 func (c *client) recover(ctx context.Context) bool {
 	if !c.Persistent {
 		return false
 	}
-	if c.rng.IntN(3) > 0 {
+	if !c.Pinned && c.rng.IntN(3) > 0 {
 		c.at = c.rng.IntN(len(c.conns))
 	}
 	return c.sleep(ctx, time.Duration(20+c.rng.IntN(100))*time.Millisecond)

@@ -17,7 +17,9 @@ func (c *client) next() proto.Message {
 	if c.fresh = 0; lease == 0 || c.rng.IntN(3) == 0 {
 		return c.request()
 	}
-	c.at = (c.at + 1) % len(c.conns)
+	if !c.Pinned {
+		c.at = (c.at + 1) % len(c.conns)
+	}
 	r := c.put(c.key())
 	r.Lease = lease
 	return r
