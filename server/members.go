@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
@@ -116,11 +115,7 @@ func (c *cluster) grow(ctx context.Context) error {
 
 // MoveLeader implements etcdv3.Members.
 func (c *cluster) MoveLeader(ctx context.Context, id uint64) error {
-	err := c.log.Transfer(ctx, id)
-	if errors.Is(err, drivers.ErrNoQuorum) {
-		return rpctypes.ErrGRPCTimeoutLeaderTransfer
-	}
-	return err
+	return c.log.Transfer(ctx, id)
 }
 
 // lead brings requests to the leader.

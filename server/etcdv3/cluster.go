@@ -2,7 +2,6 @@ package etcdv3
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -165,22 +164,10 @@ func (s *clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRe
 	return nil, rpctypes.ErrGRPCMemberNotLearner
 }
 
-// promote has the leader do it, who alone knows how far the learner is.
+// promote is for the leader, who alone knows how far the learner is.
 func (s *clusterServer) promote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
 	change := &mvcc.PromoteMember{ID: r.ID, Strict: s.opts.StrictReconfigCheck}
-	err := s.mayPromote(change)
-	if errors.Is(err, ErrNotLeader) {
-		leader, err := s.opts.Members.Leader(ctx)
-		if err != nil {
-			return nil, grpcError(err)
-		}
-		resp, err := leader.MemberPromote(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		return &pb.MemberPromoteResponse{Header: s.header(), Members: resp.Members}, nil
-	}
-	if err != nil {
+	if err := s.mayPromote(change); err != nil {
 		return nil, grpcError(err)
 	}
 	members, err := s.opts.Members.Change(ctx, change)

@@ -26,7 +26,6 @@ type fakeMembers struct {
 	active   map[uint64]time.Duration // for how long
 	progress map[uint64]Progress
 	leader   uint64
-	asked    pb.ClusterClient // the leader, if it is another one
 	move     func(ctx context.Context) error
 	changes  int
 }
@@ -42,7 +41,7 @@ func (f *fakeMembers) ActiveSince(id uint64) time.Time {
 
 func (f *fakeMembers) Progress(id uint64) (Progress, error) {
 	if f.leader != 1 {
-		return Progress{}, ErrNotLeader
+		return Progress{}, drivers.ErrNotLeader
 	}
 	if p, ok := f.progress[id]; ok {
 		return p, nil
@@ -51,13 +50,6 @@ func (f *fakeMembers) Progress(id uint64) (Progress, error) {
 		return Progress{}, mvcc.ErrMemberNotFound
 	}
 	return Progress{100, 100}, nil
-}
-
-func (f *fakeMembers) Leader(context.Context) (pb.ClusterClient, error) {
-	if f.asked == nil {
-		return nil, rpctypes.ErrGRPCNoLeader
-	}
-	return f.asked, nil
 }
 
 func (f *fakeMembers) Change(_ context.Context, request any) ([]*pb.Member, error) {
@@ -265,38 +257,6 @@ func TestMemberAddAnswer(t *testing.T) {
 	}
 	if h := resp.Header; h.ClusterId != 5 || h.MemberId != 1 || h.RaftTerm != 3 || h.Revision != 0 {
 		t.Errorf("header %v", h)
-	}
-}
-
-// otherLeader is a leader's Cluster API.
-type otherLeader struct {
-	pb.ClusterClient
-	promoted uint64
-	err      error
-}
-
-func (o *otherLeader) MemberPromote(_ context.Context, r *pb.MemberPromoteRequest, _ ...grpc.CallOption) (*pb.MemberPromoteResponse, error) {
-	o.promoted = r.ID
-	return &pb.MemberPromoteResponse{Header: &pb.ResponseHeader{MemberId: 2}, Members: []*pb.Member{{ID: 7}}}, o.err
-}
-
-// TestPromoteElsewhere: a server that does not lead has the leader judge, and answers what it says.
-func TestPromoteElsewhere(t *testing.T) {
-	f := newFake(t, 3)
-	f.leader = 2
-	s := f.server(true)
-	if _, err := s.MemberPromote(t.Context(), &pb.MemberPromoteRequest{ID: 9}); !errors.Is(err, rpctypes.ErrGRPCNoLeader) {
-		t.Errorf("without a leader: %v", err)
-	}
-	leader := &otherLeader{}
-	f.asked = leader
-	resp, err := s.MemberPromote(t.Context(), &pb.MemberPromoteRequest{ID: 9})
-	if err != nil || leader.promoted != 9 || resp.Header.MemberId != 1 || resp.Members[0].ID != 7 || f.changes != 0 {
-		t.Errorf("%v, %v, %d changes", resp, err, f.changes)
-	}
-	leader.err = rpctypes.ErrGRPCLearnerNotReady
-	if _, err := s.MemberPromote(t.Context(), &pb.MemberPromoteRequest{ID: 9}); !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) {
-		t.Errorf("refused by the leader: %v", err)
 	}
 }
 

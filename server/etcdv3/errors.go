@@ -35,7 +35,6 @@ func errorTable() []struct{ is, answer error } {
 		{mvcc.ErrNotEnoughStarted, status.Error(codes.Unknown, rpctypes.ErrMemberNotEnoughStarted.Error())},
 		{errNotReady, rpctypes.ErrGRPCLearnerNotReady},
 		{errUnhealthy, rpctypes.ErrGRPCUnhealthy},
-		{ErrNotLeader, rpctypes.ErrGRPCNotLeader},
 		{mvcc.ErrUserEmpty, rpctypes.ErrGRPCUserEmpty},
 		{mvcc.ErrUserExists, rpctypes.ErrGRPCUserAlreadyExist},
 		{mvcc.ErrUserNotFound, rpctypes.ErrGRPCUserNotFound},

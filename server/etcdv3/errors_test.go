@@ -66,7 +66,6 @@ func TestErrors(t *testing.T) {
 		{mvcc.ErrNotEnoughStarted, codes.Unknown, notStarted},
 		{errNotReady, codes.FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader"},
 		{errUnhealthy, codes.Unavailable, unhealthy},
-		{ErrNotLeader, codes.FailedPrecondition, "etcdserver: not leader"},
 		{mvcc.ErrUserEmpty, codes.InvalidArgument, "etcdserver: user name is empty"},
 		{mvcc.ErrUserExists, codes.FailedPrecondition, "etcdserver: user name already exists"},
 		{mvcc.ErrUserNotFound, codes.FailedPrecondition, "etcdserver: user name not found"},

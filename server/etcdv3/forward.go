@@ -157,7 +157,7 @@ func (s *Server) byLeader(ctx context.Context, fn func(*grpc.ClientConn) error) 
 		case ctx.Err() != nil:
 			return grpcError(ctx.Err())
 		default:
-			return rpctypes.ErrGRPCTimeout
+			return status.FromContextError(context.DeadlineExceeded).Err() // as etcd says it
 		}
 		if err := fn(conn); !errors.Is(err, errNotLeading) {
 			return err

@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/coreos/go-semver/semver"
@@ -9,6 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/keelson-io/keelson/drivers"
 )
 
 type maintenanceServer struct {
@@ -121,7 +124,7 @@ func (s *maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequ
 	}
 	err := s.opts.Members.MoveLeader(ctx, r.TargetID)
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil, errors.Is(err, drivers.ErrNoQuorum):
 		return nil, errSlowTransfer
 	case err != nil:
 		return nil, grpcError(err)

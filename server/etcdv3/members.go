@@ -22,13 +22,10 @@ type Members interface {
 	// zero time if it is not connected.
 	ActiveSince(id uint64) time.Time
 	// Progress tells how much of the leader's log a member has: mvcc.ErrMemberNotFound if the leader does not know it,
-	// ErrNotLeader if this server does not lead.
+	// drivers.ErrNotLeader if this server does not lead.
 	Progress(id uint64) (Progress, error)
-	// Leader gives a client of the leader's Cluster API, the leader being another server. It waits for one, as long as a request may take,
-	// and says rpctypes.ErrGRPCNoLeader then.
-	Leader(ctx context.Context) (pb.ClusterClient, error)
 	// Change has the log decide a request (mvcc.AddMember, RemoveMember, PromoteMember, UpdateMember) and gives the members
-	// afterwards. It returns when the change is in force: the next one can follow. Any server takes it.
+	// afterwards. It returns when the change is in force: the next one can follow. Called on the leader.
 	Change(ctx context.Context, request any) ([]*pb.Member, error)
 	// MoveLeader has another member that votes lead. This server leads when it is called; it returns when the other one does, or with ctx.
 	MoveLeader(ctx context.Context, id uint64) error
@@ -36,9 +33,6 @@ type Members interface {
 
 // Progress is how far a member is: the last position of the leader's log that it is known to have, and the leader's own last one.
 type Progress struct{ Match, Last uint64 }
-
-// ErrNotLeader says that what was asked is the leader's to know.
-var ErrNotLeader = errors.New("etcdv3: this server does not lead")
 
 // errNotReady refuses to promote a learner that lags.
 var errNotReady = errors.New("etcdv3: the learner has not caught up")
