@@ -36,15 +36,16 @@ type cluster struct {
 	mu  sync.Mutex
 	net *peer.Network // nil while alone
 	id  raft.Identity
-	// peers are the members' peer URLs as the flags or another member tell them, until the log does.
+	// peers are the members' peer URLs, as the flags or another member tell them until the log does.
 	peers map[uint64][]string
+	// parted are members that were removed, and to which there is no connection any more.
+	parted map[uint64]bool
 	// founders is what the first leader founds the cluster with, if the log has no member.
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
 	lost chan struct{}
 
 	grown   chan struct{} // closed when Raft is there
-	started chan struct{} // closed when the others know this member as it is now
 	changed chan struct{} // the members have changed; capacity 1
 	gone    chan struct{} // closed when this member was removed
 	goOnce  sync.Once
@@ -81,8 +82,8 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 		return nil, err
 	}
 	c := &cluster{
-		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}), started: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}),
+		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), parted: map[uint64]bool{},
 	}
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
 		return nil, err
@@ -278,12 +279,31 @@ func (c *cluster) told(ix *mvcc.Index) {
 		for _, m := range members {
 			urls[m.ID] = m.PeerURLs
 		}
+		for id, old := range c.peers {
+			if urls[id] == nil && ix.Removed(id) && !c.parted[id] {
+				// It may still have an answer to give, and should hear that it was removed.
+				urls[id] = old
+				time.AfterFunc(partTime, func() { c.part(id) })
+			}
+		}
+		c.peers = urls
 		c.net.SetPeers(urls)
 	}
 	select {
 	case c.changed <- struct{}{}:
 	default:
 	}
+}
+
+// partTime is how long there are connections to a member after it was removed.
+const partTime = 5 * time.Second
+
+// part ends the connections to a member that was removed.
+func (c *cluster) part(id uint64) {
+	c.mu.Lock()
+	c.parted[id] = true
+	c.mu.Unlock()
+	c.told(c.node.store.Index())
 }
 
 func (c *cluster) connections() *peer.Network {

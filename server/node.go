@@ -176,6 +176,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if berr := background.Wait(); err == nil {
 		err = berr
 	}
+	if errors.Is(err, context.Canceled) {
+		return nil // by the stop itself
+	}
 	return err
 }
 

@@ -120,6 +120,11 @@ func (s *Server) answer(ctx context.Context, req any, method string, handler grp
 	if txn, ok := req.(*pb.TxnRequest); resp == nil || ok && mvcc.ReadOnly(txn) {
 		return handler(ctx, req)
 	}
+	if s.opts.Cluster.Leader() == 0 {
+		if resp, err := s.unled(ctx, req, method, handler); !errors.Is(err, errNotLeading) {
+			return resp, err
+		}
+	}
 	var got any
 	err := s.byLeader(ctx, func(conn *grpc.ClientConn) (err error) {
 		if conn == nil {
@@ -130,6 +135,21 @@ func (s *Server) answer(ctx context.Context, req any, method string, handler grp
 		return s.forward(ctx, conn, method, req, resp)
 	})
 	return got, err
+}
+
+// unled answers, where there is no leader, what need not wait for one: changes of the members that this server refuses by what it sees itself.
+func (s *Server) unled(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
+	switch method {
+	case pb.Cluster_MemberAdd_FullMethodName, pb.Cluster_MemberRemove_FullMethodName:
+		return handler(ctx, req)
+	case pb.Cluster_MemberPromote_FullMethodName:
+		patience, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+		defer cancel()
+		if _, err := s.opts.Lead.Leader(patience); err != nil && ctx.Err() == nil {
+			return nil, rpctypes.ErrGRPCNoLeader
+		}
+	}
+	return nil, errNotLeading
 }
 
 // tell answers another server, and says how far the log goes.
