@@ -37,7 +37,7 @@ type Compactor interface {
 type Cluster struct {
 	ID     uint64
 	Member uint64
-	// Term gives the Raft term.
+	// Term gives the Raft term. Default: 0.
 	Term    func() uint64
 	Version string // etcd's version, as in Status
 	// Members are those of the cluster that are there, Leader the one that Status names.
@@ -129,6 +129,9 @@ func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 	s := &Server{opts: opts}
 	if opts.Observe == nil {
 		s.opts.Observe = nobody{}
+	}
+	if opts.Cluster.Term == nil {
+		s.opts.Cluster.Term = func() uint64 { return 0 }
 	}
 	if opts.BcryptCost < bcrypt.MinCost || opts.BcryptCost > bcrypt.MaxCost {
 		s.opts.BcryptCost = bcrypt.DefaultCost
