@@ -47,7 +47,8 @@ type cluster struct {
 
 	grown   chan struct{} // closed when Raft is there
 	changed chan struct{} // the members have changed; capacity 1
-	gone    chan struct{} // closed when this member was removed
+	gone    chan struct{} // closed when this server ends by itself, for why
+	why     error
 	goOnce  sync.Once
 
 	growOnce  sync.Once
@@ -262,12 +263,29 @@ func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	return copier{net}, nil
 }
 
+// errRemoved ends a server that is a member no more.
+var errRemoved = errors.New("this member was removed from the cluster: its data directory is of no use to another one")
+
 // leave stops this server: it was removed.
-func (c *cluster) leave() {
+func (c *cluster) leave() { c.end(errRemoved) }
+
+// end stops this server.
+func (c *cluster) end(why error) {
 	c.goOnce.Do(func() {
-		c.logger.Error("this member was removed from the cluster: stopping. Its data directory is of no use to another member")
+		c.logger.Error("stopping", "error", why)
+		c.why = why
 		close(c.gone)
 	})
+}
+
+// ended says why this server has stopped by itself, if it has.
+func (c *cluster) ended() error {
+	select {
+	case <-c.gone:
+		return c.why
+	default:
+		return nil
+	}
 }
 
 // told takes note of the members that the log has.

@@ -36,6 +36,8 @@ func (c *cluster) run(ctx context.Context) error {
 			}
 		case <-c.log.Removed():
 			c.leave()
+		case <-c.log.Failed():
+			c.end(c.log.Failure())
 		case <-c.gone:
 		}
 		retry.Stop()

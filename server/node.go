@@ -176,8 +176,11 @@ func (n *Node) Run(ctx context.Context) error {
 	if berr := background.Wait(); err == nil {
 		err = berr
 	}
-	if errors.Is(err, context.Canceled) {
-		return nil // by the stop itself
+	if n.cluster != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = n.cluster.ended()
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, errRemoved) {
+		return nil // by the stop itself, or, as with etcd, no failure
 	}
 	return err
 }

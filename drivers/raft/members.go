@@ -129,6 +129,14 @@ func (l *Log) Removed() <-chan struct{} {
 	return nil
 }
 
+// Failed is closed when this server's part in the consensus has ended because its Raft log failed: it has to be started again. It is nil for one that is alone.
+func (l *Log) Failed() <-chan struct{} {
+	if n := l.node.Load(); n != nil {
+		return n.failed
+	}
+	return nil
+}
+
 // Failure tells what keeps this server from its disk, or ended its part in the consensus.
 func (l *Log) Failure() error {
 	if n := l.node.Load(); n != nil {

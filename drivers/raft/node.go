@@ -59,6 +59,7 @@ type node struct {
 	isRemoved bool
 	member    bool // it has been in the configuration
 	failure   atomic.Pointer[error]
+	failed    chan struct{} // closed when failure is set
 	fetching  atomic.Bool
 }
 
@@ -73,7 +74,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n := &node{
 		log: l, logger: l.logger, id: w.Identity().Member, wal: w, net: net,
 		inbox: make(chan *raftpb.Message, inboxSize), work: make(chan func(), 64), done: make(chan struct{}),
-		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), stuck: make(map[uint64]int),
+		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
 	}
 	n.changed.init()
 	n.confed.init()
@@ -161,6 +162,7 @@ func (n *node) tick() {
 // fail ends this server's part: its log on disk cannot be trusted any more.
 func (n *node) fail(err error) {
 	n.failure.Store(&err)
+	close(n.failed)
 	n.logger.Error("the Raft log failed: this member stops taking part until it is started again", "error", err)
 	n.setLead(0, false)
 	n.reads.failAll(err)

@@ -301,4 +301,3 @@ func (l *Log) Close() error {
 	})
 	return l.closeErr
 }
-
