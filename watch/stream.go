@@ -325,8 +325,14 @@ func (s *Stream) takeDue() ([]Response, error) {
 			out = append(out, *q.answer)
 		case q.w.queued:
 			w := q.w
-			out = append(out, Response{ID: w.ID, Revision: max(w.header, w.pending[len(w.pending)-1].Main),
-				Events: w.pending, PrevKV: w.PrevKV, Fragment: w.Fragment, w: w})
+			for rest := w.pending; len(rest) > 0; {
+				n := responseEvents(rest)
+				r := Response{ID: w.ID, Revision: rest[n-1].Main, Events: rest[:n:n], PrevKV: w.PrevKV, Fragment: w.Fragment, w: w}
+				if rest = rest[n:]; len(rest) == 0 {
+					r.Revision = max(w.header, r.Revision)
+				}
+				out = append(out, r)
+			}
 			w.pending, w.header, w.queued, w.active = nil, 0, false, true
 			s.sent = max(s.sent, out[len(out)-1].Revision)
 		}
@@ -342,6 +348,22 @@ func (s *Stream) takeDue() ([]Response, error) {
 		s.hub.wake()
 	}
 	return out, nil
+}
+
+// responseBytes is how many bytes of events share a response: few enough for clients that take no more than gRPC's default of 4 MiB, previous values
+// included. A revision is not divided.
+const responseBytes = 1 << 20
+
+// responseEvents tells how many of the events that are due go into the next response.
+func responseEvents(events []*Event) int {
+	size := 0
+	for i, e := range events {
+		if i > 0 && size > responseBytes && e.Main != events[i-1].Main {
+			return i
+		}
+		size += len(e.Key) + len(e.Value)
+	}
+	return len(events)
 }
 
 // tellProgress appends what is to be told of progress at the hub's revision. Called with Hub.mu held.

@@ -92,6 +92,14 @@ func (d *drill) join(n, by int, learner bool) error {
 			}
 			return nil
 		})
+		// It refuses clients until it has heard of that itself.
+		err = errors.Join(err, d.until("a member that knows that it votes", func(ctx context.Context) error {
+			s, err := d.status(ctx, n)
+			if err == nil && s.IsLearner {
+				err = errors.New("it says that it is a learner")
+			}
+			return err
+		}))
 	}
 	if err := errors.Join(err, d.serve(n)); err != nil {
 		return err
