@@ -8,7 +8,8 @@ import (
 func TestResponses(t *testing.T) {
 	events := func(sizes ...int) (all []*Event) {
 		for i, size := range sizes {
-			e := &Event{Value: make([]byte, size)}
+			e := new(Event)
+			e.Value = make([]byte, size)
 			e.Main = int64(i/2 + 2) // two of each revision
 			all = append(all, e)
 		}
