@@ -16,6 +16,7 @@ import (
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/etcdv3"
+	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/server/peer/peerpb"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -122,11 +123,23 @@ func (c *cluster) MoveLeader(ctx context.Context, id uint64) error {
 type lead struct{ *cluster }
 
 // Leader implements etcdv3.Lead.
-func (l lead) Leader(ctx context.Context) (*grpc.ClientConn, error) {
+func (l lead) Leader(ctx context.Context) (etcdv3.Leader, error) {
+	id, conn, err := l.find(ctx)
+	if err != nil || conn == nil {
+		return nil, err
+	}
+	return leader{l.connections(), id, conn}, nil
+}
+
+// find waits until there is a leader that can be reached, and gives the connection to it, nil if it is this server.
+func (l lead) find(ctx context.Context) (uint64, *grpc.ClientConn, error) {
 	for {
 		leader, _, leading, changed := l.log.Leader()
 		if leading {
-			return nil, nil
+			return 0, nil, nil
+		}
+		if conn := l.ready(leader); conn != nil {
+			return leader, conn, nil
 		}
 		moved, cancel := context.WithCancel(ctx)
 		go func() {
@@ -142,12 +155,24 @@ func (l lead) Leader(ctx context.Context) (*grpc.ClientConn, error) {
 		}
 		cancel()
 		if conn != nil {
-			return conn, nil
+			return leader, conn, nil
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 	}
+}
+
+// ready gives the connection to a member if there is one.
+func (l lead) ready(id uint64) *grpc.ClientConn {
+	net := l.connections()
+	if id == 0 || net == nil {
+		return nil
+	}
+	if conn, err := net.Conn(id); err == nil && conn.GetState() == connectivity.Ready {
+		return conn
+	}
+	return nil
 }
 
 // reach waits until there is a connection to a member, or ctx ends.
@@ -177,9 +202,32 @@ func (l lead) reach(ctx context.Context, id uint64) *grpc.ClientConn {
 // memberAgain is the pause before it is looked again where a member is, or tried again to tell it something.
 const memberAgain = 100 * time.Millisecond
 
-// Renew implements etcdv3.Lead.
-func (l lead) Renew(ctx context.Context, conn *grpc.ClientConn, lease int64) (ttl, position int64, err error) {
-	resp, err := peerpb.NewPeerClient(conn).Renew(ctx, &peerpb.RenewRequest{Lease: lease})
+// leader is another member that leads.
+type leader struct {
+	net  *peer.Network
+	id   uint64
+	conn *grpc.ClientConn
+}
+
+// Answer implements etcdv3.Leader.
+func (l leader) Answer(ctx context.Context, method string, request []byte) (etcdv3.Answer, error) {
+	a, err := l.net.Forward(ctx, l.id, method, request)
+	switch {
+	case errors.Is(err, peer.ErrNotSent):
+		return etcdv3.Answer{}, etcdv3.ErrNotSent
+	case errors.Is(err, peer.ErrLost):
+		return etcdv3.Answer{}, etcdv3.ErrLost
+	case err != nil:
+		return etcdv3.Answer{}, err
+	}
+	return etcdv3.Answer{
+		Response: a.GetResponse(), Err: status.Error(codes.Code(a.GetCode()), a.GetText()), NotLeader: a.GetNotLeader(), Position: a.GetPosition(),
+	}, nil
+}
+
+// Renew implements etcdv3.Leader.
+func (l leader) Renew(ctx context.Context, lease int64) (ttl, position int64, err error) {
+	resp, err := peerpb.NewPeerClient(l.conn).Renew(ctx, &peerpb.RenewRequest{Lease: lease})
 	return resp.GetTtl(), resp.GetPosition(), err
 }
 
@@ -194,7 +242,7 @@ func (c *cluster) publish(ctx context.Context) error {
 		if m != nil && m.Name == c.node.opts.Name && slices.Equal(m.ClientURLs, urls) {
 			return nil
 		}
-		conn, err := lead{c}.Leader(ctx)
+		_, conn, err := lead{c}.find(ctx)
 		switch {
 		case err != nil:
 			return nil // it is stopping

@@ -47,22 +47,35 @@ func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 		Removed: func(id uint64) bool { return c.node.store.Index().Removed(id) },
 		Seen:    c.connections().Retry,
 	})
-	api.Lead, api.Learner, api.TellPosition, api.Stopping = nil, nil, true, ctx.Done()
+	api.Lead, api.Learner, api.Stopping = nil, nil, ctx.Done()
 	options := append(peer.ServerOptions(), grpc.Creds(listen.Credentials()),
 		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
-	g := etcdv3.Register(api, options...)
-	peer.Register(g, service{c}, ctx.Done())
+	server := etcdv3.New(api)
+	g := server.Register(options...)
+	peer.Register(g, service{c, server}, ctx.Done())
 	return listen.NewServer(listen.ServerOptions{Listeners: c.listeners, Name: "peer", Log: c.logger, GRPC: g}).Run(ctx)
 }
 
 // service is what this member does for the others.
-type service struct{ *cluster }
+type service struct {
+	*cluster
+	api *etcdv3.Server
+}
 
 var _ peer.Service = service{}
 
 // Deliver implements peer.Service.
 func (s service) Deliver(ctx context.Context, m *raftpb.Message) error {
 	return s.log.Deliver(ctx, m)
+}
+
+// Answer implements peer.Service.
+func (s service) Answer(ctx context.Context, c *peerpb.Call) (*peerpb.Answer, error) {
+	a := s.api.Answer(ctx, c.GetMethod(), c.GetRequest())
+	st := status.Convert(a.Err)
+	return &peerpb.Answer{
+		Response: a.Response, Code: uint32(st.Code()), Text: st.Message(), NotLeader: a.NotLeader, Position: a.Position,
+	}, nil
 }
 
 // Renew implements peer.Service.

@@ -2,13 +2,15 @@ package watch
 
 import (
 	"testing"
+
+	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // TestResponses: what is due is divided into responses of some size, between revisions alone.
 func TestResponses(t *testing.T) {
 	events := func(sizes ...int) (all []*Event) {
 		for i, size := range sizes {
-			e := new(Event)
+			e := &Event{Event: new(mvcc.Event)}
 			e.Value = make([]byte, size)
 			e.Main = int64(i/2 + 2) // two of each revision
 			all = append(all, e)

@@ -3,14 +3,12 @@ package etcdv3
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -19,16 +17,33 @@ import (
 
 // Lead brings what the leader decides to the leader. Its methods may be called concurrently.
 type Lead interface {
-	// Leader gives the connection to the server that leads, nil if it is this one. It waits until there is one that can be reached, or ctx ends.
-	Leader(ctx context.Context) (*grpc.ClientConn, error)
-	// Renew has the leader at the end of a connection renew a lease, and gives its TTL, 0 if there is none, and where in the log the renewal stands.
-	Renew(ctx context.Context, conn *grpc.ClientConn, lease int64) (ttl, position int64, err error)
+	// Leader gives the server that leads, nil if it is this one. It waits until there is one that can be reached, or ctx ends.
+	Leader(ctx context.Context) (Leader, error)
 }
 
-// The leader's answer carries in its trailer how far its log went then, or that it did not lead any more and has done nothing.
-const (
-	keyPosition  = "keelson-position"
-	keyNotLeader = "keelson-not-leader"
+// Leader is another server that leads, or did a moment ago.
+type Leader interface {
+	// Answer has its Server.Answer answer a request. Errors: ErrNotSent, if it has certainly done nothing; ErrLost; ctx's.
+	Answer(ctx context.Context, method string, request []byte) (Answer, error)
+	// Renew has it renew a lease, and gives its TTL, 0 if there is none, and where in the log the renewal stands.
+	Renew(ctx context.Context, lease int64) (ttl, position int64, err error)
+}
+
+// Answer is what another server answers.
+type Answer struct {
+	// Response is the message, encoded, unless Err is set.
+	Response []byte
+	Err      error
+	// NotLeader is set if that server does not lead, and has done nothing.
+	NotLeader bool
+	// Position is how far its log went then.
+	Position int64
+}
+
+// What becomes of a request that another server has not answered.
+var (
+	ErrNotSent = errors.New("etcdv3: the leader was not asked")
+	ErrLost    = errors.New("etcdv3: the leader's answer was lost")
 )
 
 // errNotLeading answers a request that this server took for the leader, and is not. Nothing was done.
@@ -110,9 +125,6 @@ func forwardedAuth(method string) proto.Message {
 
 // answer has a unary call answered by this server or by the leader.
 func (s *Server) answer(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
-	if s.opts.TellPosition {
-		return s.tell(ctx, req, handler)
-	}
 	if s.opts.Lead == nil {
 		return handler(ctx, req)
 	}
@@ -126,13 +138,13 @@ func (s *Server) answer(ctx context.Context, req any, method string, handler grp
 		}
 	}
 	var got any
-	err := s.byLeader(ctx, func(conn *grpc.ClientConn) (err error) {
-		if conn == nil {
+	err := s.byLeader(ctx, func(leader Leader) (err error) {
+		if leader == nil {
 			got, err = handler(ctx, req)
 			return err
 		}
 		got = resp
-		return s.forward(ctx, conn, method, req, resp)
+		return s.forward(ctx, leader, method, req, resp)
 	})
 	return got, err
 }
@@ -152,26 +164,50 @@ func (s *Server) unled(ctx context.Context, req any, method string, handler grpc
 	return nil, errNotLeading
 }
 
-// tell answers another server, and says how far the log goes.
-func (s *Server) tell(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
-	resp, err := handler(ctx, req)
-	md := metadata.Pairs(keyPosition, strconv.FormatInt(s.opts.Store.Index().End.Position, 10))
-	if errors.Is(err, errNotLeading) {
-		md = metadata.Pairs(keyNotLeader, "1")
+// Answer answers a request that another server has passed on, as this server's own clients are answered.
+func (s *Server) Answer(ctx context.Context, method string, request []byte) Answer {
+	m, known := s.methods[method]
+	if !known || forwarded(method) == nil {
+		return Answer{Err: status.Errorf(codes.Unimplemented, "%s is not forwarded", method)}
 	}
-	if terr := grpc.SetTrailer(ctx, md); terr != nil {
-		return nil, terr
+	decode := func(to any) error { return proto.Unmarshal(request, to.(proto.Message)) }
+	resp, err := m.desc.Handler(m.service, ctx, decode, s.unary)
+	a := Answer{Position: s.opts.Store.Index().End.Position}
+	switch {
+	case errors.Is(err, errNotLeading):
+		a.NotLeader = true
+	case err != nil:
+		a.Err = err
+	default:
+		a.Response, a.Err = proto.Marshal(resp.(proto.Message))
 	}
-	return resp, err
+	return a
+}
+
+// method is a unary call of a service.
+type method struct {
+	service any
+	desc    *grpc.MethodDesc
+}
+
+// methodsOf gives the unary calls of services, by gRPC's full name.
+func methodsOf(services map[*grpc.ServiceDesc]any) map[string]method {
+	all := map[string]method{}
+	for d, service := range services {
+		for i := range d.Methods {
+			all["/"+d.ServiceName+"/"+d.Methods[i].MethodName] = method{service, &d.Methods[i]}
+		}
+	}
+	return all
 }
 
 // byLeader does something at the leader, and again at the next one as long as nothing was done: fn says errNotLeading then. It gives up
 // after the time that a request may take.
-func (s *Server) byLeader(ctx context.Context, fn func(*grpc.ClientConn) error) error {
+func (s *Server) byLeader(ctx context.Context, fn func(Leader) error) error {
 	patience, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
 	for {
-		conn, err := s.opts.Lead.Leader(patience)
+		leader, err := s.opts.Lead.Leader(patience)
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
@@ -179,7 +215,7 @@ func (s *Server) byLeader(ctx context.Context, fn func(*grpc.ClientConn) error) 
 		default:
 			return status.FromContextError(context.DeadlineExceeded).Err() // as etcd says it
 		}
-		if err := fn(conn); !errors.Is(err, errNotLeading) {
+		if err := fn(leader); !errors.Is(err, errNotLeading) {
 			return err
 		}
 		pause := time.NewTimer(leaderAgain)
@@ -192,28 +228,27 @@ func (s *Server) byLeader(ctx context.Context, fn func(*grpc.ClientConn) error) 
 	}
 }
 
-// forward passes a call on as it is, and waits until this server has applied what came of it: who has been answered here finds it here.
-func (s *Server) forward(ctx context.Context, conn *grpc.ClientConn, method string, req any, resp proto.Message) error {
-	var trailer metadata.MD
-	err := conn.Invoke(ctx, method, req, resp, grpc.Trailer(&trailer))
-	told := trailer.Get(keyPosition)
+// forward passes a request on as it is, and waits until this server has applied what came of it: who has been answered here finds it here.
+func (s *Server) forward(ctx context.Context, leader Leader, method string, req any, resp proto.Message) error {
+	request, err := proto.Marshal(req.(proto.Message))
+	if err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
+	a, err := leader.Answer(ctx, method, request)
 	switch {
-	case len(trailer.Get(keyNotLeader)) > 0:
+	case errors.Is(err, ErrNotSent), err == nil && a.NotLeader:
 		return errNotLeading
-	case len(told) == 0 && ctx.Err() != nil:
-		return grpcError(ctx.Err())
-	case len(told) == 0:
-		// The connection broke, and what became of the request is not known.
-		s.opts.Logger.Debug("a forwarded request was lost", "method", method, "error", err)
+	case errors.Is(err, ErrLost):
 		return rpctypes.ErrGRPCTimeoutDueToConnectionLost
 	case err != nil:
-		return err
+		return grpcError(err)
+	case a.Err != nil:
+		return a.Err
 	}
-	position, err := strconv.ParseInt(told[0], 10, 64)
-	if err != nil {
-		return status.Errorf(codes.Internal, "keelson: the leader's answer says that its log ends at %q", told[0])
+	if err := proto.Unmarshal(a.Response, resp); err != nil {
+		return status.Error(codes.Internal, err.Error())
 	}
-	if err := s.await(ctx, position); err != nil {
+	if err := s.await(ctx, a.Position); err != nil {
 		return err
 	}
 	if h, ok := resp.(interface{ GetHeader() *pb.ResponseHeader }); ok && h.GetHeader() != nil {
@@ -239,13 +274,13 @@ func (s *Server) renew(ctx context.Context, lease int64) (ttl int64, err error) 
 	if s.opts.Lead == nil {
 		return s.renewHere(ctx, lease)
 	}
-	err = s.byLeader(ctx, func(conn *grpc.ClientConn) error {
-		if conn == nil {
+	err = s.byLeader(ctx, func(leader Leader) error {
+		if leader == nil {
 			ttl, err = s.renewHere(ctx, lease)
 			return err
 		}
 		var position int64
-		if ttl, position, err = s.opts.Lead.Renew(ctx, conn, lease); err != nil {
+		if ttl, position, err = leader.Renew(ctx, lease); err != nil {
 			// A renewal may be done twice.
 			if status.Code(err) == codes.Unavailable {
 				return errNotLeading

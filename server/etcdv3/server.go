@@ -64,8 +64,6 @@ type Options struct {
 	Members Members
 	// Lead brings requests to the leader where another server may lead. Nil where none does.
 	Lead Lead
-	// TellPosition is set for the API that other servers forward requests to.
-	TellPosition bool
 	// Timeout is how long a request may take to find a leader. Required with Lead.
 	Timeout time.Duration
 	// StrictReconfigCheck refuses changes of Members that would cost the quorum: --strict-reconfig-check.
@@ -113,8 +111,9 @@ func (nobody) Handled(string, string, error, time.Duration) {}
 
 // Server implements etcd's services.
 type Server struct {
-	opts  Options
-	quota quota
+	opts    Options
+	quota   quota
+	methods map[string]method // for requests that other servers pass on
 }
 
 // streamWorkers is the number of goroutines kept for calls. More are started
@@ -124,8 +123,8 @@ const streamWorkers = 128
 // grpcOverhead is what a message may be larger than a request.
 const grpcOverhead = 512 << 10
 
-// Register makes a gRPC server with all of etcd's services on it.
-func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
+// New makes a Server.
+func New(opts Options) *Server {
 	s := &Server{opts: opts}
 	if opts.Observe == nil {
 		s.opts.Observe = nobody{}
@@ -136,12 +135,26 @@ func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 	if opts.BcryptCost < bcrypt.MinCost || opts.BcryptCost > bcrypt.MaxCost {
 		s.opts.BcryptCost = bcrypt.DefaultCost
 	}
+	s.methods = methodsOf(map[*grpc.ServiceDesc]any{
+		&pb.KV_ServiceDesc: &kvServer{Server: s}, &pb.Lease_ServiceDesc: &leaseServer{Server: s}, &pb.Cluster_ServiceDesc: &clusterServer{Server: s},
+		&pb.Maintenance_ServiceDesc: &maintenanceServer{Server: s}, &pb.Auth_ServiceDesc: &authServer{Server: s},
+	})
+	return s
+}
+
+// Register makes a gRPC server with all of etcd's services on it.
+func Register(opts Options, extra ...grpc.ServerOption) *grpc.Server {
+	return New(opts).Register(extra...)
+}
+
+// Register makes a gRPC server with all of etcd's services on it.
+func (s *Server) Register(extra ...grpc.ServerOption) *grpc.Server {
 	all := append([]grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.MaxRecvMsgSize(opts.MaxRequestBytes + grpcOverhead),
+		grpc.MaxRecvMsgSize(s.opts.MaxRequestBytes + grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.MaxConcurrentStreams(opts.MaxConcurrentStreams),
+		grpc.MaxConcurrentStreams(s.opts.MaxConcurrentStreams),
 		grpc.ChainUnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.stream),
 	}, extra...)

@@ -73,6 +73,10 @@ func (s *service) Renew(ctx context.Context, lease int64) (ttl, position int64, 
 	return 10 * lease, int64(From(ctx)), nil
 }
 
+func (s *service) Answer(_ context.Context, c *peerpb.Call) (*peerpb.Answer, error) {
+	return &peerpb.Answer{Response: append([]byte(c.GetMethod()+":"), c.GetRequest()...)}, nil
+}
+
 func (s *service) Publish(context.Context, string, []string) error { return nil }
 
 func (s *service) Hashes(context.Context) ([]*peerpb.PositionHash, error) {

@@ -56,6 +56,7 @@ type peer struct {
 	appends *link
 	control *link
 	calls   *link // carries no Raft messages
+	forward *forwarder
 }
 
 // NewNetwork returns a Network without peers. It must be closed.
@@ -126,6 +127,7 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 		return nil, err
 	}
 	p.calls.queue.told = true // nothing can be lost there, so its end is no loss
+	p.forward = newForwarder(p.calls.conn)
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
 	n.running.Go(func() { p.appends.run(ctx) })

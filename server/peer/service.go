@@ -30,6 +30,8 @@ type Service interface {
 	Copy(ctx context.Context, index uint64, send func(*peerpb.CopyChunk) error) error
 	// Renew renews a lease, as the leader, and says where the renewal stands.
 	Renew(ctx context.Context, lease int64) (ttl, position int64, err error)
+	// Answer answers a call of a client of the caller's, all but its id. Its error ends the stream.
+	Answer(ctx context.Context, c *peerpb.Call) (*peerpb.Answer, error)
 	// Publish records, as the leader, what the caller is called and where clients reach it.
 	Publish(ctx context.Context, name string, clientURLs []string) error
 	// Hashes gives the chain hashes of the last commits.

@@ -76,7 +76,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15, 0}
+	return file_peer_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Message is one or more Raft messages, in order.
@@ -645,6 +645,245 @@ func (x *RenewResponse) GetPosition() int64 {
 	return 0
 }
 
+// Calls go together as they come.
+type Calls struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*Call                `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Calls) Reset() {
+	*x = Calls{}
+	mi := &file_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Calls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Calls) ProtoMessage() {}
+
+func (x *Calls) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Calls.ProtoReflect.Descriptor instead.
+func (*Calls) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Calls) GetCalls() []*Call {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+type Call struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is the caller's, and in the answer again.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// method is gRPC's full name of it.
+	Method        string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Request       []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Call) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Call) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Call) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type Answers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answers) Reset() {
+	*x = Answers{}
+	mi := &file_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answers) ProtoMessage() {}
+
+func (x *Answers) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answers.ProtoReflect.Descriptor instead.
+func (*Answers) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Answers) GetAnswers() []*Answer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// response is there unless code or not_leader is set.
+	Response []byte `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
+	// code and text are gRPC's status.
+	Code uint32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// not_leader: the member does not lead, and has done nothing.
+	NotLeader bool `protobuf:"varint,5,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	// position is how far the member's log went after the call.
+	Position      int64 `protobuf:"varint,6,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetResponse() []byte {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *Answer) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Answer) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Answer) GetNotLeader() bool {
+	if x != nil {
+		return x.NotLeader
+	}
+	return false
+}
+
+func (x *Answer) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 type PublishRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -655,7 +894,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +906,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +919,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PublishRequest) GetName() string {
@@ -705,7 +944,7 @@ type PublishResponse struct {
 
 func (x *PublishResponse) Reset() {
 	*x = PublishResponse{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +956,7 @@ func (x *PublishResponse) String() string {
 func (*PublishResponse) ProtoMessage() {}
 
 func (x *PublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +969,7 @@ func (x *PublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
 func (*PublishResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{15}
 }
 
 type HashesRequest struct {
@@ -741,7 +980,7 @@ type HashesRequest struct {
 
 func (x *HashesRequest) Reset() {
 	*x = HashesRequest{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +992,7 @@ func (x *HashesRequest) String() string {
 func (*HashesRequest) ProtoMessage() {}
 
 func (x *HashesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +1005,7 @@ func (x *HashesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashesRequest.ProtoReflect.Descriptor instead.
 func (*HashesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
 type HashesResponse struct {
@@ -778,7 +1017,7 @@ type HashesResponse struct {
 
 func (x *HashesResponse) Reset() {
 	*x = HashesResponse{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1029,7 @@ func (x *HashesResponse) String() string {
 func (*HashesResponse) ProtoMessage() {}
 
 func (x *HashesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1042,7 @@ func (x *HashesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashesResponse.ProtoReflect.Descriptor instead.
 func (*HashesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HashesResponse) GetHashes() []*PositionHash {
@@ -823,7 +1062,7 @@ type PositionHash struct {
 
 func (x *PositionHash) Reset() {
 	*x = PositionHash{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1074,7 @@ func (x *PositionHash) String() string {
 func (*PositionHash) ProtoMessage() {}
 
 func (x *PositionHash) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1087,7 @@ func (x *PositionHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionHash.ProtoReflect.Descriptor instead.
 func (*PositionHash) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PositionHash) GetPosition() int64 {
@@ -875,7 +1114,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1126,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1139,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -948,7 +1187,23 @@ const file_peer_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\x03R\x05lease\"=\n" +
 	"\rRenewResponse\x12\x10\n" +
 	"\x03ttl\x18\x01 \x01(\x03R\x03ttl\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"E\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\"4\n" +
+	"\x05Calls\x12+\n" +
+	"\x05calls\x18\x01 \x03(\v2\x15.keelson.peer.v1.CallR\x05calls\"H\n" +
+	"\x04Call\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\fR\arequest\"<\n" +
+	"\aAnswers\x121\n" +
+	"\aanswers\x18\x01 \x03(\v2\x17.keelson.peer.v1.AnswerR\aanswers\"\x97\x01\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1a\n" +
+	"\bresponse\x18\x02 \x01(\fR\bresponse\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x1d\n" +
+	"\n" +
+	"not_leader\x18\x05 \x01(\bR\tnotLeader\x12\x1a\n" +
+	"\bposition\x18\x06 \x01(\x03R\bposition\"E\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vclient_urls\x18\x02 \x03(\tR\n" +
@@ -967,11 +1222,12 @@ const file_peer_proto_rawDesc = "" +
 	"\aREMOVED\x10\x01\x12\v\n" +
 	"\aCLUSTER\x10\x02\x12\n" +
 	"\n" +
-	"\x06MEMBER\x10\x032\xed\x02\n" +
+	"\x06MEMBER\x10\x032\xae\x03\n" +
 	"\x04Peer\x12@\n" +
 	"\bMessages\x12\x18.keelson.peer.v1.Message\x1a\x16.keelson.peer.v1.Pulse(\x010\x01\x12B\n" +
 	"\x04Copy\x12\x1c.keelson.peer.v1.CopyRequest\x1a\x1a.keelson.peer.v1.CopyChunk0\x01\x12F\n" +
-	"\x05Renew\x12\x1d.keelson.peer.v1.RenewRequest\x1a\x1e.keelson.peer.v1.RenewResponse\x12L\n" +
+	"\x05Renew\x12\x1d.keelson.peer.v1.RenewRequest\x1a\x1e.keelson.peer.v1.RenewResponse\x12?\n" +
+	"\aForward\x12\x16.keelson.peer.v1.Calls\x1a\x18.keelson.peer.v1.Answers(\x010\x01\x12L\n" +
 	"\aPublish\x12\x1f.keelson.peer.v1.PublishRequest\x1a .keelson.peer.v1.PublishResponse\x12I\n" +
 	"\x06Hashes\x12\x1e.keelson.peer.v1.HashesRequest\x1a\x1f.keelson.peer.v1.HashesResponseB2Z0github.com/keelson-io/keelson/server/peer/peerpbb\x06proto3"
 
@@ -988,7 +1244,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),     // 0: keelson.peer.v1.Refusal.Reason
 	(*Message)(nil),         // 1: keelson.peer.v1.Message
@@ -1001,37 +1257,45 @@ var file_peer_proto_goTypes = []any{
 	(*CopyEnd)(nil),         // 8: keelson.peer.v1.CopyEnd
 	(*RenewRequest)(nil),    // 9: keelson.peer.v1.RenewRequest
 	(*RenewResponse)(nil),   // 10: keelson.peer.v1.RenewResponse
-	(*PublishRequest)(nil),  // 11: keelson.peer.v1.PublishRequest
-	(*PublishResponse)(nil), // 12: keelson.peer.v1.PublishResponse
-	(*HashesRequest)(nil),   // 13: keelson.peer.v1.HashesRequest
-	(*HashesResponse)(nil),  // 14: keelson.peer.v1.HashesResponse
-	(*PositionHash)(nil),    // 15: keelson.peer.v1.PositionHash
-	(*Refusal)(nil),         // 16: keelson.peer.v1.Refusal
-	(*raftpb.Message)(nil),  // 17: raftpb.Message
+	(*Calls)(nil),           // 11: keelson.peer.v1.Calls
+	(*Call)(nil),            // 12: keelson.peer.v1.Call
+	(*Answers)(nil),         // 13: keelson.peer.v1.Answers
+	(*Answer)(nil),          // 14: keelson.peer.v1.Answer
+	(*PublishRequest)(nil),  // 15: keelson.peer.v1.PublishRequest
+	(*PublishResponse)(nil), // 16: keelson.peer.v1.PublishResponse
+	(*HashesRequest)(nil),   // 17: keelson.peer.v1.HashesRequest
+	(*HashesResponse)(nil),  // 18: keelson.peer.v1.HashesResponse
+	(*PositionHash)(nil),    // 19: keelson.peer.v1.PositionHash
+	(*Refusal)(nil),         // 20: keelson.peer.v1.Refusal
+	(*raftpb.Message)(nil),  // 21: raftpb.Message
 }
 var file_peer_proto_depIdxs = []int32{
-	17, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
+	21, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
 	5,  // 1: keelson.peer.v1.CopyChunk.header:type_name -> keelson.peer.v1.CopyHeader
 	6,  // 2: keelson.peer.v1.CopyChunk.rows:type_name -> keelson.peer.v1.CopyRows
 	8,  // 3: keelson.peer.v1.CopyChunk.end:type_name -> keelson.peer.v1.CopyEnd
 	7,  // 4: keelson.peer.v1.CopyRows.rows:type_name -> keelson.peer.v1.Row
-	15, // 5: keelson.peer.v1.HashesResponse.hashes:type_name -> keelson.peer.v1.PositionHash
-	0,  // 6: keelson.peer.v1.Refusal.reason:type_name -> keelson.peer.v1.Refusal.Reason
-	1,  // 7: keelson.peer.v1.Peer.Messages:input_type -> keelson.peer.v1.Message
-	3,  // 8: keelson.peer.v1.Peer.Copy:input_type -> keelson.peer.v1.CopyRequest
-	9,  // 9: keelson.peer.v1.Peer.Renew:input_type -> keelson.peer.v1.RenewRequest
-	11, // 10: keelson.peer.v1.Peer.Publish:input_type -> keelson.peer.v1.PublishRequest
-	13, // 11: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
-	2,  // 12: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.Pulse
-	4,  // 13: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
-	10, // 14: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
-	12, // 15: keelson.peer.v1.Peer.Publish:output_type -> keelson.peer.v1.PublishResponse
-	14, // 16: keelson.peer.v1.Peer.Hashes:output_type -> keelson.peer.v1.HashesResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	12, // 5: keelson.peer.v1.Calls.calls:type_name -> keelson.peer.v1.Call
+	14, // 6: keelson.peer.v1.Answers.answers:type_name -> keelson.peer.v1.Answer
+	19, // 7: keelson.peer.v1.HashesResponse.hashes:type_name -> keelson.peer.v1.PositionHash
+	0,  // 8: keelson.peer.v1.Refusal.reason:type_name -> keelson.peer.v1.Refusal.Reason
+	1,  // 9: keelson.peer.v1.Peer.Messages:input_type -> keelson.peer.v1.Message
+	3,  // 10: keelson.peer.v1.Peer.Copy:input_type -> keelson.peer.v1.CopyRequest
+	9,  // 11: keelson.peer.v1.Peer.Renew:input_type -> keelson.peer.v1.RenewRequest
+	11, // 12: keelson.peer.v1.Peer.Forward:input_type -> keelson.peer.v1.Calls
+	15, // 13: keelson.peer.v1.Peer.Publish:input_type -> keelson.peer.v1.PublishRequest
+	17, // 14: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
+	2,  // 15: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.Pulse
+	4,  // 16: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
+	10, // 17: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
+	13, // 18: keelson.peer.v1.Peer.Forward:output_type -> keelson.peer.v1.Answers
+	16, // 19: keelson.peer.v1.Peer.Publish:output_type -> keelson.peer.v1.PublishResponse
+	18, // 20: keelson.peer.v1.Peer.Hashes:output_type -> keelson.peer.v1.HashesResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1050,7 +1314,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	Peer_Messages_FullMethodName = "/keelson.peer.v1.Peer/Messages"
 	Peer_Copy_FullMethodName     = "/keelson.peer.v1.Peer/Copy"
 	Peer_Renew_FullMethodName    = "/keelson.peer.v1.Peer/Renew"
+	Peer_Forward_FullMethodName  = "/keelson.peer.v1.Peer/Forward"
 	Peer_Publish_FullMethodName  = "/keelson.peer.v1.Peer/Publish"
 	Peer_Hashes_FullMethodName   = "/keelson.peer.v1.Peer/Hashes"
 )
@@ -42,6 +43,9 @@ type PeerClient interface {
 	Copy(ctx context.Context, in *CopyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyChunk], error)
 	// Renew passes a renewal of a lease on to the leader.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
+	// Forward has the leader answer calls of etcd's API that clients have made to the caller. Calls are answered in any order. What
+	// is not answered when the stream ends may have been done or not.
+	Forward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Calls, Answers], error)
 	// Publish has the leader record what the caller is called and where clients reach it.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
 	// Hashes gives the chain hashes of the last commits.
@@ -98,6 +102,19 @@ func (c *peerClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) Forward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Calls, Answers], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[2], Peer_Forward_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Calls, Answers]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ForwardClient = grpc.BidiStreamingClient[Calls, Answers]
+
 func (c *peerClient) Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PublishResponse)
@@ -132,6 +149,9 @@ type PeerServer interface {
 	Copy(*CopyRequest, grpc.ServerStreamingServer[CopyChunk]) error
 	// Renew passes a renewal of a lease on to the leader.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// Forward has the leader answer calls of etcd's API that clients have made to the caller. Calls are answered in any order. What
+	// is not answered when the stream ends may have been done or not.
+	Forward(grpc.BidiStreamingServer[Calls, Answers]) error
 	// Publish has the leader record what the caller is called and where clients reach it.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
 	// Hashes gives the chain hashes of the last commits.
@@ -154,6 +174,9 @@ func (UnimplementedPeerServer) Copy(*CopyRequest, grpc.ServerStreamingServer[Cop
 }
 func (UnimplementedPeerServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedPeerServer) Forward(grpc.BidiStreamingServer[Calls, Answers]) error {
+	return status.Error(codes.Unimplemented, "method Forward not implemented")
 }
 func (UnimplementedPeerServer) Publish(context.Context, *PublishRequest) (*PublishResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
@@ -217,6 +240,13 @@ func _Peer_Renew_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Peer_Forward_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServer).Forward(&grpc.GenericServerStream[Calls, Answers]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ForwardServer = grpc.BidiStreamingServer[Calls, Answers]
 
 func _Peer_Publish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PublishRequest)
@@ -285,6 +315,12 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Copy",
 			Handler:       _Peer_Copy_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Forward",
+			Handler:       _Peer_Forward_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "peer.proto",
