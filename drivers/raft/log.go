@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,8 @@ type Log struct {
 	copying    sync.RWMutex // held shared by copies of the file, exclusively by scrubs
 	hurry      chan struct{}
 	unwritable atomic.Pointer[error]
+	// unresolved is set while the outcome of an append is not known.
+	unresolved atomic.Bool
 	copies     atomic.Int64 // that others fetch now
 
 	background sync.WaitGroup
@@ -65,7 +68,11 @@ func (l *Log) withFile(ctx context.Context, fn func(context.Context, *sqlite.Log
 	defer cancel(nil)
 	defer context.AfterFunc(l.fileCtx, func() { cancel(errReplaced) })()
 	err := fn(ctx, l.file)
-	if err != nil && errors.Is(context.Cause(ctx), errReplaced) {
+	switch {
+	case err == nil:
+	case l.ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", drivers.ErrClosed, err)
+	case errors.Is(context.Cause(ctx), errReplaced):
 		return fmt.Errorf("%w: %w", errReplaced, err)
 	}
 	return err
@@ -84,6 +91,20 @@ func (l *Log) fileEnd() (end drivers.End, mark sqlite.Mark) {
 
 // Append implements drivers.Log. In a cluster it is done by the leader alone: drivers.ErrNotLeader.
 func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batch) error {
+	if err := errors.Join(validate(batch), l.usable(ctx)); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	if l.unresolved.Load() {
+		return fmt.Errorf("append after %d: %w", after.Position, drivers.ErrUnresolved)
+	}
+	err := l.append(ctx, after, batch)
+	if errors.Is(err, drivers.ErrUncertain) {
+		l.unresolved.Store(true)
+	}
+	return err
+}
+
+func (l *Log) append(ctx context.Context, after drivers.End, batch *drivers.Batch) error {
 	n := l.node.Load()
 	if n == nil {
 		l.appending.Lock()
@@ -92,12 +113,6 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 			return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Append(ctx, after, batch) })
 		}
 		l.appending.Unlock()
-	}
-	if len(batch.Entries) == 0 {
-		return errors.New("append: the batch is empty")
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("append: %w", err)
 	}
 	if end, _ := l.tail.ends(); end != after {
 		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, end.Position)
@@ -111,15 +126,39 @@ func (l *Log) Append(ctx context.Context, after drivers.End, batch *drivers.Batc
 	return nil
 }
 
+func validate(batch *drivers.Batch) error {
+	if len(batch.Entries) == 0 {
+		return errors.New("the batch is empty")
+	}
+	for i := range batch.Entries {
+		if len(batch.Entries[i].Meta) == 0 {
+			return fmt.Errorf("entry %d of the batch has no meta", i)
+		}
+	}
+	return nil
+}
+
+// usable says why a call cannot begin.
+func (l *Log) usable(ctx context.Context) error {
+	if l.ctx.Err() != nil {
+		return drivers.ErrClosed
+	}
+	return ctx.Err()
+}
+
 // ReadIndex implements drivers.Log. In a cluster a majority is asked: drivers.ErrNoQuorum if none answers for Options.Timeout.
 func (l *Log) ReadIndex(ctx context.Context) (b drivers.Bounds, err error) {
 	if n := l.node.Load(); n != nil {
-		return n.readIndex(ctx)
+		b, err = n.readIndex(ctx)
+	} else {
+		err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+			b, err = f.ReadIndex(ctx)
+			return err
+		})
 	}
-	err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
-		b, err = f.ReadIndex(ctx)
-		return err
-	})
+	if err == nil && l.unresolved.Load() {
+		l.unresolved.Store(false)
+	}
 	return b, err
 }
 
@@ -144,6 +183,9 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 	if l.node.Load() == nil {
 		return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Scan(ctx, opts, fn) })
 	}
+	if err := l.usable(ctx); err != nil {
+		return fmt.Errorf("scan: %w", err)
+	}
 	// First what is not in the file: it may be there a moment later, and then it must not be read twice.
 	batches := l.tail.beyondFile()
 	upTo := opts.UpTo
@@ -164,22 +206,14 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 		}
 	}
 	for _, a := range batches {
-		var entries []drivers.Entry
-		for _, e := range a.batch.Entries {
-			if e.Position > opts.After && e.Position <= upTo {
-				if !opts.Values {
-					e.Value = nil
-				}
-				entries = append(entries, e)
-			}
-		}
-		if len(entries) == 0 {
+		first, end := max(opts.After, a.after.Position), min(upTo, a.end().Position)
+		if first >= end {
 			continue
 		}
-		if err := fn(entries); err != nil {
+		if err := l.usable(ctx); err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := fn(cloned(a.batch.Entries[first-a.after.Position:end-a.after.Position], opts.Values)); err != nil {
 			return err
 		}
 	}
@@ -218,7 +252,12 @@ func (l *Log) Follow(ctx context.Context, after drivers.End, fn func(*drivers.Ba
 			continue
 		}
 		for _, a := range batches {
-			if err := fn(a.batch); err != nil {
+			if err := l.usable(ctx); err != nil {
+				return fmt.Errorf("follow after %d: %w", after.Position, err)
+			}
+			b := *a.batch
+			b.Entries = cloned(b.Entries, true)
+			if err := fn(&b); err != nil {
 				return err
 			}
 			after = a.end()
@@ -263,11 +302,17 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 	if l.node.Load() == nil {
 		return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Values(ctx, positions, dst) })
 	}
+	if err := l.usable(ctx); err != nil {
+		return fmt.Errorf("values: %w", err)
+	}
+	if len(dst) != len(positions) {
+		return fmt.Errorf("values: %d positions and room for %d", len(positions), len(dst))
+	}
 	var missing []int64
 	var at []int
 	for i, p := range positions {
 		if e, ok := l.tail.entry(p); ok {
-			dst[i] = e.Value
+			dst[i] = bytes.Clone(e.Value)
 			continue
 		}
 		missing, at = append(missing, p), append(at, i)
@@ -295,6 +340,9 @@ func (l *Log) Epoch() uint64 { return l.epoch.Load() }
 
 // ScrubIn implements drivers.Followed.
 func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) error {
+	if l.unresolved.Load() {
+		return fmt.Errorf("scrub: %w", drivers.ErrUnresolved)
+	}
 	l.copying.Lock()
 	defer l.copying.Unlock()
 	if l.node.Load() != nil && len(positions) > 0 {

@@ -203,6 +203,32 @@ func (t *tail) hashes() (positions []int64, hashes []uint64) {
 	return positions, hashes
 }
 
+// cloned gives entries whose bytes are the caller's, in one piece.
+func cloned(entries []drivers.Entry, values bool) []drivers.Entry {
+	size := 0
+	for i := range entries {
+		size += len(entries[i].Meta)
+		if values {
+			size += len(entries[i].Value)
+		}
+	}
+	buf := make([]byte, 0, size)
+	part := func(b []byte) []byte {
+		at := len(buf)
+		buf = append(buf, b...)
+		return buf[at:len(buf):len(buf)]
+	}
+	out := make([]drivers.Entry, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		out[i] = drivers.Entry{Position: e.Position, Kind: e.Kind, Meta: part(e.Meta)}
+		if values {
+			out[i].Value = part(e.Value)
+		}
+	}
+	return out
+}
+
 // marked gives batches as the file takes them.
 func marked(batches []*applied) []sqlite.Marked {
 	out := make([]sqlite.Marked, len(batches))
