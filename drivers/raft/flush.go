@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -190,18 +191,32 @@ func (n *node) mark() (uint64, error) {
 	return entry.index, n.wal.SetSnapshot(marker(entry, n.conf, end, hash))
 }
 
-// keepFrom gives the index up to which the Raft log may go: some is kept for members that are behind.
+// keepFrom gives the index up to which the Raft log may go: some is kept for members that are behind, less of it if it is large.
 func (n *node) keepFrom(marked uint64) uint64 {
-	index := marked - min(marked, n.log.opts.CatchUpEntries)
-	if size, err := n.wal.Size(); err == nil && size > walBytes {
-		index = marked
+	keep := n.log.opts.CatchUpEntries
+	size, err := n.wal.Size()
+	switch {
+	case err != nil, size > tooLarge*walBytes:
+		keep = 0
+	case size > walBytes:
+		keep /= 8
 	}
-	first, err := n.wal.FirstIndex()
-	if err != nil {
-		return marked
+	index := marked - min(marked, keep)
+	if n.state == raft.StateLeader && size <= tooLarge*walBytes {
+		n.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
+			if pr.RecentActive {
+				index = min(index, pr.Match)
+			}
+		})
 	}
-	return max(index, first-1)
+	if first, err := n.wal.FirstIndex(); err == nil {
+		index = max(index, first-1)
+	}
+	return index
 }
+
+// tooLarge is how many times walBytes the Raft log may take before members that are behind have to fetch a copy of the database.
+const tooLarge = 8
 
 // marker is what Raft takes for a snapshot: it says where the state machine stood, and who were the members, and has no data.
 func marker(entry entryID, conf *raftpb.ConfState, end drivers.End, hash uint64) *raftpb.Snapshot {

@@ -63,11 +63,12 @@ type node struct {
 	fetching  atomic.Bool
 }
 
-// maxMessage bounds the entries in one message to another member, and maxInflight the messages on the way to it.
+// maxMessage bounds the bytes of entries in one message to another member, the other two the messages on the way to it. A larger entry goes alone.
 const (
-	maxMessage  = 1 << 20
-	maxInflight = 512
-	inboxSize   = 4096
+	maxMessage       = 1 << 20
+	maxInflight      = 512
+	maxInflightBytes = 16 << 20
+	inboxSize        = 4096
 )
 
 func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
@@ -93,7 +94,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n.rn, err = raft.NewRawNode(&raft.Config{
 		ID: n.id, Storage: storage{w, n}, Logger: raftLogger{n.logger},
 		ElectionTick: max(int(l.opts.ElectionTimeout/l.opts.HeartbeatInterval), 2), HeartbeatTick: 1,
-		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight,
+		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight, MaxInflightBytes: maxInflightBytes,
 		CheckQuorum: true, PreVote: l.opts.PreVote, ReadOnlyOption: raft.ReadOnlySafe,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
 		// What lies between the marker and what the file has is applied once more, which does nothing: see machine.go.
