@@ -36,6 +36,17 @@ func (n *Node) leads() bool {
 	return leading
 }
 
+// lead gives what tells the lessor whether this server leads, and in which term; nil for a log that is shared.
+func (n *Node) lead() func() (term uint64, leads bool) {
+	if n.cluster == nil {
+		return nil
+	}
+	return func() (uint64, bool) {
+		_, term, leading, _ := n.cluster.log.Leader()
+		return term, leading
+	}
+}
+
 // IsLearner implements httpapi.Health.
 func (n *Node) IsLearner() bool {
 	if id, clustered := n.clustered(); clustered {

@@ -17,7 +17,7 @@ func (c *cluster) run(ctx context.Context) error {
 		if _, clustered := c.log.Clustered(); clustered {
 			switch {
 			case leading:
-				if err := c.takeOver(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, drivers.ErrNotLeader) {
+				if err := c.takeOver(ctx, term); err != nil && ctx.Err() == nil && !errors.Is(err, drivers.ErrNotLeader) {
 					c.logger.Warn("this member leads, and what a leader does first is not done yet", "error", err)
 				}
 			default:
@@ -54,16 +54,16 @@ func (c *cluster) run(ctx context.Context) error {
 // leaderCheck is how often a leader looks whether Raft's configuration is what the log says.
 const leaderCheck = 5 * time.Second
 
-// takeOver does what a leader does, once it has applied all that was agreed on before it led.
-func (c *cluster) takeOver(ctx context.Context) error {
+// takeOver does what a leader of a term does, once it has applied all that was agreed on before it led.
+func (c *cluster) takeOver(ctx context.Context, term uint64) error {
 	ix, err := c.node.store.Linearizable(ctx)
 	if err != nil {
 		return err
 	}
-	if _, _, leading, _ := c.log.Leader(); !leading {
+	if _, now, leading, _ := c.log.Leader(); !leading || now != term {
 		return drivers.ErrNotLeader
 	}
-	c.node.lessor.Promote()
+	c.node.lessor.Promote(term)
 	if len(ix.Members()) == 0 && c.founders != nil {
 		if _, err := c.node.store.Do(ctx, c.founders, 0); err != nil {
 			return err

@@ -134,9 +134,13 @@ func (s *Store) History(ctx context.Context, ix *mvcc.Index, from int64, fn func
 	return s.current(ctx)
 }
 
-// current brings the index to the end of the log, if other servers may have appended to it.
+// current brings the index to the end of the log, if others may have appended to it: for a replica to the end of what this server has. What
+// was scrubbed there, also where it came from elsewhere, was compacted before that.
 func (s *Store) current(ctx context.Context) error {
-	if s.shared == nil {
+	switch {
+	case s.replica != nil && s.replica.Known().End.Position > s.index.Load().End.Position:
+		return s.takeIn(ctx)
+	case s.shared == nil:
 		return nil
 	}
 	_, err := s.Linearizable(ctx)

@@ -99,57 +99,88 @@ func TestReloadFails(t *testing.T) {
 	s.checkSame(other)
 }
 
+// copied is a log that is a replica, in whose place a copy of another one may come at any time.
+type copied struct {
+	drivers.Followed
+	mem *memory.Store
+}
+
+func (c copied) Known() drivers.Bounds { return c.mem.Bounds() }
+
+// rigCopied is rig, of a replica.
+func rigCopied(r *rigged, mem *memory.Store) func(*Options) {
+	return func(o *Options) {
+		rig(r)(o)
+		o.Log = copied{r, mem}
+	}
+}
+
 // TestHistoryBesideCompaction: before events are given that a compaction on another server may have made holes in, the index knows
 // of that compaction.
 func TestHistoryBesideCompaction(t *testing.T) {
-	for _, when := range []string{"before the scan", "in the scan", "at its end"} {
-		mem, r := memory.NewStore(), new(rigged)
-		s, other := start(t, mem, rig(r)), start(t, mem)
-		for i := range 700 {
-			s.must(put(fmt.Sprint("k", i%5), "x"))
+	for _, how := range []string{"shared", "replica"} {
+		for _, when := range []string{"before the scan", "in the scan", "at its end"} {
+			t.Run(how+" "+when, func(t *testing.T) { historyBesideCompaction(t, how == "replica", when) })
 		}
-		ix, compact := s.Index(), int64(0)
-		interfere := func() {
-			other.must(&pb.CompactionRequest{Revision: 600})
-			other.must(put("j", "x"))
-			other.prune()
-			compact = 600
-		}
-		switch slices := 0; when {
-		case "before the scan":
-			s.log.Inject(memory.OpScan, memory.Fault{Before: interfere})
-		default:
-			r.between = func() {
-				if slices++; when == "in the scan" && slices == 1 || slices == 3 && when == "at its end" {
-					interfere()
-				}
+	}
+}
+
+func historyBesideCompaction(t *testing.T, replica bool, when string) {
+	mem, r := memory.NewStore(), new(rigged)
+	change := rig(r)
+	if replica {
+		change = rigCopied(r, mem)
+	}
+	s, other := start(t, mem, change), start(t, mem)
+	for i := range 700 {
+		s.must(put(fmt.Sprint("k", i%5), "x"))
+	}
+	ix, compact := s.Index(), int64(0)
+	interfere := func() {
+		other.must(&pb.CompactionRequest{Revision: 600})
+		other.must(put("j", "x"))
+		other.prune()
+		compact = 600
+	}
+	switch slices := 0; when {
+	case "before the scan":
+		s.log.Inject(memory.OpScan, memory.Fault{Before: interfere})
+	default:
+		r.between = func() {
+			if slices++; when == "in the scan" && slices == 1 || slices == 3 && when == "at its end" {
+				interfere()
 			}
 		}
-		next := int64(2)
-		err := s.History(t.Context(), ix, 2, func(events []*mvcc.Event) bool {
-			if s.Index().Compact < compact {
-				t.Errorf("%s: compacted at %d, the index knows of %d", when, compact, s.Index().Compact)
-			}
-			for _, ev := range events {
-				if ev.Main != next && s.Index().Compact <= next {
-					t.Errorf("%s: revision %d comes after %d, and the index says compacted at %d", when, ev.Main, next-1, s.Index().Compact)
-				}
-				next = ev.Main + 1
-			}
-			return true
-		})
-		if err != nil || next != ix.Rev+1 || s.Index().Compact != compact || compact == 0 {
-			t.Errorf("%s: %v, up to %d of %d, the index says compacted at %d of %d", when, err, next-1, ix.Rev, s.Index().Compact, compact)
+	}
+	next := int64(2)
+	err := s.History(t.Context(), ix, 2, func(events []*mvcc.Event) bool {
+		if s.Index().Compact < compact {
+			t.Errorf("%s: compacted at %d, the index knows of %d", when, compact, s.Index().Compact)
 		}
+		for _, ev := range events {
+			if ev.Main != next && s.Index().Compact <= next {
+				t.Errorf("%s: revision %d comes after %d, and the index says compacted at %d", when, ev.Main, next-1, s.Index().Compact)
+			}
+			next = ev.Main + 1
+		}
+		return true
+	})
+	if err != nil || next != ix.Rev+1 || s.Index().Compact != compact || compact == 0 {
+		t.Errorf("%s: %v, up to %d of %d, the index says compacted at %d of %d", when, err, next-1, ix.Rev, s.Index().Compact, compact)
 	}
 }
 
 // TestHashBesideCompaction: a hash is one that all servers have, for the compact revision that it names.
 func TestHashBesideCompaction(t *testing.T) {
 	for _, rev := range []int64{0, 650} {
-		for slice := range 4 {
+		for slice := range 8 {
 			mem, r := memory.NewStore(), new(rigged)
-			s, other := start(t, mem, rig(r)), start(t, mem)
+			change := rig(r)
+			if slice >= 4 {
+				slice -= 4
+				change = rigCopied(r, mem)
+			}
+			s, other := start(t, mem, change), start(t, mem)
 			for i := range 700 {
 				s.must(put(fmt.Sprint("k", i%5), fmt.Sprint(i)))
 			}

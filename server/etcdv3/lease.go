@@ -8,6 +8,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/keelson-io/keelson/drivers"
 )
 
 type leaseServer struct {
@@ -45,6 +47,10 @@ func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLive
 	ix, err := s.opts.Store.Linearizable(ctx)
 	if err != nil {
 		return nil, grpcError(err)
+	}
+	if !s.opts.Lessor.Counting() {
+		// It has just won the lead, or lost it.
+		return nil, grpcError(drivers.ErrNotLeader)
 	}
 	resp := &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: -1}
 	left, counting := s.opts.Lessor.Remaining(r.ID)

@@ -39,8 +39,9 @@ type Options struct {
 	// all: it expires leases at once and records what is left of them; the others
 	// expire them a moment later, should they still be there.
 	Keeper func() bool
-	// Led is set if one server leads the others: leases are counted by that one alone, from Promote on until Demote. A server that is alone leads.
-	Led bool
+	// Lead, set if one server leads the others, gives the term and whether this server leads in it. Leases are counted by the leader alone, from Promote on for as
+	// long as it leads in that term. A server that is alone leads, in term 0.
+	Lead func() (term uint64, leads bool)
 }
 
 // Bounds of the lessor's work.
@@ -67,8 +68,11 @@ type Lessor struct {
 	mu     sync.Mutex
 	leases map[int64]*lease
 	queue  queue
-	// idle is set while another server counts.
+	// idle is set while another server counts, and term is the one in which this server does, or did.
 	idle bool
+	term uint64
+	// ceded is closed when this server counts no more, or in another term: who waits for a lease's end waits at another server then.
+	ceded chan struct{}
 }
 
 // lease is the deadline of one lease. Guarded by Lessor.mu.
@@ -90,7 +94,7 @@ type lease struct {
 
 // New makes a lessor. Attach comes before anything else.
 func New(opts Options) *Lessor {
-	return &Lessor{opts: opts, wake: make(chan struct{}, 1), leases: make(map[int64]*lease)}
+	return &Lessor{opts: opts, wake: make(chan struct{}, 1), leases: make(map[int64]*lease), ceded: make(chan struct{})}
 }
 
 // Attach gives the lessor its store; leases that exist begin to count now.
@@ -115,14 +119,16 @@ func (l *Lessor) Reloaded(ix *mvcc.Index) {
 	l.Changed(ix, ids)
 }
 
-// Promote has this server count, which leads from now on: every lease has what the log says is left of it, or its whole TTL. It does nothing if this server counts already.
-func (l *Lessor) Promote() {
+// Promote has this server count, which leads from now on, in this term: every lease has what the log says is left of it, or its whole TTL. It does nothing if
+// this server counts in this term already. In an earlier one it may have: others have led since, and have renewed leases.
+func (l *Lessor) Promote(term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.idle {
+	if !l.idle && l.term == term {
 		return
 	}
-	l.idle = false
+	l.cede()
+	l.idle, l.term = false, term
 	now := time.Now()
 	for _, le := range l.leases {
 		le.deadline, le.renewed, le.expiring = now.Add(le.recorded), false, false
@@ -135,13 +141,33 @@ func (l *Lessor) Promote() {
 func (l *Lessor) Demote() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.idle = true
+	if !l.idle {
+		l.idle = true
+		l.cede()
+	}
 }
 
-func (l *Lessor) counting() bool {
+// cede sends away who waits for a lease's end. Called with mu held.
+func (l *Lessor) cede() {
+	close(l.ceded)
+	l.ceded = make(chan struct{})
+}
+
+// Counting tells whether this server counts, now.
+func (l *Lessor) Counting() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.idle
+	return l.counts()
+}
+
+// counts is Counting with mu held. That this server leads is asked for anew: Demote may come late, and the lead may have been lost and won
+// without one.
+func (l *Lessor) counts() bool {
+	if l.idle || l.opts.Lead == nil {
+		return !l.idle
+	}
+	term, leads := l.opts.Lead()
+	return leads && term == l.term
 }
 
 func (l *Lessor) shared() bool { return l.opts.Keeper != nil }
@@ -215,23 +241,23 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 		return ttl.(int64), nil
 	}
 	l.mu.Lock()
-	if l.idle {
+	if !l.counts() {
 		l.mu.Unlock()
 		return 0, drivers.ErrNotLeader
 	}
 	le, ok := l.leases[id]
+	term, ceded := l.term, l.ceded
 	if !ok {
 		l.mu.Unlock()
-		if !l.opts.Led {
-			return 0, mvcc.ErrLeaseNotFound
-		}
-		return 0, l.confirm(ctx, mvcc.ErrLeaseNotFound)
+		return 0, l.confirm(ctx, term, mvcc.ErrLeaseNotFound)
 	}
 	if le.expiring || !time.Now().Before(le.deadline) {
 		l.mu.Unlock()
 		select {
 		case <-le.gone:
 			return 0, mvcc.ErrLeaseNotFound
+		case <-ceded:
+			return 0, drivers.ErrNotLeader // who counts now may have given it more time
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -252,19 +278,22 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 			return 0, err
 		}
 	}
-	return int64(le.ttl / time.Second), l.confirm(ctx, nil)
+	return int64(le.ttl / time.Second), l.confirm(ctx, term, nil)
 }
 
-// confirm gives an answer, if this server still leads: otherwise another one may have ended the lease meanwhile, or knows of it. That it led after
+// confirm gives an answer, if this server still counts in the same term: otherwise another one may have ended the lease meanwhile, or knows of it. That it led after
 // the renewal is enough. Whoever leads next gives a lease what the log says is left, and a renewal has taken back less than the whole.
-func (l *Lessor) confirm(ctx context.Context, answer error) error {
-	if !l.opts.Led {
+func (l *Lessor) confirm(ctx context.Context, term uint64, answer error) error {
+	if l.opts.Lead == nil {
 		return answer
 	}
 	if _, err := l.store.Linearizable(ctx); err != nil {
 		return err
 	}
-	if !l.counting() {
+	// A follower's question is answered too.
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.counts() || l.term != term {
 		return drivers.ErrNotLeader
 	}
 	return answer
@@ -352,7 +381,7 @@ func (l *Lessor) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Lessor) keeper() bool { return l.counting() && (!l.shared() || l.opts.Keeper()) }
+func (l *Lessor) keeper() bool { return l.Counting() && (!l.shared() || l.opts.Keeper()) }
 
 // hear asks the log whether it answers. If it has been silent, that time is given back to all leases: their
 // clients could not be heard either.
@@ -410,7 +439,7 @@ func (l *Lessor) next() (time.Time, bool) {
 	lead := l.lead()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) == 0 || l.idle {
+	if len(l.queue) == 0 || !l.counts() {
 		return time.Time{}, false
 	}
 	return l.queue[0].deadline.Add(lead), true
@@ -427,7 +456,7 @@ func (l *Lessor) expired() (due []*lease) {
 	now := time.Now().Add(-l.lead())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.idle {
+	if !l.counts() {
 		return nil
 	}
 	l.queue.before(now, 0, func(le *lease) bool {
