@@ -298,8 +298,8 @@ func (c *cluster) told(ix *mvcc.Index) {
 			urls[m.ID] = m.PeerURLs
 		}
 		for id, old := range c.peers {
-			if urls[id] == nil && ix.Removed(id) && !c.parted[id] {
-				// It may still have an answer to give, and should hear that it was removed.
+			if urls[id] == nil && ix.Removed(id) && (!c.parted[id] || c.log.Configured(id)) {
+				// It may still have a vote or an answer to give, and should hear that it was removed.
 				urls[id] = old
 				time.AfterFunc(partTime, func() { c.part(id) })
 			}
@@ -311,6 +311,11 @@ func (c *cluster) told(ix *mvcc.Index) {
 	case c.changed <- struct{}{}:
 	default:
 	}
+}
+
+// removed tells whether a member has no part in the cluster any more. The log says so first; until Raft does, it votes.
+func (c *cluster) removed(id uint64) bool {
+	return c.node.store.Index().Removed(id) && !c.log.Configured(id)
 }
 
 // partTime is how long there are connections to a member after it was removed.

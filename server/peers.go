@@ -44,7 +44,7 @@ func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	id, _ := c.log.Clustered()
 	guard := peer.NewGuard(peer.GuardOptions{
 		Cluster: id.Cluster, Self: id.Member,
-		Removed: func(id uint64) bool { return c.node.store.Index().Removed(id) },
+		Removed: c.removed,
 		Seen:    c.connections().Retry,
 	})
 	api.Lead, api.Learner, api.Stopping = nil, nil, ctx.Done()

@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -206,13 +207,41 @@ func TestTransfer(t *testing.T) {
 			rest = append(rest, Member{ID: m + 1})
 		}
 	}
-	if err := l.Configure(t.Context(), rest); err != nil && !errors.Is(err, drivers.ErrNotLeader) {
-		t.Fatal(err)
-	}
+	next := c.shrink(id, rest)
 	<-l.Removed()
-	next, _ := c.leader(id)
-	if next == id {
-		t.Fatal("the removed member leads")
-	}
 	c.putOn(next, 10)
+}
+
+// shrink has a leader leave, and gives the next one, when that has it so.
+func (c *cluster) shrink(id uint64, rest []Member) (next uint64) {
+	c.t.Helper()
+	if err := c.log(id).Configure(c.t.Context(), rest); !errors.Is(err, drivers.ErrNotLeader) {
+		c.t.Fatalf("the leader itself has it that it leaves: %v", err)
+	}
+	next, l := c.leader(id)
+	if err := l.Configure(c.t.Context(), rest); err != nil {
+		c.t.Fatal(err)
+	}
+	return next
+}
+
+// TestLeaderLeaves: of six members two are down and the leader leaves. The three that are left are enough of five.
+func TestLeaderLeaves(t *testing.T) {
+	c := newCluster(t)
+	c.found(6)
+	c.put(10)
+	id, _ := c.leader(0)
+	others := slices.DeleteFunc([]uint64{1, 2, 3, 4, 5, 6}, func(m uint64) bool { return m == id })
+	for _, down := range others[:2] {
+		c.close(down)
+	}
+	var rest []Member
+	for _, m := range others {
+		rest = append(rest, Member{ID: m})
+	}
+	if next := c.shrink(id, rest); c.log(next).Configured(id) || !c.log(next).Configured(next) {
+		t.Fatalf("%d leaves, and %d does not say so", id, next)
+	}
+	c.close(id)
+	c.put(10)
 }

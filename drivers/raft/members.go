@@ -137,6 +137,13 @@ func (l *Log) Failed() <-chan struct{} {
 	return nil
 }
 
+// Configured tells whether a member is in the configuration that this server has applied: as long as it is, the others may need it to agree on
+// anything, its own removal included.
+func (l *Log) Configured(id uint64) bool {
+	n := l.node.Load()
+	return n != nil && isMember(n.applies.Load(), id)
+}
+
 // Failure tells what keeps this server from its disk, or ended its part in the consensus.
 func (l *Log) Failure() error {
 	if n := l.node.Load(); n != nil {
@@ -151,7 +158,8 @@ func (l *Log) Failure() error {
 }
 
 // Configure brings the configuration to these members, one change after the other, and returns when it is applied here. The leader alone can:
-// drivers.ErrNotLeader. Who leaves last, if it is to leave, is the leader itself.
+// drivers.ErrNotLeader. If the leader itself is to leave, it hands over the lead when nothing else is left to do, and the next one has it leave: so who
+// says that the change is agreed on stays until all have heard it. With the leader gone, and others down, those who have not might be too few to go on.
 func (l *Log) Configure(ctx context.Context, want []Member) error {
 	n := l.node.Load()
 	if n == nil {
@@ -163,6 +171,12 @@ func (l *Log) Configure(ctx context.Context, want []Member) error {
 		var err error
 		if derr := n.do(ctx, func() { done, err = n.change(want) }); derr != nil {
 			return derr
+		}
+		if errors.Is(err, errLeaves) {
+			if err := l.Resign(ctx); err != nil && !errors.Is(err, drivers.ErrNoQuorum) {
+				return err
+			}
+			continue
 		}
 		if done || err != nil {
 			return err
@@ -184,6 +198,9 @@ func (l *Log) Configure(ctx context.Context, want []Member) error {
 
 const configureAgain = 500 * time.Millisecond
 
+// errLeaves says that all that is left to do is that the leader leaves, and that another one can see to it.
+var errLeaves = errors.New("raft: the leader is to leave")
+
 // change proposes the next change that leads to the members wanted.
 func (n *node) change(want []Member) (done bool, err error) {
 	cc := n.nextChange(want)
@@ -192,6 +209,9 @@ func (n *node) change(want []Member) (done bool, err error) {
 	}
 	if n.state != raft.StateLeader {
 		return false, drivers.ErrNotLeader
+	}
+	if cc.GetNodeId() == n.id && cc.GetType() == raftpb.ConfChangeRemoveNode && len(n.conf.GetVoters()) > 1 {
+		return false, errLeaves
 	}
 	err = n.rn.ProposeConfChange(cc)
 	if errors.Is(err, raft.ErrProposalDropped) {

@@ -40,6 +40,8 @@ type node struct {
 	waiters map[drivers.BatchID]chan error
 	reads   reads
 	conf    *raftpb.ConfState
+	// applies is conf for others to read.
+	applies atomic.Pointer[raftpb.ConfState]
 	// confIndex is the index of the entry that gave conf.
 	confIndex uint64
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
@@ -87,7 +89,8 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.conf, n.confIndex, n.member = conf, snap.GetMetadata().GetIndex(), isMember(conf, n.id)
+	n.setConf(conf, snap.GetMetadata().GetIndex())
+	n.member = isMember(conf, n.id)
 	n.hard = hs
 	n.applied.Store(snap.GetMetadata().GetIndex())
 	n.term.Store(hs.GetTerm())

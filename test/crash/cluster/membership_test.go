@@ -39,6 +39,29 @@ func TestMembership(t *testing.T) {
 	d.finish()
 }
 
+// TestLeaderLeaves removes the leader of four while another member is down. The two that are left are enough of three.
+func TestLeaderLeaves(t *testing.T) {
+	d := newDrill(t, 4)
+	d.form(4)
+	d.quiet()
+	leader, err := d.anyLeader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := d.pick(d.others(leader))
+	d.admit(false, down)
+	if err := d.members[down].kill(); err != nil {
+		t.Fatal(err)
+	}
+	d.step("the leader is removed while another one is down", func() error { return d.leave(leader) })
+	if err := errors.Join(d.begin(down), d.serve(down)); err != nil {
+		t.Fatal(err)
+	}
+	d.admit(true, down)
+	d.quiet()
+	d.finish()
+}
+
 // step is a part of a drill, under load.
 func (d *drill) step(name string, happens func() error) {
 	d.t.Helper()
