@@ -170,7 +170,10 @@ func (c *cluster) found(ctx context.Context, o raft.Options, create bool) error 
 	if !create {
 		return nil
 	}
-	c.logger.Info("founding a cluster", "cluster_id", membership.ID(id), "member_id", membership.ID(self), "members", opts.InitialCluster)
+	if err := c.unknown(ctx, self); err != nil {
+		return err
+	}
+	c.logger.Info("founding a cluster", "cluster_id", fmt.Sprintf("%x", id), "member_id", fmt.Sprintf("%x", self), "members", opts.InitialCluster)
 	return raft.Bootstrap(o, raft.Identity{Cluster: uint64(id), Member: self}, voters)
 }
 
@@ -196,7 +199,10 @@ func (c *cluster) join(ctx context.Context, o raft.Options) error {
 	if i < 0 {
 		return fmt.Errorf("error validating peerURLs: the cluster has no member with the peer URLs %s: %s: add it first (etcdctl member add)", strings.Join(own, ","), describe(members))
 	}
-	c.logger.Info("joining a cluster", "cluster_id", membership.ID(id), "member_id", membership.ID(members[i].ID))
+	if err := begun(members[i]); err != nil {
+		return err
+	}
+	c.logger.Info("joining a cluster", "cluster_id", fmt.Sprintf("%x", id), "member_id", fmt.Sprintf("%x", members[i].ID))
 	return raft.Join(o, raft.Identity{Cluster: id, Member: members[i].ID})
 }
 

@@ -43,8 +43,10 @@ type Options struct {
 	BinDir string
 	// Dir gets certificates, kubeconfigs and logs. It must exist.
 	Dir string
-	// StorageEndpoint is the client URL of the storage server.
+	// StorageEndpoint is the client URL of the storage server, or several, comma-separated.
 	StorageEndpoint string
+	// StorageCA, StorageCert and StorageKey are the files that kube-apiserver connects to it with, if the URL is https.
+	StorageCA, StorageCert, StorageKey string
 	// EventTTL is how long events live; 0 is kube-apiserver's default.
 	EventTTL time.Duration
 	// CompactionInterval is how often kube-apiserver compacts; 0 is its default.
@@ -128,6 +130,9 @@ func (c *Cluster) apiserverArguments() []string {
 		"--service-account-key-file=" + c.file("service-accounts.key"),
 		"--service-account-signing-key-file=" + c.file("service-accounts.key"),
 		"--authorization-mode=Node,RBAC",
+	}
+	if c.options.StorageCA != "" {
+		arguments = append(arguments, "--etcd-cafile="+c.options.StorageCA, "--etcd-certfile="+c.options.StorageCert, "--etcd-keyfile="+c.options.StorageKey)
 	}
 	if c.options.EventTTL != 0 {
 		arguments = append(arguments, "--event-ttl="+c.options.EventTTL.String())

@@ -32,34 +32,41 @@ const (
 	nodeCount          = 3
 )
 
-// harness is a control plane on one storage server or several equal ones, with clients.
+// server is one storage server.
+type server interface {
+	Endpoint() string
+	Kill()
+	Restart(ctx context.Context) error
+	Stop() error
+	Tail(lines int) string
+}
+
+// harness is a control plane on one storage server or several, with clients.
 type harness struct {
-	storage    []*storage.Server
+	storage    []server
+	dir        string
 	cluster    *Cluster
 	kube       *kubernetes.Clientset
 	dynamic    *dynamic.DynamicClient
 	extensions *apiextensions.Clientset
 	binDir     string
+	// leader is the index of the storage server that leads the others, nil if they are equal.
+	leader func(t *testing.T) int
 }
 
 // newHarness starts a control plane on storage servers with these names, which share a database if there are several.
 func newHarness(t *testing.T, names ...string) *harness {
 	t.Helper()
-	binDir, err := storage.BinDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &harness{binDir: binDir}
-	dir := keptDir(t, filepath.Join(filepath.Dir(binDir), "kube-test"))
+	h := emptyHarness(t)
 	var place storage.Datastore
 	if len(names) > 1 {
+		var err error
 		if place, err = storage.Postgres(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var endpoints []string
 	for _, name := range names {
-		s, err := storage.Start(t.Context(), storage.Options{Dir: dir, Name: name, Datastore: place})
+		s, err := storage.Start(t.Context(), storage.Options{Dir: h.dir, Name: name, Datastore: place})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,15 +75,35 @@ func newHarness(t *testing.T, names ...string) *harness {
 				t.Error(err)
 			}
 		})
-		h.storage, endpoints = append(h.storage, s), append(endpoints, s.Endpoint())
+		h.storage = append(h.storage, s)
 	}
-	c, err := Start(t.Context(), Options{
-		BinDir:             binDir,
-		Dir:                dir,
-		StorageEndpoint:    strings.Join(endpoints, ","),
-		EventTTL:           eventTTL,
-		CompactionInterval: compactionInterval,
-	})
+	h.startAPI(t, Options{})
+	if err := h.cluster.StartControllers(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// emptyHarness has a directory, and nothing that runs.
+func emptyHarness(t *testing.T) *harness {
+	t.Helper()
+	binDir, err := storage.BinDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &harness{binDir: binDir, dir: keptDir(t, filepath.Join(filepath.Dir(binDir), "kube-test"))}
+}
+
+// startAPI starts kube-apiserver on the storage servers, with o for what is not the same in all tests.
+func (h *harness) startAPI(t *testing.T, o Options) {
+	t.Helper()
+	var endpoints []string
+	for _, s := range h.storage {
+		endpoints = append(endpoints, s.Endpoint())
+	}
+	o.BinDir, o.Dir, o.StorageEndpoint = h.binDir, h.dir, strings.Join(endpoints, ",")
+	o.EventTTL, o.CompactionInterval = eventTTL, compactionInterval
+	c, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, h.storageTails(40))
 	}
@@ -88,10 +115,6 @@ func newHarness(t *testing.T, names ...string) *harness {
 		c.Stop()
 	})
 	h.connect(t)
-	if err := c.StartControllers(); err != nil {
-		t.Fatal(err)
-	}
-	return h
 }
 
 func (h *harness) storageTails(lines int) string {

@@ -17,8 +17,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/keelson-io/keelson/test/kube/storage"
 )
 
 const (
@@ -28,7 +26,7 @@ const (
 	writesBetween = 200
 )
 
-// testStorageKilled kills a storage server under load, three times, the next one each time if there are several. Each time it comes
+// testStorageKilled kills a storage server under load, three times, the next one each time if there are several, and the leader first if they have one. Each time it comes
 // back on the same data and address, and everything must go on: what was acknowledged is there as it was, revisions rise,
 // an informer that was open all the time sees everything, and a deployment reaches its new size.
 func testStorageKilled(t *testing.T, h *harness) {
@@ -38,10 +36,14 @@ func testStorageKilled(t *testing.T, h *harness) {
 	h.awaitPods(t, namespace, "shop:1", 5)
 	seen := informer(t, h, namespace)
 
-	w := &load{client: h.kube, namespace: namespace, acknowledged: map[string]int64{}, names: map[int64]string{}, more: make(chan struct{}, 1)}
-	for kill := 1; kill <= kills; kill++ {
-		replicas := 5 + 5*kill
-		victim := h.storage[kill%len(h.storage)]
+	w := newLoad(h, namespace)
+	begin := 1
+	if h.leader != nil {
+		begin = h.leader(t)
+	}
+	for kill := range kills {
+		replicas := 10 + 5*kill
+		victim := h.storage[(begin+kill)%len(h.storage)]
 		killUnderLoad(t, h, w, victim, replicas)
 		if err := h.cluster.RestartKwok(); err != nil {
 			t.Fatal(err)
@@ -66,15 +68,9 @@ func testStorageKilled(t *testing.T, h *harness) {
 }
 
 // killUnderLoad writes, sets a new size, kills a storage server, restarts it if it is the only one, and returns when writing goes on.
-func killUnderLoad(t *testing.T, h *harness, w *load, victim *storage.Server, replicas int) {
+func killUnderLoad(t *testing.T, h *harness, w *load, victim server, replicas int) {
 	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer stop()
-	for range writers {
-		running.Go(func() { w.write(ctx) })
-	}
+	defer w.start(t)()
 	w.awaitMore(t, writesBetween)
 	h.kubectl(t, "", "--namespace="+w.namespace, "scale", "deployment/"+application, fmt.Sprintf("--replicas=%d", replicas))
 	victim.Kill()
@@ -120,6 +116,24 @@ type load struct {
 	acknowledged map[string]int64 // name to resource version
 	names        map[int64]string // and back: a revision is used once
 	wrong        []error          // answers that cannot be true
+	failed       []error          // requests without success
+}
+
+func newLoad(h *harness, namespace string) *load {
+	return &load{client: h.kube, namespace: namespace, acknowledged: map[string]int64{}, names: map[int64]string{}, more: make(chan struct{}, 1)}
+}
+
+// start starts the writers, and gives what ends them.
+func (w *load) start(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	for range writers {
+		running.Go(func() { w.write(ctx) })
+	}
+	return func() {
+		cancel()
+		running.Wait()
+	}
 }
 
 // write creates one after another until ctx ends. One that fails while the storage is away may be there later or not.
@@ -131,8 +145,13 @@ func (w *load) write(ctx context.Context) {
 		tryCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		created, err := w.client.CoreV1().ConfigMaps(w.namespace).Create(tryCtx, object, metav1.CreateOptions{})
 		cancel()
-		if err == nil {
+		switch {
+		case err == nil:
 			last = w.note(created, last)
+		case ctx.Err() == nil:
+			w.mu.Lock()
+			w.failed = append(w.failed, fmt.Errorf("%s: %w", name, err))
+			w.mu.Unlock()
 		}
 	}
 }

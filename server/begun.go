@@ -1,0 +1,55 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/keelson-io/keelson/server/peer"
+)
+
+// errBegun says that a member without data had some: it has taken part in its cluster, and has forgotten what it has acknowledged and for
+// whom it has voted. As the same member it must not come back.
+var errBegun = errors.New("has already been bootstrapped, and there is no data of it here: remove it from the cluster (etcdctl member remove), add it again and start it with --initial-cluster-state=existing")
+
+// begun refuses to be a member that has told the others where its clients reach it, which is the first thing that one does.
+func begun(m *pb.Member) error {
+	if len(m.ClientURLs) > 0 {
+		return fmt.Errorf("member %x %w", m.ID, errBegun)
+	}
+	return nil
+}
+
+// unknown asks all others whether they know the founder that this server would be as one that was there before. In a new
+// cluster nobody answers, or who does knows of nobody.
+func (c *cluster) unknown(ctx context.Context, self uint64) error {
+	var asking sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for id, urls := range c.peers {
+		if id == self {
+			continue
+		}
+		asking.Go(func() {
+			_, members, err := peer.Members(ctx, urls, c.clientTLS)
+			i := slices.IndexFunc(members, func(m *pb.Member) bool { return m.ID == self })
+			if err != nil || i < 0 {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, begun(members[i]))
+		})
+	}
+	asking.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
