@@ -89,11 +89,11 @@ func (s service) Publish(ctx context.Context, name string, clientURLs []string) 
 }
 
 // Hashes implements peer.Service.
-func (s service) Hashes(context.Context) ([]*peerpb.PositionHash, error) {
-	positions, hashes := s.log.Hashes()
-	out := make([]*peerpb.PositionHash, len(positions))
-	for i, p := range positions {
-		out[i] = &peerpb.PositionHash{Position: p, Hash: hashes[i]}
+func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.PositionHash, error) {
+	hashes := s.log.HashesAt(positions)
+	out := make([]*peerpb.PositionHash, len(hashes))
+	for i, h := range hashes {
+		out[i] = &peerpb.PositionHash{Position: h.Position, Hash: h.Sum}
 	}
 	return out, nil
 }

@@ -44,7 +44,7 @@ type PeerClient interface {
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	// Publish has the leader record what the caller is called and where clients reach it.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
-	// Hashes gives the chain hashes of the last commits.
+	// Hashes gives the hashes of the log up to some positions, for the leader to compare.
 	Hashes(ctx context.Context, in *HashesRequest, opts ...grpc.CallOption) (*HashesResponse, error)
 }
 
@@ -134,7 +134,7 @@ type PeerServer interface {
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	// Publish has the leader record what the caller is called and where clients reach it.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
-	// Hashes gives the chain hashes of the last commits.
+	// Hashes gives the hashes of the log up to some positions, for the leader to compare.
 	Hashes(context.Context, *HashesRequest) (*HashesResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
