@@ -155,6 +155,9 @@ func (s *Server) unled(ctx context.Context, req any, method string, handler grpc
 // tell answers another server, and says how far the log goes.
 func (s *Server) tell(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
+	if errors.Is(err, rpctypes.ErrGRPCCorrupt) {
+		err = s.refusal()
+	}
 	md := metadata.Pairs(keyPosition, strconv.FormatInt(s.opts.Store.Index().End.Position, 10))
 	if errors.Is(err, errNotLeading) {
 		md = metadata.Pairs(keyNotLeader, "1")
