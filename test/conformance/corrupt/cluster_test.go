@@ -24,6 +24,7 @@ import (
 var (
 	binDir = flag.String("bin", "../../../.build/bin", "directory of the server")
 	server = flag.String("server", "keelson", "the binary under test")
+	rounds = flag.Int("rounds", 6, "how often a member is killed while nothing is to be found")
 )
 
 // soon bounds what the tests wait for.

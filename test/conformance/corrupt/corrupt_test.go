@@ -94,7 +94,7 @@ func TestNoMajority(t *testing.T) {
 	}
 }
 
-// TestLog: a member that has applied another command than the others is found though its data are the same.
+// TestLog: a member that has applied another command than the others is found though its data are the same, and though it leads.
 func TestLog(t *testing.T) {
 	c := newCluster(t)
 	c.put(c.members[0], "k", "v", c.members...)
@@ -103,7 +103,14 @@ func TestLog(t *testing.T) {
 	if err := m.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	leader, _ := c.leader(c.members...)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	if _, err := leader.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: m.id}); err != nil {
+		t.Logf("move the lead: %v", err)
+	}
 	c.alarmed(c.members[0], m.id)
+	c.leader(c.members[:2]...)
 	c.refuses(m)
 	c.put(c.members[0], "k", "w", c.members[:2]...)
 }
@@ -126,12 +133,12 @@ func TestAlarm(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.alarm(others[0], pb.AlarmRequest_ACTIVATE, leader.id)
+	c.put(others[0], "k", "w") // also by one that still takes it for the leader
 	if r, err := watching.Recv(); !errors.Is(err, rpctypes.ErrGRPCCorrupt) {
 		t.Errorf("the leader's watch: %v, %v", r, err)
 	}
 	next, _ := c.leader(others...)
 	c.refuses(leader)
-	c.put(others[0], "k", "w", others...)
 	// It may be elected, and hands over again.
 	if _, err := next.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: leader.id}); err != nil {
 		t.Logf("move the lead: %v", err)
