@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keelson-io/keelson/drivers/raft"
@@ -44,6 +45,8 @@ type cluster struct {
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
 	lost chan struct{}
+	// corrupted is closed while a CORRUPT alarm names this member. Those who change it hold mu.
+	corrupted atomic.Pointer[chan struct{}]
 
 	grown   chan struct{} // closed when Raft is there
 	changed chan struct{} // the members have changed; capacity 1
@@ -86,6 +89,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
 		changed: make(chan struct{}, 1), gone: make(chan struct{}), parted: map[uint64]bool{},
 	}
+	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
 		return nil, err
 	}
@@ -248,10 +252,18 @@ func (c *cluster) start(ctx context.Context) error {
 			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)
 		}
 	}
-	if err := c.log.Start(c.network); err != nil {
+	err = c.log.Start(func(id raft.Identity) (raft.Network, error) {
+		net, err := c.network(id)
+		if err == nil {
+			c.told(ix)
+			err = c.initialCheck(ctx)
+		}
+		return net, err
+	})
+	if err != nil {
 		return err
 	}
-	c.told(ix)
+	c.alarmed(ix)
 	c.growOnce.Do(func() { close(c.grown) })
 	return nil
 }

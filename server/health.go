@@ -15,11 +15,14 @@ import (
 	"github.com/keelson-io/keelson/server/etcdv3"
 )
 
-// Alarms implements httpapi.Health.
+// Alarms implements httpapi.Health. A CORRUPT alarm is one of the members that it stops.
 func (n *Node) Alarms() []pb.AlarmType {
 	var types []pb.AlarmType
-	for _, a := range n.store.Index().Alarms() {
-		types = append(types, pb.AlarmType(a.Type))
+	ix := n.store.Index()
+	for _, a := range ix.Alarms() {
+		if t := pb.AlarmType(a.Type); t != pb.AlarmType_CORRUPT || n.corrupt(ix) {
+			types = append(types, t)
+		}
 	}
 	return types
 }

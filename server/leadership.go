@@ -16,6 +16,8 @@ func (c *cluster) run(ctx context.Context) error {
 		leader, term, leading, moved := c.log.Leader()
 		if _, clustered := c.log.Clustered(); clustered {
 			switch {
+			case leading && c.yield(ctx):
+				c.node.lessor.Demote()
 			case leading:
 				if err := c.takeOver(ctx, term); err != nil && ctx.Err() == nil && !errors.Is(err, drivers.ErrNotLeader) {
 					c.logger.Warn("this member leads, and what a leader does first is not done yet", "error", err)
@@ -146,7 +148,7 @@ func (c *cluster) resign(ctx context.Context) {
 	if id, clustered := c.log.Clustered(); clustered {
 		if _, _, leading, _ := c.log.Leader(); leading {
 			c.node.lessor.Stop(ctx)
-			if err := c.log.Resign(ctx); err != nil {
+			if err := c.log.Resign(ctx, c.sound); err != nil {
 				c.logger.Warn("the lead could not be handed over", "member", fmt.Sprintf("%x", id.Member), "error", err)
 			}
 		}

@@ -110,6 +110,7 @@ func (c *cluster) grow(ctx context.Context) error {
 	if err := c.log.Grow(ctx, raft.Identity{Cluster: m.ClusterID, Member: m.ID}, c.network); err != nil {
 		return fmt.Errorf("grow into a cluster: %w", err)
 	}
+	c.alarmed(c.node.store.Index())
 	c.growOnce.Do(func() { close(c.grown) })
 	return nil
 }

@@ -73,6 +73,7 @@ func (n *Node) prepare(ctx context.Context) error {
 		Log: n.log, Logger: n.logger, Server: n.member.Load, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
 		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Members: n.membersChanged, Peers: n.peers(),
+		Alarms: n.alarmsChanged, Corrupt: n.corrupt,
 	})
 	if err != nil {
 		return err
@@ -240,9 +241,11 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		api.Members, api.Lead, api.Timeout = c, lead{c}, n.opts.RequestTimeout()
 		api.StrictReconfigCheck, api.MaxLearners = n.opts.StrictReconfigCheck, n.opts.MaxLearners
 		api.Learner, api.LeaderLost, api.Cluster.Raft = n.IsLearner, c.leaderLost, c.indexes
+		api.Corrupted = func() <-chan struct{} { return *c.corrupted.Load() }
 		background.Go(func() error { return c.serve(bctx, api) })
 		background.Go(func() error { return c.run(bctx) })
 		background.Go(func() error { return c.watchLead(bctx) })
+		background.Go(func() error { return c.watchData(bctx) })
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.hub.Run(gctx) })

@@ -34,6 +34,13 @@ func (n *Node) membersChanged(ix *mvcc.Index) {
 	}
 }
 
+// alarmsChanged passes on which alarms are raised.
+func (n *Node) alarmsChanged(ix *mvcc.Index) {
+	if n.cluster != nil {
+		n.cluster.alarmed(ix)
+	}
+}
+
 // diverged ends all watches, and has this server leave those that share the log: it has seen another one.
 func (n *Node) diverged(err error) {
 	n.hub.Break(err)

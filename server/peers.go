@@ -47,7 +47,7 @@ func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 		Removed: c.removed,
 		Seen:    c.connections().Retry,
 	})
-	api.Lead, api.Learner, api.Stopping = nil, nil, ctx.Done()
+	api.Lead, api.Learner, api.ForMembers, api.Stopping = nil, nil, true, ctx.Done()
 	options := append(peer.ServerOptions(), grpc.Creds(listen.Credentials()),
 		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
 	server := etcdv3.New(api)
@@ -102,11 +102,11 @@ func (s service) Publish(ctx context.Context, name string, clientURLs []string) 
 }
 
 // Hashes implements peer.Service.
-func (s service) Hashes(context.Context) ([]*peerpb.PositionHash, error) {
-	positions, hashes := s.log.Hashes()
-	out := make([]*peerpb.PositionHash, len(positions))
-	for i, p := range positions {
-		out[i] = &peerpb.PositionHash{Position: p, Hash: hashes[i]}
+func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.PositionHash, error) {
+	hashes := s.log.HashesAt(positions)
+	out := make([]*peerpb.PositionHash, len(hashes))
+	for i, h := range hashes {
+		out[i] = &peerpb.PositionHash{Position: h.Position, Hash: h.Sum}
 	}
 	return out, nil
 }

@@ -280,7 +280,7 @@ func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error)
 	}
 	var stale error
 	env := mvcc.Env{
-		MinLeaseTTL: s.opts.MinLeaseTTL,
+		MinLeaseTTL: s.opts.MinLeaseTTL, Corrupt: s.opts.Corrupt,
 		Values: func(positions []int64) ([][]byte, error) {
 			got, err := s.fetch(ctx, positions)
 			if errors.Is(err, drivers.ErrScrubbed) {
@@ -348,6 +348,9 @@ func (s *Store) publish(b *mvcc.Builder, end drivers.End) {
 	}
 	if !ix.SameMembers(old) {
 		s.opts.Members(ix)
+	}
+	if !ix.SameAlarms(old) {
+		s.opts.Alarms(ix)
 	}
 	if len(events) > 0 {
 		s.opts.Publish(ix, events)

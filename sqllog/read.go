@@ -205,8 +205,17 @@ type Hash struct {
 
 // HashKV computes etcd's HashKV at a revision, 0 for the current one. It reads the whole log.
 func (s *Store) HashKV(ctx context.Context, rev int64) (Hash, error) {
+	return s.hash(ctx, rev, false)
+}
+
+// HashHere is HashKV of what this server has of the log, whether there is a leader or not.
+func (s *Store) HashHere(ctx context.Context, rev int64) (Hash, error) {
+	return s.hash(ctx, rev, true)
+}
+
+func (s *Store) hash(ctx context.Context, rev int64, here bool) (Hash, error) {
 	for {
-		ix, err := s.Linearizable(ctx)
+		ix, err := s.snapshot(ctx, here)
 		if err != nil {
 			return Hash{}, err
 		}

@@ -44,6 +44,10 @@ type Options struct {
 	Leases func(*mvcc.Index, []int64)
 	// Members gets the index after a commit that changed the members of the cluster; otherwise like Publish. Optional.
 	Members func(*mvcc.Index)
+	// Alarms gets the index after a commit that raised or disarmed an alarm; otherwise like Publish. Optional.
+	Alarms func(*mvcc.Index)
+	// Corrupt tells by the alarms of an index whether this server must not change the data. Default: if any CORRUPT alarm is raised.
+	Corrupt func(*mvcc.Index) bool
 	// Reloaded gets the index when it was loaded anew, since this server had fallen behind what was
 	// scrubbed: what lies between it and the last one published was not told. It must not block. Optional.
 	Reloaded func(*mvcc.Index)
@@ -81,6 +85,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Members == nil {
 		o.Members = func(*mvcc.Index) {}
+	}
+	if o.Alarms == nil {
+		o.Alarms = func(*mvcc.Index) {}
 	}
 	if o.Server == nil {
 		o.Server = func() uint64 { return 0 }

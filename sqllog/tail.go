@@ -208,6 +208,7 @@ func (s *Store) reload(ctx context.Context, why error) error {
 	s.arrivals.arrived(ix.End.Position)
 	s.opts.Reloaded(ix)
 	s.opts.Members(ix)
+	s.opts.Alarms(ix)
 	s.opts.Compacted()
 	return nil
 }

@@ -194,7 +194,7 @@ func TestTransfer(t *testing.T) {
 	if id != to {
 		t.Fatalf("%d leads, want %d", id, to)
 	}
-	if err := l.Resign(t.Context()); err != nil {
+	if err := l.Resign(t.Context(), func(uint64) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	id, l = c.leader(0)

@@ -173,7 +173,7 @@ func (l *Log) Configure(ctx context.Context, want []Member) error {
 			return derr
 		}
 		if errors.Is(err, errLeaves) {
-			if err := l.Resign(ctx); err != nil && !errors.Is(err, drivers.ErrNoQuorum) {
+			if err := l.Resign(ctx, func(uint64) bool { return true }); err != nil && !errors.Is(err, drivers.ErrNoQuorum) {
 				return err
 			}
 			continue
@@ -275,15 +275,15 @@ func (l *Log) Transfer(ctx context.Context, to uint64) error {
 	}
 }
 
-// Resign hands over the lead, if this server has it, to the voter that is furthest.
-func (l *Log) Resign(ctx context.Context) error {
+// Resign hands over the lead, if this server has it, to the voter that is furthest of those that are fit. If none is, it does nothing.
+func (l *Log) Resign(ctx context.Context, fit func(id uint64) bool) error {
 	s, err := l.Status(ctx)
 	if err != nil || s.ID == 0 || s.Leader != s.ID {
 		return err
 	}
 	var to uint64
 	for _, m := range s.Members {
-		if m.ID == s.ID || m.Learner {
+		if m.ID == s.ID || m.Learner || !fit(m.ID) {
 			continue
 		}
 		p, best := s.Progress[m.ID], s.Progress[to]
@@ -318,12 +318,4 @@ func (l *Log) SnapshotLost(id uint64) {
 	if n := l.node.Load(); n != nil {
 		n.post(func() { n.rn.ReportSnapshot(id, raft.SnapshotFailure) })
 	}
-}
-
-// Hashes gives, for positions at which commands ended lately, the hash of all commands up to there. They are equal on all members.
-func (l *Log) Hashes() (positions []int64, hashes []uint64) {
-	if l.node.Load() == nil {
-		return nil, nil
-	}
-	return l.tail.hashes()
 }

@@ -193,16 +193,6 @@ func (t *tail) cut() {
 	t.flushed = 0
 }
 
-// hashes gives the chain hashes at the ends of the batches that the tail has.
-func (t *tail) hashes() (positions []int64, hashes []uint64) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for _, a := range t.batches {
-		positions, hashes = append(positions, a.end().Position), append(hashes, a.chain)
-	}
-	return positions, hashes
-}
-
 // cloned gives entries whose bytes are the caller's, in one piece.
 func cloned(entries []drivers.Entry, values bool) []drivers.Entry {
 	size := 0

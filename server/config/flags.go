@@ -84,7 +84,8 @@ func (f *flags) member(o *Options) {
 	f.yes(&o.SocketOptions.ReusePort, "socket-reuse-port", "Let several processes listen on one port (SO_REUSEPORT).")
 	f.yes(&o.SocketOptions.ReuseAddress, "socket-reuse-address", "Listen on an address that is still in TIME_WAIT (SO_REUSEADDR).")
 	f.value(o.FeatureGates, "feature-gates",
-		"etcd's feature gates, as name=true|false, comma-separated. They are checked and change nothing here.")
+		"etcd's feature gates, as name=true|false, comma-separated. InitialCorruptCheck has a member of a cluster compare its data with the "+
+			"others' before it serves, CompactHashCheck has the leader compare all members' after compactions. The others are checked and change nothing here.")
 }
 
 func (f *flags) limits(o *Options) {
@@ -124,8 +125,8 @@ func (f *flags) clustering(o *Options) {
 	f.text(&o.WALDir, "wal-dir", "Directory of the Raft log, if it should have its own.")
 	f.duration(&o.RaftReadTimeout, "raft-read-timeout", "Read timeout of connections between members (at least 5s).")
 	f.duration(&o.RaftWriteTimeout, "raft-write-timeout", "Write timeout of connections between members (at least 5s).")
-	f.duration(&o.CorruptCheckTime, "corrupt-check-time", "Interval at which members compare their data (0: never).")
-	f.duration(&o.CompactHashCheckTime, "compact-hash-check-time", "Interval at which the leader compares the members' hashes of compactions.")
+	f.duration(&o.CorruptCheckTime, "corrupt-check-time", "Interval at which the leader compares the data of all members, which each of them reads for that (0: never).")
+	f.duration(&o.CompactHashCheckTime, "compact-hash-check-time", "Interval at which the leader looks whether there was a compaction after which to compare the members' data (see --feature-gates).")
 }
 
 func (f *flags) discovery(o *Options) {

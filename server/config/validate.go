@@ -365,8 +365,8 @@ func (o *Options) advice() []Warning {
 	if lowest, highest := uint(4), uint(31); o.BcryptCost < lowest || o.BcryptCost > highest {
 		ws = append(ws, Warning{"bcrypt-cost", fmt.Sprintf("bcrypt takes no cost of %d: passwords are hashed with its default, %d", o.BcryptCost, Default().BcryptCost)})
 	}
-	if len(o.FeatureGates) > 0 {
-		ws = append(ws, Warning{"feature-gates", "feature gates have no effect: " + o.FeatureGates.String()})
+	if inert := o.FeatureGates.inert(); len(inert) > 0 {
+		ws = append(ws, Warning{"feature-gates", "feature gates have no effect: " + inert.String()})
 	}
 	for _, side := range []struct {
 		flag string

@@ -172,6 +172,9 @@ func (s *Server) Answer(ctx context.Context, method string, request []byte) Answ
 	}
 	decode := func(to any) error { return proto.Unmarshal(request, to.(proto.Message)) }
 	resp, err := m.desc.Handler(m.service, ctx, decode, s.unary)
+	if errors.Is(err, rpctypes.ErrGRPCCorrupt) {
+		err = s.refusal()
+	}
 	a := Answer{Position: s.opts.Store.Index().End.Position}
 	switch {
 	case errors.Is(err, errNotLeading):

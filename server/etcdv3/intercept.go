@@ -59,7 +59,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if s.wantsLeader(ctx) && s.opts.Cluster.Leader() == 0 {
 		return nil, rpctypes.ErrGRPCNoLeader
 	}
-	resp, err := s.answer(ctx, req, info.FullMethod, handler)
+	resp, err := s.soundly(ctx, req, info.FullMethod, handler)
 	took := time.Since(start)
 	s.opts.Observe.Handled("unary", info.FullMethod, err, took)
 	if took > s.opts.SlowRequest || s.opts.Logger.Enabled(ctx, slog.LevelDebug) {
@@ -78,46 +78,55 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		return err
 	}
 	s.opts.Observe.Started("stream", info.FullMethod, version)
+	serve := func(ss grpc.ServerStream) error { return handler(srv, ss) }
 	if s.wantsLeader(ss.Context()) {
-		err = s.whileLed(ss, func(ss grpc.ServerStream) error { return handler(srv, ss) })
-	} else {
-		err = handler(srv, ss)
+		serve = s.whileLed(serve)
 	}
+	err = s.whileSound(info.FullMethod, serve)(ss)
 	s.opts.Observe.Handled("stream", info.FullMethod, err, time.Since(start))
 	return err
 }
 
-// ledStream is a stream whose context ends with the leader.
-type ledStream struct {
+// serveStream serves a stream until it ends.
+type serveStream func(grpc.ServerStream) error
+
+// endingStream is a stream whose context ends before it does.
+type endingStream struct {
 	grpc.ServerStream
 	ctx context.Context
 }
 
-func (s ledStream) Context() context.Context { return s.ctx }
+func (s endingStream) Context() context.Context { return s.ctx }
 
-// whileLed serves a stream until it ends, or the cluster has been without a leader for too long.
-func (s *Server) whileLed(ss grpc.ServerStream, serve func(grpc.ServerStream) error) error {
+// until serves a stream until it ends, or ended is closed: then it ends with an error.
+func (serve serveStream) until(ended <-chan struct{}, why error) serveStream {
+	return func(ss grpc.ServerStream) error {
+		ctx, cancel := context.WithCancelCause(ss.Context())
+		defer cancel(nil)
+		go func() {
+			select {
+			case <-ended:
+				cancel(why)
+			case <-ctx.Done():
+			}
+		}()
+		err := serve(endingStream{ss, ctx})
+		if errors.Is(context.Cause(ctx), why) {
+			return why
+		}
+		return err
+	}
+}
+
+// whileLed serves a stream until the cluster has been without a leader for too long.
+func (s *Server) whileLed(serve serveStream) serveStream {
 	if s.opts.Cluster.Leader() == 0 {
-		return rpctypes.ErrGRPCNoLeader
+		return func(grpc.ServerStream) error { return rpctypes.ErrGRPCNoLeader }
 	}
 	if s.opts.LeaderLost == nil {
-		return serve(ss)
+		return serve
 	}
-	ctx, cancel := context.WithCancelCause(ss.Context())
-	defer cancel(nil)
-	lost := s.opts.LeaderLost()
-	go func() {
-		select {
-		case <-lost:
-			cancel(rpctypes.ErrGRPCNoLeader)
-		case <-ctx.Done():
-		}
-	}()
-	err := serve(ledStream{ss, ctx})
-	if errors.Is(context.Cause(ctx), rpctypes.ErrGRPCNoLeader) {
-		return rpctypes.ErrGRPCNoLeader
-	}
-	return err
+	return serve.until(s.opts.LeaderLost(), rpctypes.ErrGRPCNoLeader)
 }
 
 // logRequest logs a request by what it asks for: keys and sizes, never a value.

@@ -91,7 +91,11 @@ func (s *maintenanceServer) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.Ha
 }
 
 func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
-	h, err := s.opts.Store.HashKV(ctx, r.Revision)
+	hash := s.opts.Store.HashKV
+	if s.opts.ForMembers { // another member asks what this one has
+		hash = s.opts.Store.HashHere
+	}
+	h, err := hash(ctx, r.Revision)
 	if err != nil {
 		return nil, grpcError(err)
 	}

@@ -64,6 +64,8 @@ type Options struct {
 	Members Members
 	// Lead brings requests to the leader where another server may lead. Nil where none does.
 	Lead Lead
+	// ForMembers is set for the API on the peer port, which other members of the cluster use.
+	ForMembers bool
 	// Timeout is how long a request may take to find a leader. Required with Lead.
 	Timeout time.Duration
 	// StrictReconfigCheck refuses changes of Members that would cost the quorum: --strict-reconfig-check.
@@ -75,7 +77,10 @@ type Options struct {
 	// LeaderLost gives a channel that is closed when there has been no leader for so long that streams of clients that want one
 	// are to end: three election timeouts, in etcd. Nil if there is always one.
 	LeaderLost func() <-chan struct{}
-	Logger     *slog.Logger
+	// Corrupted gives a channel that is closed while a CORRUPT alarm names this server, which then answers no requests for keys. Nil where the
+	// store alone looks at that alarm.
+	Corrupted func() <-chan struct{}
+	Logger    *slog.Logger
 	// MaxTxnOps and MaxRequestBytes bound requests: --max-txn-ops, --max-request-bytes.
 	MaxTxnOps       int
 	MaxRequestBytes int

@@ -79,7 +79,7 @@ func (s *service) Answer(_ context.Context, c *peerpb.Call) (*peerpb.Answer, err
 
 func (s *service) Publish(context.Context, string, []string) error { return nil }
 
-func (s *service) Hashes(context.Context) ([]*peerpb.PositionHash, error) {
+func (s *service) Hashes(context.Context, []int64) ([]*peerpb.PositionHash, error) {
 	return []*peerpb.PositionHash{{Position: 7, Hash: 1 << 63}}, nil
 }
 

@@ -34,8 +34,8 @@ type Service interface {
 	Answer(ctx context.Context, c *peerpb.Call) (*peerpb.Answer, error)
 	// Publish records, as the leader, what the caller is called and where clients reach it.
 	Publish(ctx context.Context, name string, clientURLs []string) error
-	// Hashes gives the chain hashes of the last commits.
-	Hashes(ctx context.Context) ([]*peerpb.PositionHash, error)
+	// Hashes gives the hashes of the log up to those of some positions that it has in memory.
+	Hashes(ctx context.Context, positions []int64) ([]*peerpb.PositionHash, error)
 }
 
 // Register puts the service on a gRPC server that has a Guard's interceptors. Once stopping is closed the streams
@@ -211,8 +211,8 @@ func (s *server) Publish(ctx context.Context, r *peerpb.PublishRequest) (*peerpb
 	return &peerpb.PublishResponse{}, nil
 }
 
-func (s *server) Hashes(ctx context.Context, _ *peerpb.HashesRequest) (*peerpb.HashesResponse, error) {
-	hashes, err := s.svc.Hashes(ctx)
+func (s *server) Hashes(ctx context.Context, r *peerpb.HashesRequest) (*peerpb.HashesResponse, error) {
+	hashes, err := s.svc.Hashes(ctx, r.GetPositions())
 	if err != nil {
 		return nil, err
 	}

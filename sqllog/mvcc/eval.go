@@ -42,6 +42,8 @@ type Env struct {
 	Values Values
 	// MinLeaseTTL is the shortest TTL granted, in seconds.
 	MinLeaseTTL int64
+	// Corrupt tells by the alarms of an index whether the data must not be changed here. Default: if any CORRUPT alarm is raised.
+	Corrupt func(*Index) bool
 }
 
 // Result answers one request: Err, or a response that lacks the values named by Fills.
@@ -102,7 +104,7 @@ type evaluator struct {
 }
 
 func (ev *evaluator) evaluate(request any) (any, error) {
-	if ev.b.ix.Alarmed(int32(pb.AlarmType_CORRUPT)) {
+	if ev.corrupt() {
 		switch request.(type) {
 		case *pb.PutRequest, *pb.DeleteRangeRequest, *pb.TxnRequest, *pb.CompactionRequest,
 			*pb.LeaseGrantRequest, *pb.LeaseRevokeRequest, *Expire:
@@ -138,6 +140,13 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 		return nil, nil
 	}
 	return ev.members(request)
+}
+
+func (ev *evaluator) corrupt() bool {
+	if ev.env.Corrupt != nil {
+		return ev.env.Corrupt(&ev.b.ix)
+	}
+	return ev.b.ix.Alarmed(int32(pb.AlarmType_CORRUPT))
 }
 
 func (ev *evaluator) full() bool { return ev.b.ix.Alarmed(int32(pb.AlarmType_NOSPACE)) }

@@ -2,7 +2,10 @@ package mvcc
 
 import (
 	"iter"
+	"slices"
 	"sort"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -239,3 +242,13 @@ func (ix *Index) Alarmed(alarm int32) bool {
 	}
 	return false
 }
+
+// Corrupt tells whether a CORRUPT alarm is raised for a member, or for all of them: for member 0.
+func (ix *Index) Corrupt(member uint64) bool {
+	return slices.ContainsFunc(ix.alarms, func(a Alarm) bool {
+		return a.Type == int32(pb.AlarmType_CORRUPT) && (a.Member == member || a.Member == 0)
+	})
+}
+
+// SameAlarms tells whether two indexes of one log have the same alarms raised.
+func (ix *Index) SameAlarms(other *Index) bool { return slices.Equal(ix.alarms, other.alarms) }

@@ -251,6 +251,39 @@ func TestRenewBesideAlarms(t *testing.T) {
 	}
 }
 
+// TestCorruptMember: an alarm for one member keeps that one from changing the data, and one for member 0 keeps all; alarms are what a member
+// that must change nothing goes on with.
+func TestCorruptMember(t *testing.T) {
+	alarm := func(action pb.AlarmRequest_AlarmAction, member uint64) *pb.AlarmRequest {
+		return &pb.AlarmRequest{Action: action, MemberID: member, Alarm: pb.AlarmType_CORRUPT}
+	}
+	put := &pb.PutRequest{Key: []byte("k")}
+	ix := NewIndex()
+	for _, step := range []struct {
+		request *pb.AlarmRequest
+		refuse  []uint64
+	}{
+		{alarm(pb.AlarmRequest_ACTIVATE, 2), []uint64{2}},
+		{alarm(pb.AlarmRequest_ACTIVATE, 0), []uint64{1, 2}},
+		{alarm(pb.AlarmRequest_DEACTIVATE, 2), []uint64{1, 2}},
+		{alarm(pb.AlarmRequest_DEACTIVATE, 0), nil},
+		{&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 1, Alarm: pb.AlarmType_NOSPACE}, nil},
+	} {
+		before := ix
+		ix, _ = sequence(t, ix, step.request)
+		if ix.SameAlarms(before) {
+			t.Errorf("%v: the alarms are the same", step.request)
+		}
+		for _, member := range []uint64{1, 2} {
+			env := Env{Corrupt: func(ix *Index) bool { return ix.Corrupt(member) }}
+			_, results := Evaluate(ix, env, []any{put, &pb.AlarmRequest{}})
+			if want := slices.Contains(step.refuse, member); errors.Is(results[0].Err, ErrCorrupt) != want || results[1].Err != nil {
+				t.Errorf("%v, member %d: a put: %v, alarms: %v", step.request, member, results[0].Err, results[1].Err)
+			}
+		}
+	}
+}
+
 // TestRenewFreesTheOldEntry: however often leases are renewed, one entry of each stays.
 func TestRenewFreesTheOldEntry(t *testing.T) {
 	ix, _ := sequence(t, NewIndex(), &pb.LeaseGrantRequest{ID: 7, TTL: 60}, &pb.LeaseGrantRequest{ID: 8, TTL: 60})

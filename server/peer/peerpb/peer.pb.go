@@ -974,6 +974,7 @@ func (*PublishResponse) Descriptor() ([]byte, []int) {
 
 type HashesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Positions     []int64                `protobuf:"varint,1,rep,packed,name=positions,proto3" json:"positions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1008,9 +1009,17 @@ func (*HashesRequest) Descriptor() ([]byte, []int) {
 	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
+func (x *HashesRequest) GetPositions() []int64 {
+	if x != nil {
+		return x.Positions
+	}
+	return nil
+}
+
 type HashesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hashes        []*PositionHash        `protobuf:"bytes,1,rep,name=hashes,proto3" json:"hashes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// hashes are those of the positions that the member has in memory.
+	Hashes        []*PositionHash `protobuf:"bytes,1,rep,name=hashes,proto3" json:"hashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1053,9 +1062,10 @@ func (x *HashesResponse) GetHashes() []*PositionHash {
 }
 
 type PositionHash struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Position      int64                  `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
-	Hash          uint64                 `protobuf:"varint,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Position int64                  `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	// hash is 0 if no command ends there.
+	Hash          uint64 `protobuf:"varint,2,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,8 +1218,9 @@ const file_peer_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vclient_urls\x18\x02 \x03(\tR\n" +
 	"clientUrls\"\x11\n" +
-	"\x0fPublishResponse\"\x0f\n" +
-	"\rHashesRequest\"G\n" +
+	"\x0fPublishResponse\"-\n" +
+	"\rHashesRequest\x12\x1c\n" +
+	"\tpositions\x18\x01 \x03(\x03R\tpositions\"G\n" +
 	"\x0eHashesResponse\x125\n" +
 	"\x06hashes\x18\x01 \x03(\v2\x1d.keelson.peer.v1.PositionHashR\x06hashes\">\n" +
 	"\fPositionHash\x12\x1a\n" +

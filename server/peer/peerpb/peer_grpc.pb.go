@@ -48,7 +48,7 @@ type PeerClient interface {
 	Forward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Calls, Answers], error)
 	// Publish has the leader record what the caller is called and where clients reach it.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
-	// Hashes gives the chain hashes of the last commits.
+	// Hashes gives the hashes of the log up to some positions, for the leader to compare.
 	Hashes(ctx context.Context, in *HashesRequest, opts ...grpc.CallOption) (*HashesResponse, error)
 }
 
@@ -154,7 +154,7 @@ type PeerServer interface {
 	Forward(grpc.BidiStreamingServer[Calls, Answers]) error
 	// Publish has the leader record what the caller is called and where clients reach it.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
-	// Hashes gives the chain hashes of the last commits.
+	// Hashes gives the hashes of the log up to some positions, for the leader to compare.
 	Hashes(context.Context, *HashesRequest) (*HashesResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
