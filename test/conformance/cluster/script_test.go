@@ -2,9 +2,11 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -78,6 +80,7 @@ func (c *cluster) moveLeader() {
 func (c *cluster) addLearner() *pb.Member {
 	leader, follower := c.led()
 	url := c.freeURL()
+	c.connected(follower)
 	added, ok := c.record(addLearner("add a learner, by a follower", follower, url)).(*pb.MemberAddResponse)
 	if !ok {
 		c.t.Fatal(c.lines[len(c.lines)-1])
@@ -93,6 +96,15 @@ func (c *cluster) addLearner() *pb.Member {
 	c.record(move("move the leader to a learner", leader, learner.ID))
 	c.record(update("update a learner to another's URL", leader, learner.ID, leader.peerURL))
 	return learner
+}
+
+// connected waits until the members have been connected for as long as a change of them takes. A member whose URL is taken is not added, but
+// that is looked at last.
+func (c *cluster) connected(n *node) {
+	c.until("the members to be connected for long enough", func(ctx context.Context) bool {
+		_, err := n.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{n.peerURL}})
+		return !errors.Is(rpctypes.Error(err), rpctypes.ErrUnhealthy)
+	})
 }
 
 // addVoters adds two that do not start, and takes them away again.
