@@ -20,7 +20,7 @@ import (
 
 var (
 	binDir  = flag.String("bin", "../../../.build/bin", "directory of the servers")
-	server  = flag.String("server", "etcd", "the binary under test; etcd proves the answers")
+	server  = flag.String("server", "keelson", "the binary under test; etcd proves the answers")
 	rewrite = flag.Bool("rewrite", false, "write etcd's answers down")
 )
 
