@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -24,6 +26,8 @@ const (
 	flushAgain = 500 * time.Millisecond
 	// walBytes is the size of the Raft log on disk at which it is cut, though it has fewer entries than SnapshotCount.
 	walBytes = 128 << 20
+	// copyWALBytes is the size up to which it is kept for members that fetch a copy of the database.
+	copyWALBytes = 2 << 30
 )
 
 // flusher writes the tail to the file until ctx ends, and then what is left.
@@ -209,14 +213,33 @@ func (n *node) mark() (uint64, error) {
 // keepFrom gives the index up to which the Raft log may go: some is kept for members that are behind.
 func (n *node) keepFrom(marked uint64) uint64 {
 	index := marked - min(marked, n.log.opts.CatchUpEntries)
-	if size, err := n.wal.Size(); err == nil && size > walBytes {
+	size, err := n.wal.Size()
+	if err == nil && size > walBytes {
 		index = marked
+	}
+	if err == nil && size < copyWALBytes {
+		index = min(index, n.copiedFrom())
 	}
 	first, err := n.wal.FirstIndex()
 	if err != nil {
 		return marked
 	}
 	return max(index, first-1)
+}
+
+// copiedFrom is the index from which on members that are there and fetch a copy of the database need the Raft log when they have it.
+// Without it they would have to fetch another one.
+func (n *node) copiedFrom() uint64 {
+	from := uint64(math.MaxUint64)
+	if n.state != raft.StateLeader {
+		return from
+	}
+	n.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if pr.State == tracker.StateSnapshot && pr.RecentActive {
+			from = min(from, pr.PendingSnapshot)
+		}
+	})
+	return from
 }
 
 // marker is what Raft takes for a snapshot: it says where the state machine stood, and who were the members, and has no data.
