@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -93,16 +91,25 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 
 // Start has a member of a cluster take part in it, by a network that reaches the others.
 func (l *Log) Start(net func(Identity) (Network, error)) error {
-	w, err := wal.Open(l.opts.wal())
+	n, err := l.begin(net)
 	if err != nil {
-		return fmt.Errorf("open the Raft log: %w", err)
-	}
-	n, err := l.start(w, net)
-	if err != nil {
-		return errors.Join(err, w.Close())
+		return err
 	}
 	l.launch(n)
 	return nil
+}
+
+// begin opens the Raft log, and makes this server's part in the consensus as it says.
+func (l *Log) begin(net func(Identity) (Network, error)) (*node, error) {
+	w, err := wal.Open(l.opts.wal())
+	if err != nil {
+		return nil, fmt.Errorf("open the Raft log: %w", err)
+	}
+	n, err := l.start(w, net)
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return n, nil
 }
 
 func (l *Log) start(w *wal.WAL, net func(Identity) (Network, error)) (*node, error) {
@@ -182,28 +189,16 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 	if err := wal.Create(l.opts.wal(), id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
 		return fmt.Errorf("make the Raft log: %w", err)
 	}
-	w, err := wal.Open(l.opts.wal())
+	n, err := l.begin(net)
 	if err != nil {
-		return fmt.Errorf("open the Raft log: %w", err)
-	}
-	n, err := l.start(w, net)
-	if err != nil {
-		// It stays alone: what is appended to the file now must not be missed by a Raft log.
-		return errors.Join(err, w.Close(), os.RemoveAll(l.opts.Dir), syncDir(filepath.Dir(l.opts.Dir)))
+		// It stays alone, and may try again.
+		return errors.Join(err, wal.Remove(l.opts.wal()))
 	}
 	if err := n.rn.Campaign(); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		l.logger.Warn("the first election could not be held at once", "error", err)
 	}
 	l.launch(n)
 	return l.AwaitLeader(ctx)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been
@@ -301,4 +296,3 @@ func (l *Log) Close() error {
 	})
 	return l.closeErr
 }
-
