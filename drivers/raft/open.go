@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
@@ -76,7 +77,7 @@ func beginning(voters []uint64, end drivers.End, chain uint64) *raftpb.Snapshot 
 //
 // Errors: those of sqlite.Open; ErrCorrupt also if the Raft log is damaged, or the database lacks what the Raft log does not have any more.
 func Open(ctx context.Context, o Options) (*Log, error) {
-	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1)}
+	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
 	l.grown.init()
