@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -31,20 +32,55 @@ type Stand struct {
 func (l *Log) ServeCopy(ctx context.Context, fn func(Part) error) error {
 	l.copies.Add(1)
 	defer l.copies.Add(-1)
-	l.copying.RLock()
-	defer l.copying.RUnlock()
-	return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
-		s := Stand{Scrubbed: f.Bounds().Scrubbed}
+	if err := l.copying.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer l.copying.Release(1)
+	var s Stand
+	var epoch uint64
+	err := l.withFile(ctx, func(_ context.Context, f *sqlite.Log) error {
+		epoch, s.Scrubbed = l.Epoch(), f.Bounds().Scrubbed
 		s.End, s.Mark = f.LastMark()
-		if err := fn(Part{Stand: &s}); err != nil {
-			return err
-		}
-		err := f.Rows(ctx, 0, s.End.Position, func(rows []sqlite.Row) error { return fn(Part{Rows: rows}) })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := fn(Part{Stand: &s}); err != nil {
+		return err
+	}
+	for after := int64(0); after < s.End.Position; {
+		rows, err := l.rows(ctx, epoch, after, s.End.Position)
 		if err != nil {
 			return err
 		}
-		return fn(Part{Last: true})
+		if err := fn(Part{Rows: rows}); err != nil {
+			return err
+		}
+		after = rows[len(rows)-1].Position
+	}
+	return fn(Part{Last: true})
+}
+
+// rows gives the next rows of the file of an epoch, some of those in (after, upTo], of which the last is there. While they are sent, which may take long, the file is not held:
+// another one can take its place.
+func (l *Log) rows(ctx context.Context, epoch uint64, after, upTo int64) (rows []sqlite.Row, err error) {
+	err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+		if l.Epoch() != epoch {
+			return errReplaced
+		}
+		return f.Rows(ctx, after, upTo, func(slice []sqlite.Row) error {
+			rows = slices.Clone(slice)
+			return errEnough
+		})
 	})
+	switch {
+	case err != nil && !errors.Is(err, errEnough):
+		return nil, err
+	case len(rows) == 0:
+		return nil, fmt.Errorf("%w: there is no row after %d", drivers.ErrCorrupt, after)
+	}
+	return rows, nil
 }
 
 // copySuffix is added to the database's name while a copy of another member's is made.
@@ -61,15 +97,17 @@ func (n *node) fetch(m *raftpb.Message) {
 		return
 	}
 	n.log.background.Go(func() {
-		defer n.fetching.Store(false)
 		n.logger.Info("this member is far behind: fetching a copy of the database", "from", fmt.Sprintf("%x", m.GetFrom()))
 		if err := n.log.fetchCopy(n.log.ctx, n.net, m.GetFrom()); err != nil {
 			n.logger.Warn("the copy of the database was broken off", "from", fmt.Sprintf("%x", m.GetFrom()), "error", err)
+			n.fetching.Store(false)
 			return
 		}
-		n.pass(m)
-		// Until it is installed or passed over, no other one is to take its place.
-		_ = n.do(n.log.ctx, func() {})
+		// Until it is installed or passed over, no other one is to take its place: run ends fetching.
+		_ = n.do(n.log.ctx, func() {
+			n.step(m)
+			n.fetched = true
+		})
 	})
 }
 
@@ -109,17 +147,25 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64) error {
 }
 
 // install puts the copy that was fetched in the place of the database, and has the Raft log begin after it. The copy may be of a later state
-// than Raft asks for: the state machine passes over what it has. After a crash between the two steps the database is ahead of the Raft log, which does no harm.
+// than Raft asks for: the state machine passes over what it has. After a crash between the two steps the database is ahead of the Raft log, which does no harm. After
+// an error it can be tried again.
 func (n *node) install(snap *raftpb.Snapshot) error {
-	l := n.log
-	if err := l.replace(snap); err != nil {
-		return fmt.Errorf("install a copy of the database: %w", err)
-	}
 	m := snap.GetMetadata()
-	if err := n.wal.Install(n.hard, snap); err != nil {
+	if n.placed != m.GetIndex() {
+		if err := n.log.replace(snap); err != nil {
+			return fmt.Errorf("install a copy of the database: %w", err)
+		}
+		n.placed = m.GetIndex()
+	}
+	// Entries after it may have come along, agreed on already.
+	hard := n.hard
+	if hard.GetCommit() > m.GetIndex() {
+		hard = &raftpb.HardState{Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(m.GetIndex())}
+	}
+	if err := n.wal.Install(hard, snap); err != nil {
 		return fmt.Errorf("install a copy of the database: %w", err)
 	}
-	n.unsaved = false
+	n.placed, n.unsaved = 0, hard != n.hard
 	n.setConf(m.GetConfState(), m.GetIndex())
 	n.member = n.member || isMember(n.conf, n.id)
 	n.applied.Store(m.GetIndex())
@@ -145,8 +191,11 @@ func (l *Log) replace(snap *raftpb.Snapshot) error {
 		}
 		l.file = nil
 	}
-	if err := sqlite.Swap(l.opts.Database.Path, l.opts.Database.Path+copySuffix); err != nil {
-		return err
+	if !l.swapped {
+		if err := sqlite.Swap(l.opts.Database.Path, l.opts.Database.Path+copySuffix); err != nil {
+			return err
+		}
+		l.swapped = true
 	}
 	file, err := sqlite.Open(context.WithoutCancel(l.ctx), l.opts.Database)
 	if err != nil {
@@ -156,7 +205,7 @@ func (l *Log) replace(snap *raftpb.Snapshot) error {
 	if end.Position < stood.Position {
 		return errors.Join(fmt.Errorf("%w: the copy ends at %d, before %d", drivers.ErrCorrupt, end.Position, stood.Position), file.Close())
 	}
-	l.file = file
+	l.file, l.swapped = file, false
 	l.fileCtx, l.fileEnds = context.WithCancel(l.ctx)
 	l.epoch.Add(1)
 	_, hash := decodeMark(mark)

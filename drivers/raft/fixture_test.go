@@ -24,6 +24,8 @@ type fabric struct {
 	mu   sync.Mutex
 	logs map[uint64]*Log
 	cut  map[[2]uint64]bool
+	// snoop sees the messages that come through, beside the member that they are for. Optional; it is set before there are any.
+	snoop func(*raftpb.Message)
 }
 
 func (f *fabric) reaches(from, to uint64) *Log {
@@ -65,6 +67,9 @@ func (l *link) run(ctx context.Context) {
 		select {
 		case m := <-l.out:
 			if to := l.fabric.reaches(l.id, m.GetTo()); to != nil {
+				if snoop := l.fabric.snoop; snoop != nil {
+					snoop(m)
+				}
 				_ = to.Deliver(ctx, m)
 			}
 		case <-ctx.Done():

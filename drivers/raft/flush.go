@@ -88,27 +88,43 @@ func (l *Log) flush(ctx context.Context) error {
 		if waiting == 0 {
 			return nil
 		}
-		l.fileMu.RLock()
-		err := l.file.AppendAll(ctx, batches[0].after, marked(batches))
-		if errors.Is(err, drivers.ErrUncertain) || errors.Is(err, drivers.ErrUnresolved) {
-			// What became of the transaction is found out, and it is done once more if it is not there.
-			err = l.settle(ctx, batches, err)
-		}
-		l.fileMu.RUnlock()
+		n, err := l.write(ctx, batches)
 		if err != nil {
 			return fmt.Errorf("write the database: %w", err)
 		}
-		l.tail.flushedTo(len(batches))
+		l.tail.flushedTo(n)
 	}
 }
 
-// settle succeeds if the batches are in the file after all.
-func (l *Log) settle(ctx context.Context, batches []*applied, why error) error {
-	bounds, err := l.file.ReadIndex(ctx)
-	if err == nil && bounds.End == batches[len(batches)-1].end() {
-		return nil
+// write brings batches to the file, and gives how many of the first are there now: at least one, if there is no error.
+func (l *Log) write(ctx context.Context, batches []*applied) (int, error) {
+	l.fileMu.RLock()
+	defer l.fileMu.RUnlock()
+	if l.file == nil {
+		return 0, drivers.ErrClosed // a copy could not be installed
 	}
-	return errors.Join(why, err)
+	err := l.file.AppendAll(ctx, batches[0].after, marked(batches))
+	switch {
+	case err == nil:
+		return len(batches), nil
+	case errors.Is(err, drivers.ErrUncertain), errors.Is(err, drivers.ErrUnresolved), errors.Is(err, drivers.ErrConflict):
+		return l.settle(ctx, batches, err)
+	}
+	return 0, err
+}
+
+// settle finds out how many of the batches are in the file after all: of this transaction, or of an earlier one of which that
+// could not be found out, and which had fewer.
+func (l *Log) settle(ctx context.Context, batches []*applied, why error) (int, error) {
+	bounds, err := l.file.ReadIndex(ctx)
+	if err == nil {
+		for i, a := range batches {
+			if a.end() == bounds.End {
+				return i + 1, nil
+			}
+		}
+	}
+	return 0, errors.Join(why, err)
 }
 
 // awaitRoom waits while too much waits for the file.
@@ -204,7 +220,12 @@ func (n *node) keepFrom(marked uint64) uint64 {
 	index := marked - min(marked, keep)
 	if n.state == raft.StateLeader && size <= tooLarge*walBytes {
 		n.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
-			if pr.RecentActive {
+			switch {
+			case !pr.RecentActive:
+			case pr.State == tracker.StateSnapshot:
+				// From there on it needs the log when it has the copy that it fetches. Without it, it would have to fetch another one.
+				index = min(index, pr.PendingSnapshot)
+			default:
 				index = min(index, pr.Match)
 			}
 		})

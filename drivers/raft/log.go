@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/sqlite"
 )
@@ -39,11 +41,12 @@ type Log struct {
 	file     *sqlite.Log
 	fileCtx  context.Context
 	fileEnds context.CancelFunc
+	swapped  bool // a copy is in its place, and could not be opened yet
 	replaced wake
 	epoch    atomic.Uint64 // how often it was replaced
 
-	flushing   sync.Mutex   // held while the tail goes to the file
-	copying    sync.RWMutex // held shared by copies of the file, exclusively by scrubs
+	flushing   sync.Mutex          // held while the tail goes to the file
+	copying    *semaphore.Weighted // held shared by copies of the file, as a whole by scrubs
 	hurry      chan struct{}
 	unwritable atomic.Pointer[error]
 	// unresolved is set while the outcome of an append is not known.
@@ -77,6 +80,9 @@ func (l *Log) withFile(ctx context.Context, fn func(context.Context, *sqlite.Log
 	}
 	return err
 }
+
+// allCopies is what a scrub takes of copying, of which a copy takes 1.
+const allCopies = math.MaxInt64
 
 // errReplaced ends what reads a file in whose place a newer one comes.
 var errReplaced = errors.New("the database is being replaced by a newer copy")
@@ -201,7 +207,7 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 		inFile.UpTo = 0
 	}
 	if len(batches) == 0 || inFile.UpTo > opts.After {
-		if err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Scan(ctx, inFile, fn) }); err != nil {
+		if err := l.scanFile(ctx, inFile, fn); err != nil {
 			return err
 		}
 	}
@@ -220,15 +226,47 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 	return nil
 }
 
-// Load implements drivers.Followed: scrubs wait meanwhile.
+// scanFile scans the file, and goes on in the one that takes its place meanwhile: that lacks nothing but what was scrubbed.
+func (l *Log) scanFile(ctx context.Context, opts drivers.ScanOptions, fn func([]drivers.Entry) error) error {
+	for {
+		var ended error
+		err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+			return f.Scan(ctx, opts, func(entries []drivers.Entry) error {
+				opts.After = entries[len(entries)-1].Position
+				ended = fn(entries)
+				return ended
+			})
+		})
+		switch {
+		case ended != nil:
+			return ended
+		case !errors.Is(err, errReplaced) || ctx.Err() != nil:
+			return err
+		case opts.UpTo > 0 && opts.After >= opts.UpTo:
+			return nil
+		}
+	}
+}
+
+// Load implements drivers.Followed: scrubs wait meanwhile. If the file is replaced it ends with drivers.ErrEpoch, since in the newer one things are
+// scrubbed that were superseded after the end of this one.
 func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
-	l.copying.RLock()
-	defer l.copying.RUnlock()
+	if err := l.copying.Acquire(ctx, 1); err != nil {
+		return drivers.Bounds{}, err
+	}
+	defer l.copying.Release(1)
+	epoch := l.Epoch()
 	b := l.bounds()
 	if b.End.Position == 0 {
 		return b, nil
 	}
-	return b, l.Scan(ctx, drivers.ScanOptions{UpTo: b.End.Position}, fn)
+	if err := l.Scan(ctx, drivers.ScanOptions{UpTo: b.End.Position}, fn); err != nil {
+		return b, err
+	}
+	if l.Epoch() != epoch {
+		return b, fmt.Errorf("load: %w: %w", drivers.ErrEpoch, errReplaced)
+	}
+	return b, nil
 }
 
 // errEnough ends following a file.
@@ -278,11 +316,12 @@ func (l *Log) Follow(ctx context.Context, after drivers.End, fn func(*drivers.Ba
 // followFile gives what the file has after an end, up to where it ends now.
 func (l *Log) followFile(ctx context.Context, after drivers.End, fn func(*drivers.Batch) error) (drivers.End, error) {
 	at := after
+	var ended error
 	err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
 		upTo, _ := f.LastMark()
 		return f.Follow(ctx, after, func(b *drivers.Batch) error {
-			if err := fn(b); err != nil {
-				return err
+			if ended = fn(b); ended != nil {
+				return ended
 			}
 			at = drivers.End{Position: at.Position + int64(len(b.Entries)), Batch: b.ID}
 			if at.Position >= upTo.Position {
@@ -291,8 +330,11 @@ func (l *Log) followFile(ctx context.Context, after drivers.End, fn func(*driver
 			return nil
 		})
 	})
-	if errors.Is(err, errEnough) || errors.Is(err, errReplaced) && ctx.Err() == nil {
-		err = nil
+	switch {
+	case ended != nil:
+		return at, ended
+	case errors.Is(err, errEnough), errors.Is(err, errReplaced) && ctx.Err() == nil:
+		return at, nil
 	}
 	return at, err
 }
@@ -343,8 +385,10 @@ func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) erro
 	if l.unresolved.Load() {
 		return fmt.Errorf("scrub: %w", drivers.ErrUnresolved)
 	}
-	l.copying.Lock()
-	defer l.copying.Unlock()
+	if err := l.copying.Acquire(ctx, allCopies); err != nil {
+		return fmt.Errorf("scrub: %w", err)
+	}
+	defer l.copying.Release(allCopies)
 	if l.node.Load() != nil && len(positions) > 0 {
 		if end, _ := l.tail.ends(); positions[len(positions)-1] >= end.Position {
 			return fmt.Errorf("scrub: position %d is not below the log's last, %d", positions[len(positions)-1], end.Position)

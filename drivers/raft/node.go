@@ -62,7 +62,11 @@ type node struct {
 	member    bool // it has been in the configuration
 	failure   atomic.Pointer[error]
 	failed    chan struct{} // closed when failure is set
-	fetching  atomic.Bool
+	// fetching is set while a copy is fetched and until it is installed or passed over; fetched when Raft has been told of it.
+	fetching atomic.Bool
+	fetched  bool
+	// placed is the index of the snapshot whose copy has taken the file's place, and that the Raft log does not have yet.
+	placed uint64
 }
 
 // maxMessage bounds the bytes of entries in one message to another member, the other two the messages on the way to it. A larger entry goes alone.
@@ -132,6 +136,10 @@ func (n *node) run(ctx context.Context) error {
 				n.fail(err)
 				return err
 			}
+		}
+		if n.fetched {
+			n.fetched = false
+			n.fetching.Store(false)
 		}
 	}
 }

@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
@@ -78,7 +77,7 @@ func beginning(voters []uint64, end drivers.End, chain uint64) *raftpb.Snapshot 
 //
 // Errors: those of sqlite.Open; ErrCorrupt also if the Raft log is damaged, or the database lacks what the Raft log does not have any more.
 func Open(ctx context.Context, o Options) (*Log, error) {
-	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1)}
+	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
 	l.grown.init()
@@ -93,16 +92,25 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 
 // Start has a member of a cluster take part in it, by a network that reaches the others.
 func (l *Log) Start(net func(Identity) (Network, error)) error {
-	w, err := wal.Open(l.opts.wal())
+	n, err := l.begin(net)
 	if err != nil {
-		return fmt.Errorf("open the Raft log: %w", err)
-	}
-	n, err := l.start(w, net)
-	if err != nil {
-		return errors.Join(err, w.Close())
+		return err
 	}
 	l.launch(n)
 	return nil
+}
+
+// begin opens the Raft log, and makes this server's part in the consensus as it says.
+func (l *Log) begin(net func(Identity) (Network, error)) (*node, error) {
+	w, err := wal.Open(l.opts.wal())
+	if err != nil {
+		return nil, fmt.Errorf("open the Raft log: %w", err)
+	}
+	n, err := l.start(w, net)
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return n, nil
 }
 
 func (l *Log) start(w *wal.WAL, net func(Identity) (Network, error)) (*node, error) {
@@ -182,28 +190,16 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 	if err := wal.Create(l.opts.wal(), id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
 		return fmt.Errorf("make the Raft log: %w", err)
 	}
-	w, err := wal.Open(l.opts.wal())
+	n, err := l.begin(net)
 	if err != nil {
-		return fmt.Errorf("open the Raft log: %w", err)
-	}
-	n, err := l.start(w, net)
-	if err != nil {
-		// It stays alone: what is appended to the file now must not be missed by a Raft log.
-		return errors.Join(err, w.Close(), os.RemoveAll(l.opts.Dir), syncDir(filepath.Dir(l.opts.Dir)))
+		// It stays alone, and may try again.
+		return errors.Join(err, wal.Remove(l.opts.wal()))
 	}
 	if err := n.rn.Campaign(); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		l.logger.Warn("the first election could not be held at once", "error", err)
 	}
 	l.launch(n)
 	return l.AwaitLeader(ctx)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been

@@ -13,7 +13,8 @@ type storage struct {
 	node *node
 }
 
-// Snapshot gives the marker, one that has the newest configuration: a member that has just been added refuses one that it is not in.
+// Snapshot gives the marker, one that has the newest configuration: a member that has just been added refuses one that it is not in. Raft
+// asks for it again later if there is none now, also because of the disk; it would end the process for any other error.
 func (s storage) Snapshot() (*raftpb.Snapshot, error) {
 	snap, err := s.WAL.Snapshot()
 	if err != nil || snap.GetMetadata().GetIndex() >= s.node.confIndex {
@@ -21,7 +22,8 @@ func (s storage) Snapshot() (*raftpb.Snapshot, error) {
 	}
 	switch index, err := s.node.mark(); {
 	case err != nil:
-		return nil, err
+		s.node.logger.Error("a member waits for a copy of the database, and where it is to begin cannot be recorded, trying again", "error", err)
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	case index == 0:
 		s.node.log.hasten()
 		return nil, raft.ErrSnapshotTemporarilyUnavailable

@@ -77,6 +77,20 @@ func Replace(o Options, id Identity, snap *raftpb.Snapshot) error {
 	return nil
 }
 
+// Remove takes away a log of which nothing is needed. It is not open. After a crash it is there, whole, or not at all.
+func Remove(o Options) error {
+	o = o.withDefaults()
+	gone := o.Dir + newSuffix
+	if err := removeAll(o.fs, gone); err != nil {
+		return fmt.Errorf("remove a Raft log that was not finished: %w", classify(err))
+	}
+	if err := moveDir(o.fs, o.Dir, gone); err != nil {
+		return fmt.Errorf("move the Raft log away: %w", classify(err))
+	}
+	removeLeftover(o, gone)
+	return nil
+}
+
 // build makes a whole log beside the directory, durably.
 func build(o Options, id Identity, snap *raftpb.Snapshot) error {
 	dir := o.Dir + newSuffix
