@@ -31,9 +31,6 @@ func (c *cluster) run(ctx context.Context) error {
 		case <-moved:
 		case <-c.changed:
 		case <-retry.C:
-			if !leading {
-				break
-			}
 		case <-c.log.Removed():
 			c.leave()
 		case <-c.log.Failed():
