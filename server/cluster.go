@@ -56,7 +56,7 @@ type cluster struct {
 
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
-	forgotten bool               // of run alone
+	forgotten chan struct{}      // closed when --force-new-cluster is done
 }
 
 // raftDir is the directory of the Raft log, and whether the data directory has one.
@@ -87,7 +87,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}), parted: map[uint64]bool{},
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), parted: map[uint64]bool{},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {

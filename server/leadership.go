@@ -33,9 +33,6 @@ func (c *cluster) run(ctx context.Context) error {
 		case <-moved:
 		case <-c.changed:
 		case <-retry.C:
-			if !leading {
-				break
-			}
 		case <-c.log.Removed():
 			c.leave()
 		case <-c.log.Failed():
@@ -81,8 +78,10 @@ func (c *cluster) takeOver(ctx context.Context, term uint64) error {
 
 // forget removes all other members, once: there is no way to them any more.
 func (c *cluster) forget(ctx context.Context) error {
-	if c.forgotten {
+	select {
+	case <-c.forgotten:
 		return nil
+	default:
 	}
 	id, _ := c.log.Clustered()
 	for _, m := range c.node.store.Index().Members() {
@@ -98,8 +97,19 @@ func (c *cluster) forget(ctx context.Context) error {
 			return err
 		}
 	}
-	c.forgotten = true
+	close(c.forgotten)
 	return nil
+}
+
+// awaitForgotten waits until that is done, if it is to be done: clients see a cluster of one from the start.
+func (c *cluster) awaitForgotten(ctx context.Context) {
+	if _, clustered := c.log.Clustered(); !clustered || !c.node.opts.ForceNewCluster {
+		return
+	}
+	select {
+	case <-c.forgotten:
+	case <-ctx.Done():
+	}
 }
 
 // watchLead closes lost when there has been no leader for three election timeouts, as long as etcd waits, until ctx ends.

@@ -254,7 +254,12 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 	if n.roster != nil {
 		g.Go(func() error { return n.roster.Run(gctx) })
 	}
-	g.Go(func() error { return n.listen(gctx, api) })
+	g.Go(func() error {
+		if n.cluster != nil {
+			n.cluster.awaitForgotten(gctx)
+		}
+		return n.listen(gctx, api)
+	})
 	return g.Wait()
 }
 
