@@ -301,11 +301,15 @@ func (c *cluster) told(ix *mvcc.Index) {
 	}
 }
 
-// partTime is how long there are connections to a member after it was removed.
+// partTime is how long there are connections to a member after it was removed, at least.
 const partTime = 5 * time.Second
 
 // part ends the connections to a member that was removed.
 func (c *cluster) part(id uint64) {
+	if c.log.Has(id) {
+		time.AfterFunc(partTime, func() { c.part(id) })
+		return
+	}
 	c.mu.Lock()
 	c.parted[id] = true
 	c.mu.Unlock()

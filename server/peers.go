@@ -44,7 +44,8 @@ func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	id, _ := c.log.Clustered()
 	guard := peer.NewGuard(peer.GuardOptions{
 		Cluster: id.Cluster, Self: id.Member,
-		Removed: func(id uint64) bool { return c.node.store.Index().Removed(id) },
+		// As long as Raft has it, its vote may be needed, or the lead be its own.
+		Removed: func(id uint64) bool { return c.node.store.Index().Removed(id) && !c.log.Has(id) },
 		Seen:    c.connections().Retry,
 	})
 	api.Lead, api.Learner, api.TellPosition, api.Stopping = nil, nil, true, ctx.Done()

@@ -120,7 +120,7 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 		return fmt.Errorf("install a copy of the database: %w", err)
 	}
 	n.unsaved = false
-	n.conf, n.confIndex = m.GetConfState(), m.GetIndex()
+	n.configured(m.GetConfState(), m.GetIndex())
 	n.member = n.member || isMember(n.conf, n.id)
 	n.applied.Store(m.GetIndex())
 	n.confed.all()

@@ -121,6 +121,12 @@ func (l *Log) AwaitLeader(ctx context.Context) error {
 	}
 }
 
+// Has tells whether a server is in the configuration that is applied here.
+func (l *Log) Has(id uint64) bool {
+	n := l.node.Load()
+	return n != nil && isMember(n.known.Load(), id)
+}
+
 // Removed is closed when this server is a member of the configuration no more. It is nil for one that is alone.
 func (l *Log) Removed() <-chan struct{} {
 	if n := l.node.Load(); n != nil {

@@ -42,6 +42,8 @@ type node struct {
 	conf    *raftpb.ConfState
 	// confIndex is the index of the entry that gave conf.
 	confIndex uint64
+	// known is conf, for those outside of the loop.
+	known atomic.Pointer[raftpb.ConfState]
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
 	stuck map[uint64]int
 	// hard is Raft's hard state; unsaved is set while its commit index is newer than on disk.
@@ -85,7 +87,8 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.conf, n.confIndex, n.member = conf, snap.GetMetadata().GetIndex(), isMember(conf, n.id)
+	n.configured(conf, snap.GetMetadata().GetIndex())
+	n.member = isMember(conf, n.id)
 	n.hard = hs
 	n.applied.Store(snap.GetMetadata().GetIndex())
 	n.term.Store(hs.GetTerm())

@@ -187,7 +187,7 @@ func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
 }
 
 func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) {
-	n.conf, n.confIndex = n.rn.ApplyConfChange(cc), index
+	n.configured(n.rn.ApplyConfChange(cc), index)
 	switch {
 	case isMember(n.conf, n.id):
 		n.member = true
@@ -196,6 +196,11 @@ func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) {
 		close(n.removed)
 	}
 	n.confed.all()
+}
+
+func (n *node) configured(conf *raftpb.ConfState, index uint64) {
+	n.conf, n.confIndex = conf, index
+	n.known.Store(conf)
 }
 
 func isMember(conf *raftpb.ConfState, id uint64) bool {
