@@ -238,10 +238,13 @@ func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err
 // start has a member of a cluster take part in it, once the store is there.
 func (c *cluster) start(ctx context.Context) error {
 	clustered, err := raft.Clustered(raftDir(c.node.opts))
-	if err != nil || !clustered {
+	if err != nil {
 		return err
 	}
 	ix := c.node.store.Index()
+	if !clustered {
+		return lacksRaft(ix, c.node.opts)
+	}
 	if len(ix.Members()) == 0 && c.peers == nil {
 		if _, _, err := c.ask(ctx); err != nil {
 			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)

@@ -75,6 +75,16 @@ func TestLostData(t *testing.T) {
 	m := newMembers(t, 3)
 	_, stops := m.start(t)
 	stops[2]()
+	if err := os.RemoveAll(filepath.Join(m.dir[2], "member", "raft")); err != nil {
+		t.Fatal(err)
+	}
+	n, err := m.open(t, 2, "existing")
+	if err == nil {
+		_ = n.Close()
+	}
+	if !errors.Is(err, errNoRaft) {
+		t.Errorf("without the Raft log: %v", err)
+	}
 	if err := os.RemoveAll(m.dir[2]); err != nil {
 		t.Fatal(err)
 	}
