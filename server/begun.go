@@ -9,7 +9,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/peer"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // errBegun says that a member without data had some: it has taken part in its cluster, and has forgotten what it has acknowledged and for
@@ -20,6 +22,16 @@ var errBegun = errors.New("has already been bootstrapped, and there is no data o
 func begun(m *pb.Member) error {
 	if len(m.ClientURLs) > 0 {
 		return fmt.Errorf("member %x %w", m.ID, errBegun)
+	}
+	return nil
+}
+
+// errNoRaft says that a member of a cluster has its database and not its Raft log. It must not take itself for one that is alone.
+var errNoRaft = errors.New("the database is of a member of a cluster, and its Raft log is not there: was --wal-dir given before? If the log is lost, remove this member from the cluster, empty its data directory and add it again")
+
+func lacksRaft(ix *mvcc.Index, o config.Options) error {
+	if len(ix.Members()) > 1 {
+		return fmt.Errorf("%w (looked for in %s)", errNoRaft, raftDir(o))
 	}
 	return nil
 }

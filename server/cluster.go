@@ -243,10 +243,13 @@ func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err
 // start has a member of a cluster take part in it, once the store is there.
 func (c *cluster) start(ctx context.Context) error {
 	clustered, err := raft.Clustered(raftDir(c.node.opts))
-	if err != nil || !clustered {
+	if err != nil {
 		return err
 	}
 	ix := c.node.store.Index()
+	if !clustered {
+		return lacksRaft(ix, c.node.opts)
+	}
 	if len(ix.Members()) == 0 && c.peers == nil {
 		if _, _, err := c.ask(ctx); err != nil {
 			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)
@@ -336,11 +339,15 @@ func (c *cluster) removed(id uint64) bool {
 	return c.node.store.Index().Removed(id) && !c.log.Configured(id)
 }
 
-// partTime is how long there are connections to a member after it was removed.
+// partTime is how long there are connections to a member after it was removed, at least.
 const partTime = 5 * time.Second
 
 // part ends the connections to a member that was removed.
 func (c *cluster) part(id uint64) {
+	if c.log.Configured(id) {
+		time.AfterFunc(partTime, func() { c.part(id) })
+		return
+	}
 	c.mu.Lock()
 	c.parted[id] = true
 	c.mu.Unlock()

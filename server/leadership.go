@@ -12,8 +12,13 @@ import (
 
 // run does what falls to a member of a cluster when the leader or the members change, until ctx ends or it was removed.
 func (c *cluster) run(ctx context.Context) error {
+	leaving := false
 	for {
 		leader, term, leading, moved := c.log.Leader()
+		removed := c.log.Removed()
+		if leaving {
+			removed = nil
+		}
 		if _, clustered := c.log.Clustered(); clustered {
 			switch {
 			case leading && c.yield(ctx):
@@ -33,8 +38,10 @@ func (c *cluster) run(ctx context.Context) error {
 		case <-moved:
 		case <-c.changed:
 		case <-retry.C:
-		case <-c.log.Removed():
-			c.leave()
+		case <-removed:
+			// The others should hear first that it is agreed on: if it led, nobody else tells them.
+			leaving = true
+			time.AfterFunc(leaveTime, c.leave)
 		case <-c.log.Failed():
 			c.end(c.log.Failure())
 		case <-c.gone:
@@ -52,6 +59,9 @@ func (c *cluster) run(ctx context.Context) error {
 
 // leaderCheck is how often a leader looks whether Raft's configuration is what the log says.
 const leaderCheck = 5 * time.Second
+
+// leaveTime is how long a member goes on that knows by itself that it was removed, as in etcd.
+const leaveTime = time.Second
 
 // takeOver does what a leader of a term does, once it has applied all that was agreed on before it led.
 func (c *cluster) takeOver(ctx context.Context, term uint64) error {

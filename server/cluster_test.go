@@ -1,0 +1,165 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// members are the flags of the members of a cluster in this process.
+type members struct{ dir, names, peers, clients []string }
+
+func newMembers(t *testing.T, count int) members {
+	t.Helper()
+	dir := t.TempDir()
+	var m members
+	for i := range count {
+		m.names = append(m.names, fmt.Sprintf("n%d", i))
+		m.dir = append(m.dir, filepath.Join(dir, m.names[i]))
+		m.peers, m.clients = append(m.peers, freeURL(t)), append(m.clients, freeURL(t))
+	}
+	return m
+}
+
+func (m members) open(t *testing.T, i int, state string) (*Node, error) {
+	t.Helper()
+	var initial []string
+	for i, name := range m.names {
+		initial = append(initial, name+"="+m.peers[i])
+	}
+	opts, _, err := config.Load(config.Input{Args: []string{
+		"--name=" + m.names[i], "--data-dir=" + m.dir[i], "--listen-client-urls=" + m.clients[i], "--advertise-client-urls=" + m.clients[i],
+		"--listen-peer-urls=" + m.peers[i], "--initial-advertise-peer-urls=" + m.peers[i], "--initial-cluster=" + strings.Join(initial, ","),
+		"--initial-cluster-state=" + state,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return Open(t.Context(), opts, slog.New(slog.DiscardHandler))
+}
+
+// start starts all of them, and returns when each knows how clients reach all.
+func (m members) start(t *testing.T) (nodes []*Node, stops []func()) {
+	t.Helper()
+	for i := range m.names {
+		n, err := m.open(t, i, config.ClusterStateNew)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes, stops = append(nodes, n), append(stops, run(t, n))
+	}
+	for _, n := range nodes {
+		until(t, func() bool {
+			all := n.members()
+			return len(all) == len(nodes) && !slices.ContainsFunc(all, func(m *pb.Member) bool { return len(m.ClientURLs) == 0 })
+		})
+	}
+	return nodes, stops
+}
+
+// TestLostData: a member whose data directory is lost is not the same member any more, whatever its flags say of the cluster's state.
+func TestLostData(t *testing.T) {
+	m := newMembers(t, 3)
+	_, stops := m.start(t)
+	stops[2]()
+	if err := os.RemoveAll(filepath.Join(m.dir[2], "member", "raft")); err != nil {
+		t.Fatal(err)
+	}
+	n, err := m.open(t, 2, "existing")
+	if err == nil {
+		_ = n.Close()
+	}
+	if !errors.Is(err, errNoRaft) {
+		t.Errorf("without the Raft log: %v", err)
+	}
+	if err := os.RemoveAll(m.dir[2]); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []string{config.ClusterStateNew, "existing"} {
+		n, err := m.open(t, 2, state)
+		if !errors.Is(err, errBegun) {
+			t.Errorf("state %s: %v", state, err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
+}
+
+// TestRemoveLeader: of two members the one that leads is removed, and the other one goes on alone.
+func TestRemoveLeader(t *testing.T) {
+	nodes, stops := newMembers(t, 2).start(t)
+	until(t, func() bool { return nodes[0].leads() || nodes[1].leads() })
+	leader, other := 0, 1
+	if nodes[1].leads() {
+		leader, other = 1, 0
+	}
+	id, _ := nodes[leader].clustered()
+	if _, err := nodes[leader].cluster.Change(t.Context(), &mvcc.RemoveMember{ID: id.Member}); err != nil {
+		t.Logf("the leader does not say how it went: %v", err)
+	}
+	until(t, nodes[other].leads)
+	if _, err := nodes[other].store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1); err != nil {
+		t.Error(err)
+	}
+	if all := nodes[other].members(); len(all) != 1 {
+		t.Errorf("the members are %v", all)
+	}
+	stops[leader]()
+}
+
+// until waits until something is so.
+func until(t *testing.T, so func() bool) {
+	t.Helper()
+	for !so() {
+		select {
+		case <-t.Context().Done():
+			t.Fatal("it never was")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// run runs a node until stop is called, or the test ends.
+func run(t *testing.T, n *Node) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- errors.Join(n.Run(ctx), n.Close()) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func freeURL(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
