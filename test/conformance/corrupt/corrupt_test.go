@@ -112,6 +112,9 @@ func TestLog(t *testing.T) {
 	c.alarmed(c.members[0], m.id)
 	c.leader(c.members[:2]...)
 	c.refuses(m)
+	if log, err := os.ReadFile(m.LogPath()); err == nil {
+		t.Logf("as the leader it has found itself: %v", strings.Contains(string(log), "raising the CORRUPT alarm"))
+	}
 	c.put(c.members[0], "k", "w", c.members[:2]...)
 }
 
