@@ -57,7 +57,7 @@ TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 test: lint test-unit test-crash test-kube test-etcd test-postgres ## Lint, and all tests but the longest: 40 minutes at most on two cores.
 
 .PHONY: test-long
-test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long test-shared-long ## The tests that take longer.
+test-long: test-control-plane test-differential test-history test-etcdctl-checks test-etcd-cluster test-crash-long test-shared-long ## The tests that take longer.
 
 .PHONY: test-unit
 test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
@@ -87,7 +87,11 @@ test-kube: build ## Test with the storage tests of k8s.io/apiserver.
 
 .PHONY: test-etcd
 test-etcd: build peers ## Test with those of etcd's own tests that concern one member.
-	cd test/etcd && $(GO) test $(TEST_FLAGS) -v ./...
+	cd test/etcd && $(GO) test $(TEST_FLAGS) -v -skip '^TestCluster$$' ./...
+
+.PHONY: test-etcd-cluster
+test-etcd-cluster: build peers ## Test with etcd's own tests as they are, most of them on three members: a quarter of an hour at most on two cores.
+	cd test/etcd && $(GO) test $(TEST_FLAGS) -v -run '^TestCluster$$' ./...
 
 .PHONY: test-postgres
 test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outputs, random requests, histories and the storage tests of k8s.io/apiserver on Postgres.

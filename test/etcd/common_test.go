@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,96 +23,33 @@ var (
 
 const upstream = "go.etcd.io/etcd/tests/v3"
 
-// TestCommon runs etcd's tests of RUN.md on the server under test.
-func TestCommon(t *testing.T) {
-	run, leftOut := readTable(t, "RUN.md"), readTable(t, "LEFT_OUT.md")
-	dir := copyUpstream(t)
+// TestOne runs etcd's tests where a cluster whose size a test does not choose has one member.
+func TestOne(t *testing.T) { runCommon(t, "one", oneMember(t)) }
+
+// TestCluster runs etcd's tests as they are: such a cluster has three members.
+func TestCluster(t *testing.T) { runCommon(t, "cluster", copyUpstream(t)) }
+
+// runCommon runs, on the server under test, the tests of a copy of upstream's module that the lists give to a run.
+func runCommon(t *testing.T, name, dir string) {
+	t.Helper()
+	chosen := readLists(t, name)
 	binary := buildTests(t, dir)
-	for _, fault := range listFaults(listTests(t, binary, dir), run, leftOut) {
+	for _, fault := range chosen.faults(listTests(t, binary, dir)) {
 		t.Error(fault)
 	}
-	t.Logf("%d tests are left out, see LEFT_OUT.md", len(leftOut))
+	t.Logf("%d tests and cases are left out, see LEFT_OUT.md", len(chosen.leftOut))
 
 	var patterns []string
-	for _, name := range slices.Sorted(maps.Keys(run)) {
-		pattern := "^" + name + "$"
-		if sub := run[name]; sub != "" {
-			pattern += "/" + sub
+	for _, test := range slices.Sorted(maps.Keys(chosen.run)) {
+		pattern := "^" + test + "$"
+		if cases := chosen.run[test]; cases != all {
+			pattern += "/" + cases
 		}
 		patterns = append(patterns, pattern)
 	}
 	results := runTests(t, binary, dir, strings.Join(patterns, "|"))
-	for name, sub := range run {
-		t.Run(name, func(t *testing.T) { results.judge(t, name, sub != "") })
-	}
-}
-
-// readTable reads the rows of a table in Markdown: a test and a text.
-func readTable(t *testing.T, file string) map[string]string {
-	t.Helper()
-	src, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := map[string]string{}
-	for line := range strings.Lines(string(src)) {
-		cells := strings.Split(line, "|")
-		if len(cells) != 4 || !strings.HasPrefix(line, "| Test") {
-			continue
-		}
-		name := strings.TrimSpace(cells[1])
-		if _, twice := rows[name]; twice {
-			t.Errorf("%s names %s twice", file, name)
-		}
-		rows[name] = strings.TrimSpace(cells[2])
-	}
-	if len(rows) == 0 {
-		t.Fatalf("%s is empty", file)
-	}
-	return rows
-}
-
-// listFaults tells of tests that are in no list, in both, or in a list only.
-func listFaults(all []string, run, leftOut map[string]string) []string {
-	var faults []string
-	for _, name := range all {
-		_, isRun := run[name]
-		reason, isLeftOut := leftOut[name]
-		switch {
-		case isRun && isLeftOut:
-			faults = append(faults, name+" is both in RUN.md and in LEFT_OUT.md")
-		case !isRun && !isLeftOut:
-			faults = append(faults, "etcd has "+name+": put it into RUN.md, or into LEFT_OUT.md with the reason")
-		case isLeftOut && reason == "":
-			faults = append(faults, "LEFT_OUT.md gives no reason for "+name)
-		}
-	}
-	for _, list := range []map[string]string{run, leftOut} {
-		for name := range list {
-			if !slices.Contains(all, name) {
-				faults = append(faults, "etcd has no "+name)
-			}
-		}
-	}
-	return faults
-}
-
-// TestCheckLists proves that nothing can be left out in silence.
-func TestCheckLists(t *testing.T) {
-	for name, wrong := range map[string]struct {
-		all     []string
-		run     map[string]string
-		leftOut map[string]string
-	}{
-		"in no list":   {[]string{"TestA", "TestB"}, map[string]string{"TestA": ""}, map[string]string{}},
-		"in both":      {[]string{"TestA"}, map[string]string{"TestA": ""}, map[string]string{"TestA": "why"}},
-		"no reason":    {[]string{"TestA"}, map[string]string{}, map[string]string{"TestA": ""}},
-		"gone":         {[]string{"TestA"}, map[string]string{"TestA": "", "TestB": ""}, map[string]string{}},
-		"gone as well": {[]string{"TestA"}, map[string]string{"TestA": ""}, map[string]string{"TestB": "why"}},
-	} {
-		if len(listFaults(wrong.all, wrong.run, wrong.leftOut)) == 0 {
-			t.Errorf("%s: nothing is found", name)
-		}
+	for test, cases := range chosen.run {
+		t.Run(test, func(t *testing.T) { results.judge(t, test, cases) })
 	}
 }
 
@@ -127,15 +65,20 @@ func goOutput(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// copyUpstream copies etcd's module of tests with one number changed: the size
-// of a cluster that a test does not choose. (go build takes no overlay of files
-// in the module cache.)
+// copyUpstream copies etcd's module of tests. (go build takes no overlay of files in the module cache.)
 func copyUpstream(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(goOutput(t, "list", "-m", "-f", "{{.Dir}}", upstream))); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// oneMember is a copy with one number changed: the size of a cluster that a test does not choose.
+func oneMember(t *testing.T) string {
+	t.Helper()
+	dir := copyUpstream(t)
 	config := filepath.Join(dir, "framework", "config", "cluster.go")
 	src, err := os.ReadFile(config)
 	if err != nil {
@@ -264,23 +207,30 @@ func readResults(log string) (*results, error) {
 	return r, nil
 }
 
-// judge passes a test that has run and passed, with the subtests that were chosen.
-func (r *results) judge(t *testing.T, name string, subtests bool) {
-	passed := 0
+// judge passes a test that has run and passed, with the cases that were chosen.
+func (r *results) judge(t *testing.T, name, cases string) {
+	depth := 0
+	if cases != all {
+		depth = 1 + strings.Count(cases, "/")
+	}
+	ran := false
+	tables := map[string]bool{} // of which a case has passed
 	for test, verdict := range r.verdict {
-		if test != name && !strings.HasPrefix(test, name+"/") {
-			continue
+		if (test == name || strings.HasPrefix(test, name+"/")) && verdict == "pass" {
+			ran = ran || strings.Count(test, "/") >= depth
+			tables[path.Dir(test)] = true
 		}
+	}
+	for test, verdict := range r.verdict {
 		switch {
-		case verdict == "pass":
-			passed++
-		case verdict == "skip" && strings.Count(test, "/") > 1:
+		case test != name && !strings.HasPrefix(test, name+"/"), verdict == "pass":
+		case verdict == "skip" && strings.Count(test, "/") > 1 && tables[path.Dir(test)]:
 			// A single case of a table that etcd's test itself passes over.
 		default:
 			t.Errorf("%s: %s", test, verdict)
 		}
 	}
-	if passed == 0 || subtests && passed < 2 {
+	if !ran {
 		t.Errorf("%s was not run: %q", name, r.verdict[name])
 	}
 	if t.Failed() {
