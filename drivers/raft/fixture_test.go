@@ -26,6 +26,8 @@ type fabric struct {
 	cut  map[[2]uint64]bool
 	// snoop sees the messages that come through, beside the member that they are for. Optional; it is set before there are any.
 	snoop func(*raftpb.Message)
+	// copying is called when a copy begins to be sent. Optional; it is set before there are any.
+	copying func()
 }
 
 func (f *fabric) reaches(from, to uint64) *Log {
@@ -83,7 +85,12 @@ func (l *link) Copy(ctx context.Context, from uint64, receive func(Part) error) 
 	if to == nil {
 		return errors.New("cut off")
 	}
-	return to.ServeCopy(ctx, receive)
+	return to.ServeCopy(ctx, func(p Part) error {
+		if p.Stand != nil && l.fabric.copying != nil {
+			l.fabric.copying()
+		}
+		return receive(p)
+	})
 }
 
 // cluster is some members in one process.

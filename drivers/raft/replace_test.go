@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -195,5 +196,47 @@ func TestSnapshotsInDisorder(t *testing.T) {
 		if err := c.log(behind).Failure(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestCopyTakesLong: who has fetched a copy gets the rest from the log, however much that has grown meanwhile.
+func TestCopyTakesLong(t *testing.T) {
+	c := newCluster(t)
+	var copies atomic.Int64
+	begun, hold := make(chan struct{}), make(chan struct{})
+	c.fabric.copying = func() {
+		if copies.Add(1) == 1 {
+			close(begun)
+			<-hold
+		}
+	}
+	c.found(3)
+	id, _ := c.leader(0)
+	behind := id%3 + 1
+	c.fabric.isolate(behind, true)
+	leader := c.log(id)
+	fill := func() (end drivers.End) {
+		for range 150 {
+			end = c.put(100)
+		}
+		n := leader.node.Load()
+		if err := leader.flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		leader.cutWAL(n)
+		if err := n.do(t.Context(), func() {}); err != nil {
+			t.Error(err)
+		}
+		return end
+	}
+	fill()
+	c.fabric.isolate(behind, false)
+	<-begun
+	fill()
+	end := fill()
+	close(hold)
+	c.same(id, behind, end)
+	if n := copies.Load(); n != 1 {
+		t.Errorf("%d copies were made", n)
 	}
 }
