@@ -54,7 +54,7 @@ TIMEOUT    ?= 20m
 TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 
 .PHONY: test
-test: lint test-unit test-crash test-kube test-etcd test-postgres ## Lint, and all tests but the longest: 40 minutes at most on two cores.
+test: lint test-unit test-crash test-cluster test-kube test-etcd test-postgres ## Lint, and all tests but the longest: three quarters of an hour at most on two cores.
 
 .PHONY: test-long
 test-long: test-control-plane test-differential test-history test-etcdctl-checks test-etcd-cluster test-crash-long test-shared-long ## The tests that take longer.
