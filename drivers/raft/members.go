@@ -145,6 +145,12 @@ func (l *Log) Failure() error {
 // Configure brings the configuration to these members, one change after the other, and returns when it is applied here. The leader alone can:
 // drivers.ErrNotLeader. Who leaves last, if it is to leave, is the leader itself.
 func (l *Log) Configure(ctx context.Context, want []Member) error {
+	_, term, _, _ := l.Leader()
+	return l.ConfigureIn(ctx, term, want)
+}
+
+// ConfigureIn is Configure, for who has found out in a term that this server leads, and who the members are. In a later one they may be others.
+func (l *Log) ConfigureIn(ctx context.Context, term uint64, want []Member) error {
 	n := l.node.Load()
 	if n == nil {
 		return drivers.ErrNotLeader
@@ -153,7 +159,7 @@ func (l *Log) Configure(ctx context.Context, want []Member) error {
 		confed, changed := n.confed.next(), n.changed.next()
 		var done bool
 		var err error
-		if derr := n.do(ctx, func() { done, err = n.change(want) }); derr != nil {
+		if derr := n.do(ctx, func() { done, err = n.change(term, want) }); derr != nil {
 			return derr
 		}
 		if done || err != nil {
@@ -177,12 +183,12 @@ func (l *Log) Configure(ctx context.Context, want []Member) error {
 const configureAgain = 500 * time.Millisecond
 
 // change proposes the next change that leads to the members wanted.
-func (n *node) change(want []Member) (done bool, err error) {
+func (n *node) change(term uint64, want []Member) (done bool, err error) {
 	cc := n.nextChange(want)
 	if cc == nil {
 		return true, nil
 	}
-	if n.state != raft.StateLeader {
+	if n.state != raft.StateLeader || n.rn.BasicStatus().GetTerm() != term {
 		return false, drivers.ErrNotLeader
 	}
 	err = n.rn.ProposeConfChange(cc)
