@@ -40,6 +40,8 @@ type cluster struct {
 	peers map[uint64][]string
 	// parted are members that were removed, and to which there is no connection any more.
 	parted map[uint64]bool
+	// toldAt is the position up to which the log was taken in that told of the members last.
+	toldAt int64
 	// founders is what the first leader founds the cluster with, if the log has no member.
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
@@ -47,8 +49,10 @@ type cluster struct {
 
 	grown   chan struct{} // closed when Raft is there
 	changed chan struct{} // the members have changed; capacity 1
-	gone    chan struct{} // closed when this member was removed
-	goOnce  sync.Once
+	// configuring has a token while Raft's configuration is changed.
+	configuring chan struct{}
+	gone        chan struct{} // closed when this member was removed
+	goOnce      sync.Once
 
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
@@ -83,7 +87,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}), parted: map[uint64]bool{},
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), configuring: make(chan struct{}, 1), parted: map[uint64]bool{},
 	}
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
 		return nil, err
@@ -232,10 +236,17 @@ func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err
 // start has a member of a cluster take part in it, once the store is there.
 func (c *cluster) start(ctx context.Context) error {
 	clustered, err := raft.Clustered(raftDir(c.node.opts))
-	if err != nil || !clustered {
+	if err != nil {
 		return err
 	}
 	ix := c.node.store.Index()
+	if !clustered {
+		if n := len(ix.Members()); n > 1 {
+			// Alone it would acknowledge what the others know nothing of, and lack what was acknowledged last.
+			return fmt.Errorf("the database is of a member of a cluster of %d, and there is no Raft log at %s: see that --wal-dir is the one of before; if the log is lost, remove this member from the cluster, empty its data directory and add it again", n, raftDir(c.node.opts))
+		}
+		return nil
+	}
 	if len(ix.Members()) == 0 && c.peers == nil {
 		if _, _, err := c.ask(ctx); err != nil {
 			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)
@@ -256,9 +267,13 @@ func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
 	})
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	old := c.net
 	c.net, c.id = net, id
 	net.SetPeers(c.peers)
+	c.mu.Unlock()
+	if old != nil {
+		old.Close() // of a growth that failed
+	}
 	return copier{net}, nil
 }
 
@@ -274,6 +289,10 @@ func (c *cluster) leave() {
 func (c *cluster) told(ix *mvcc.Index) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if ix.End.Position < c.toldAt {
+		return // somebody has told of a later one already
+	}
+	c.toldAt = ix.End.Position
 	if members := ix.Members(); c.net != nil && len(members) > 0 {
 		urls := map[uint64][]string{}
 		for _, m := range members {
