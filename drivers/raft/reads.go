@@ -133,15 +133,17 @@ func (r *reads) failAll(err error) {
 func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	r := &reader{answer: make(chan readAnswer, 1)}
 	defer r.gone.Store(true)
+	limit := time.NewTimer(n.log.opts.Timeout)
+	defer limit.Stop()
 	select {
 	case n.work <- func() { n.reads.ask(n, r) }:
+	case <-limit.C: // the loop waits for its disk
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
 	case <-ctx.Done():
 		return drivers.Bounds{}, ctx.Err()
 	case <-n.done:
 		return drivers.Bounds{}, n.ended()
 	}
-	limit := time.NewTimer(n.log.opts.Timeout)
-	defer limit.Stop()
 	select {
 	case a := <-r.answer:
 		return a.bounds, a.err
