@@ -41,6 +41,8 @@ type cluster struct {
 	peers map[uint64][]string
 	// parted are members that were removed, and to which there is no connection any more.
 	parted map[uint64]bool
+	// toldAt is the position up to which the log was taken in that told of the members last.
+	toldAt int64
 	// founders is what the first leader founds the cluster with, if the log has no member.
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
@@ -50,9 +52,11 @@ type cluster struct {
 
 	grown   chan struct{} // closed when Raft is there
 	changed chan struct{} // the members have changed; capacity 1
-	gone    chan struct{} // closed when this server ends by itself, for why
-	why     error
-	goOnce  sync.Once
+	// configuring has a token while Raft's configuration is changed.
+	configuring chan struct{}
+	gone        chan struct{} // closed when this server ends by itself, for why
+	why         error
+	goOnce      sync.Once
 
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
@@ -87,7 +91,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), parted: map[uint64]bool{},
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1), parted: map[uint64]bool{},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
@@ -278,9 +282,13 @@ func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
 	})
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	old := c.net
 	c.net, c.id = net, id
 	net.SetPeers(c.peers)
+	c.mu.Unlock()
+	if old != nil {
+		old.Close() // of a growth that failed
+	}
 	return copier{net}, nil
 }
 
@@ -313,6 +321,10 @@ func (c *cluster) ended() error {
 func (c *cluster) told(ix *mvcc.Index) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if ix.End.Position < c.toldAt {
+		return // somebody has told of a later one already
+	}
+	c.toldAt = ix.End.Position
 	if members := ix.Members(); c.net != nil && len(members) > 0 {
 		urls := map[uint64][]string{}
 		for _, m := range members {

@@ -75,27 +75,54 @@ func (c *cluster) Change(ctx context.Context, request any) ([]*pb.Member, error)
 	members := mvcc.Messages(resp.([]*mvcc.Member))
 	if _, clustered := c.log.Clustered(); clustered {
 		c.told(c.node.store.Index())
-		if err := c.configure(ctx); err != nil && !errors.Is(err, drivers.ErrNotLeader) {
+		switch err := c.configure(ctx); {
+		case err == nil, errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoQuorum):
+			// Whoever leads next does it.
+		default:
 			return nil, err
 		}
 	}
 	return members, nil
 }
 
-// configure brings Raft's configuration to the members that the log has.
+// configure brings Raft's configuration to the members that the log has. Who is wanted is found out by one at a time, and holds for the term: somebody with
+// an older list would bring back a voter that was removed, and is not there to vote.
 func (c *cluster) configure(ctx context.Context) error {
+	select {
+	case c.configuring <- struct{}{}:
+		defer func() { <-c.configuring }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, term, leading, _ := c.log.Leader()
+	if !leading {
+		return drivers.ErrNotLeader
+	}
+	ix, err := c.node.store.Linearizable(ctx)
+	if err != nil {
+		return err
+	}
 	var want []raft.Member
-	for _, m := range c.node.store.Index().Members() {
+	for _, m := range ix.Members() {
 		want = append(want, raft.Member{ID: m.ID, Learner: m.IsLearner})
 	}
 	if len(want) == 0 {
 		return nil
 	}
-	return c.log.Configure(ctx, want)
+	return c.log.ConfigureIn(ctx, term, want)
 }
 
 // grow makes a server that is alone the first member of a cluster.
 func (c *cluster) grow(ctx context.Context) error {
+	// Also if nobody waits for it any more: it is a member of a cluster from then on.
+	defer func() {
+		if _, clustered := c.log.Clustered(); clustered {
+			c.growOnce.Do(func() {
+				c.alarmed(c.node.store.Index())
+				close(c.grown)
+			})
+		}
+	}()
 	if _, clustered := c.log.Clustered(); clustered {
 		return nil
 	}
@@ -110,8 +137,6 @@ func (c *cluster) grow(ctx context.Context) error {
 	if err := c.log.Grow(ctx, raft.Identity{Cluster: m.ClusterID, Member: m.ID}, c.network); err != nil {
 		return fmt.Errorf("grow into a cluster: %w", err)
 	}
-	c.alarmed(c.node.store.Index())
-	c.growOnce.Do(func() { close(c.grown) })
 	return nil
 }
 

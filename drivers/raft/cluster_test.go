@@ -245,3 +245,21 @@ func TestLeaderLeaves(t *testing.T) {
 	c.close(id)
 	c.put(10)
 }
+
+// TestConfigureLate: who has found out in an earlier term who the members are changes nothing. A member may have been removed since.
+func TestConfigureLate(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	_, old := c.leader(0)
+	_, term, _, _ := old.Leader()
+	if err := old.Resign(t.Context(), func(uint64) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	id, now := c.leader(0)
+	if err := now.ConfigureIn(t.Context(), term, []Member{{ID: id}}); !errors.Is(err, drivers.ErrNotLeader) {
+		t.Error(err)
+	}
+	if s, err := now.Status(t.Context()); err != nil || len(s.Members) != 3 {
+		t.Errorf("%v, %v", s.Members, err)
+	}
+}

@@ -161,6 +161,12 @@ func (l *Log) Failure() error {
 // drivers.ErrNotLeader. If the leader itself is to leave, it hands over the lead when nothing else is left to do, and the next one has it leave: so who
 // says that the change is agreed on stays until all have heard it. With the leader gone, and others down, those who have not might be too few to go on.
 func (l *Log) Configure(ctx context.Context, want []Member) error {
+	_, term, _, _ := l.Leader()
+	return l.ConfigureIn(ctx, term, want)
+}
+
+// ConfigureIn is Configure, for who has found out in a term that this server leads, and who the members are. In a later one they may be others.
+func (l *Log) ConfigureIn(ctx context.Context, term uint64, want []Member) error {
 	n := l.node.Load()
 	if n == nil {
 		return drivers.ErrNotLeader
@@ -169,7 +175,7 @@ func (l *Log) Configure(ctx context.Context, want []Member) error {
 		confed, changed := n.confed.next(), n.changed.next()
 		var done bool
 		var err error
-		if derr := n.do(ctx, func() { done, err = n.change(want) }); derr != nil {
+		if derr := n.do(ctx, func() { done, err = n.change(term, want) }); derr != nil {
 			return derr
 		}
 		if errors.Is(err, errLeaves) {
@@ -202,12 +208,12 @@ const configureAgain = 500 * time.Millisecond
 var errLeaves = errors.New("raft: the leader is to leave")
 
 // change proposes the next change that leads to the members wanted.
-func (n *node) change(want []Member) (done bool, err error) {
+func (n *node) change(term uint64, want []Member) (done bool, err error) {
 	cc := n.nextChange(want)
 	if cc == nil {
 		return true, nil
 	}
-	if n.state != raft.StateLeader {
+	if n.state != raft.StateLeader || n.rn.BasicStatus().GetTerm() != term {
 		return false, drivers.ErrNotLeader
 	}
 	if cc.GetNodeId() == n.id && cc.GetType() == raftpb.ConfChangeRemoveNode && len(n.conf.GetVoters()) > 1 {

@@ -22,6 +22,9 @@ type reads struct {
 	current []*reader
 	id      []byte // of the current round
 	ticks   int    // for which it has lasted
+	began   time.Time
+	// paused is set while the next round waits for its time.
+	paused bool
 	// answered are rounds whose index has not been applied here yet, in order.
 	answered []answeredRound
 }
@@ -47,6 +50,31 @@ const askAgain = 5
 
 func (r *reads) ask(n *node, w *reader) {
 	r.next = append(r.next, w)
+	if len(r.current) == 0 && !r.paused {
+		r.begin(n)
+	}
+}
+
+// Under load rounds follow on each other no faster than roundPause: each costs every member some messages, whoever many wait for it. A round that few waited for is
+// followed at once.
+const (
+	roundPause = time.Millisecond
+	roundCrowd = 8
+)
+
+// follow begins the next round, after a pause if there is a crowd.
+func (r *reads) follow(n *node, crowd int) {
+	pause := roundPause - time.Since(r.began)
+	if crowd < roundCrowd || pause <= 0 {
+		r.begin(n)
+		return
+	}
+	r.paused = true
+	time.AfterFunc(pause, func() { n.post(func() { r.resume(n) }) })
+}
+
+func (r *reads) resume(n *node) {
+	r.paused = false
 	if len(r.current) == 0 {
 		r.begin(n)
 	}
@@ -63,12 +91,15 @@ func (r *reads) begin(n *node) {
 // send asks under a new name. Answers to old names are passed over.
 func (r *reads) send(n *node) {
 	r.seq++
-	r.ticks = 0
+	r.ticks, r.began = 0, time.Now()
 	r.id = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, n.id^uint64(n.log.born)), r.seq)
 	n.rn.ReadIndex(r.id)
 }
 
 func (r *reads) tick(n *node) {
+	if r.paused {
+		r.resume(n) // if it was passed over
+	}
 	if len(r.current) == 0 {
 		return
 	}
@@ -90,9 +121,10 @@ func (r *reads) confirmed(n *node, rs raft.ReadState) {
 	if len(r.current) == 0 || !bytes.Equal(rs.RequestCtx, r.id) {
 		return
 	}
+	crowd := len(r.current)
 	r.answered = append(r.answered, answeredRound{rs.Index, r.current})
 	r.current = nil
-	r.begin(n)
+	r.follow(n, crowd)
 }
 
 // applied answers those whose index has been applied.
@@ -133,15 +165,17 @@ func (r *reads) failAll(err error) {
 func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	r := &reader{answer: make(chan readAnswer, 1)}
 	defer r.gone.Store(true)
+	limit := time.NewTimer(n.log.opts.Timeout)
+	defer limit.Stop()
 	select {
 	case n.work <- func() { n.reads.ask(n, r) }:
+	case <-limit.C: // the loop waits for its disk
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
 	case <-ctx.Done():
 		return drivers.Bounds{}, ctx.Err()
 	case <-n.done:
 		return drivers.Bounds{}, n.ended()
 	}
-	limit := time.NewTimer(n.log.opts.Timeout)
-	defer limit.Stop()
 	select {
 	case a := <-r.answer:
 		return a.bounds, a.err
