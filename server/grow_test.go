@@ -83,7 +83,7 @@ func TestGrowAndGiveUp(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "member", "raft")); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := openAlone(t, dir); err == nil || !strings.Contains(err.Error(), "there is no Raft log") {
+	if n, err := openAlone(t, dir); err == nil || !strings.Contains(err.Error(), "its Raft log is not there") {
 		t.Errorf("a member without its Raft log starts alone: %v", err)
 		_ = n.Close()
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -228,6 +229,17 @@ func TestCopyTakesLong(t *testing.T) {
 			t.Error(err)
 		}
 		return end
+	}
+	// As long as the leader takes it for active it keeps what it lacks.
+	for {
+		s, err := leader.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Progress[behind].Active {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	fill()
 	c.fabric.isolate(behind, false)
