@@ -37,10 +37,10 @@ func TestFlushAfterDoubt(t *testing.T) {
 	c.found(1)
 	_, l := c.leader(0)
 	l.flushing.Lock()
-	end := c.put(10)
+	c.put(10)
 	first, _ := l.tail.unflushed(flushBytes)
 	err := l.file.AppendAll(t.Context(), first[0].after, marked(first))
-	end = c.put(10)
+	end := c.put(10)
 	l.flushing.Unlock()
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func (o Options) wal() wal.Options { return wal.Options{Dir: o.Dir, Logger: o.Logger} }
+func (o Options) wal() wal.Options { return wal.Options{Dir: o.Dir, CacheBytes: 2 << 20, Logger: o.Logger} }
 
 // Identity says which member of which cluster a Raft log belongs to.
 type Identity = wal.Identity

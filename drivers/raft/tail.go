@@ -28,7 +28,7 @@ func (a *applied) end() drivers.End {
 type entryID struct{ index, term uint64 }
 
 // keptBytes is how much of what is in the file already a tail keeps, for those who follow.
-const keptBytes = 4 << 20
+const keptBytes = 1 << 20
 
 // tail is the end of the log in memory: everything that is committed and not yet in the file, and some of what is. Batches are added by the
 // state machine at the end and leave at the front, when they are in the file.

@@ -49,7 +49,7 @@ const (
 	streamWindow = 8 << 20
 	connWindow   = 16 << 20
 	// bufferSize is how much one system call reads or writes at most.
-	bufferSize = 128 << 10
+	bufferSize = 32 << 10
 	// A connection on which nothing came for maxSilence is dead. Somebody pulses on each.
 	pulseTime  = time.Second
 	maxSilence = 5 * time.Second
