@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,8 @@ func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node,
 	if err := n.prepare(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
+	// Loading takes memory that serving does not.
+	debug.FreeOSMemory()
 	return n, nil
 }
 
