@@ -180,6 +180,32 @@ func TestForceNew(t *testing.T) {
 	c.same(2, 4, end)
 }
 
+// TestForceNewBrokenOff: a member that was to become the only one, and did not, takes part in nothing until it has.
+func TestForceNewBrokenOff(t *testing.T) {
+	c := newCluster(t)
+	c.found(1)
+	end := c.put(10)
+	c.close(1)
+	o := c.options(1)
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.noteForcing(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, errForcing) {
+		t.Errorf("it starts: %v", err)
+	}
+	if err := errors.Join(l.ForceNew(t.Context()), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c.open(1)
+	if _, l := c.leader(0); l.Known().End != end {
+		t.Errorf("it ends at %v, want %v", l.Known().End, end)
+	}
+}
+
 // TestTransfer: the lead goes where it is sent, and a leader that is removed leaves it to another.
 func TestTransfer(t *testing.T) {
 	c := newCluster(t)

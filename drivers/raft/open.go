@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -49,7 +52,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func (o Options) wal() wal.Options { return wal.Options{Dir: o.Dir, CacheBytes: 2 << 20, Logger: o.Logger} }
+func (o Options) wal() wal.Options {
+	return wal.Options{Dir: o.Dir, CacheBytes: 2 << 20, Logger: o.Logger}
+}
 
 // Identity says which member of which cluster a Raft log belongs to.
 type Identity = wal.Identity
@@ -92,6 +97,9 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 
 // Start has a member of a cluster take part in it, by a network that reaches the others.
 func (l *Log) Start(net func(Identity) (Network, error)) error {
+	if _, err := os.Stat(l.forcing()); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(errForcing, err)
+	}
 	n, err := l.begin(net)
 	if err != nil {
 		return err
@@ -204,7 +212,12 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 
 // ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been
 // acknowledged. It is for a cluster whose majority is lost for good. It comes before Start.
+//
+// It has begun when a file beside the Raft log says so, and until it has ended Start refuses: the database may have by then what the others never agreed on.
 func (l *Log) ForceNew(ctx context.Context) error {
+	if err := l.noteForcing(); err != nil {
+		return fmt.Errorf("note that a new cluster is forced: %w", err)
+	}
 	w, err := wal.Open(l.opts.wal())
 	if err != nil {
 		return fmt.Errorf("open the Raft log: %w", err)
@@ -214,8 +227,25 @@ func (l *Log) ForceNew(ctx context.Context) error {
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
-	return wal.Replace(l.opts.wal(), id, snap)
+	if err := wal.Replace(l.opts.wal(), id, snap); err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(l.forcing()), syncDir(filepath.Dir(l.opts.Dir)))
 }
+
+// forcing is the file that is there while ForceNew is under way.
+func (l *Log) forcing() string { return l.opts.Dir + ".forcing" }
+
+func (l *Log) noteForcing() error {
+	f, err := os.OpenFile(l.forcing(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close(), syncDir(filepath.Dir(l.opts.Dir)))
+}
+
+// errForcing says that ForceNew was broken off.
+var errForcing = errors.New("making this member the only one of its cluster was broken off: do it again (--force-new-cluster)")
 
 // forced brings all of a Raft log to the file, and gives the marker for after it.
 func (l *Log) forced(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
@@ -296,4 +326,12 @@ func (l *Log) Close() error {
 		}
 	})
 	return l.closeErr
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -165,8 +165,9 @@ func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
 	delete(n.waiters, c.batch.ID)
 	end, hash := n.log.tail.ends()
 	if c.after != end {
-		if c.after.Position > end.Position {
-			return fmt.Errorf("%w: entry %d of Raft's log comes after position %d, and the log ends at %d", drivers.ErrCorrupt, e.GetIndex(), c.after.Position, end.Position)
+		if c.after.Position >= end.Position {
+			// Its author has seen that end, so the log had it.
+			return fmt.Errorf("%w: entry %d of Raft's log comes after %x at position %d, and the log ends with %x at %d", drivers.ErrCorrupt, e.GetIndex(), c.after.Batch, c.after.Position, end.Batch, end.Position)
 		}
 		if waiter != nil {
 			waiter <- drivers.ErrConflict
