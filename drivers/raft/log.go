@@ -81,6 +81,16 @@ func (l *Log) withFile(ctx context.Context, fn func(context.Context, *sqlite.Log
 	return err
 }
 
+// briefly gives fn the file for what is done at once. Who replaces the file waits for it.
+func (l *Log) briefly(fn func(*sqlite.Log) error) error {
+	l.fileMu.RLock()
+	defer l.fileMu.RUnlock()
+	if l.file == nil {
+		return drivers.ErrClosed
+	}
+	return fn(l.file)
+}
+
 // allCopies is what a scrub takes of copying, of which a copy takes 1.
 const allCopies = math.MaxInt64
 
@@ -88,7 +98,7 @@ const allCopies = math.MaxInt64
 var errReplaced = errors.New("the database is being replaced by a newer copy")
 
 func (l *Log) fileEnd() (end drivers.End, mark sqlite.Mark) {
-	_ = l.withFile(context.Background(), func(_ context.Context, f *sqlite.Log) error {
+	_ = l.briefly(func(f *sqlite.Log) error {
 		end, mark = f.LastMark()
 		return nil
 	})
@@ -116,7 +126,7 @@ func (l *Log) append(ctx context.Context, after drivers.End, batch *drivers.Batc
 		l.appending.Lock()
 		if n = l.node.Load(); n == nil {
 			defer l.appending.Unlock()
-			return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Append(ctx, after, batch) })
+			return l.briefly(func(f *sqlite.Log) error { return f.Append(ctx, after, batch) })
 		}
 		l.appending.Unlock()
 	}
@@ -157,7 +167,7 @@ func (l *Log) ReadIndex(ctx context.Context) (b drivers.Bounds, err error) {
 	if n := l.node.Load(); n != nil {
 		b, err = n.readIndex(ctx)
 	} else {
-		err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+		err = l.briefly(func(f *sqlite.Log) error {
 			b, err = f.ReadIndex(ctx)
 			return err
 		})
@@ -174,7 +184,7 @@ func (l *Log) Known() drivers.Bounds { return l.bounds() }
 // bounds are those of what is applied here.
 func (l *Log) bounds() drivers.Bounds {
 	var b drivers.Bounds
-	_ = l.withFile(context.Background(), func(ctx context.Context, f *sqlite.Log) error {
+	_ = l.briefly(func(f *sqlite.Log) error {
 		b = f.Bounds()
 		return nil
 	})
@@ -342,7 +352,7 @@ func (l *Log) followFile(ctx context.Context, after drivers.End, fn func(*driver
 // Values implements drivers.Log.
 func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error {
 	if l.node.Load() == nil {
-		return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Values(ctx, positions, dst) })
+		return l.briefly(func(f *sqlite.Log) error { return f.Values(ctx, positions, dst) })
 	}
 	if err := l.usable(ctx); err != nil {
 		return fmt.Errorf("values: %w", err)
@@ -363,7 +373,7 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 		return nil
 	}
 	got := make([][]byte, len(missing))
-	if err := l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Values(ctx, missing, got) }); err != nil {
+	if err := l.briefly(func(f *sqlite.Log) error { return f.Values(ctx, missing, got) }); err != nil {
 		return err
 	}
 	for i, v := range got {
@@ -399,7 +409,7 @@ func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) erro
 		}
 		l.tail.cut()
 	}
-	return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+	return l.briefly(func(f *sqlite.Log) error {
 		if l.epoch.Load() != epoch {
 			return fmt.Errorf("scrub: %w", drivers.ErrEpoch)
 		}
@@ -431,7 +441,7 @@ func (l *Log) Moved(ctx context.Context, than drivers.End) error {
 
 // Size implements drivers.Sizer: that of the database, as etcd's is; the Raft log is beside it.
 func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
-	err = l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error {
+	err = l.briefly(func(f *sqlite.Log) error {
 		total, inUse, err = f.Size(ctx)
 		return err
 	})
