@@ -64,6 +64,10 @@ func (c *cluster) Progress(id uint64) (etcdv3.Progress, error) {
 // Change implements etcdv3.Members. What the log decides counts; Raft follows.
 func (c *cluster) Change(ctx context.Context, request any) ([]*pb.Member, error) {
 	if _, add := request.(*mvcc.AddMember); add {
+		// What is refused is no reason to grow.
+		if _, results := mvcc.Evaluate(c.node.store.Index(), mvcc.Env{}, []any{request}); results[0].Err != nil {
+			return nil, results[0].Err
+		}
 		if err := c.grow(ctx); err != nil {
 			return nil, err
 		}

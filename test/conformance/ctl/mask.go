@@ -81,6 +81,9 @@ func masks() []rule {
 		// Ids are filled up with blanks.
 		{[]string{"member"}, regexp.MustCompile(` +`), ` `},
 		// How long something took.
+		// The id is made of the time, and the members come by id.
+		{[]string{"member add"}, regexp.MustCompile(`Member [0-9a-f]+ added`), `Member <member> added`},
+		{[]string{"member add"}, regexp.MustCompile(`ETCD_INITIAL_CLUSTER="[^"]*"`), `ETCD_INITIAL_CLUSTER="<members>"`},
 		{[]string{"endpoint health"}, regexp.MustCompile(`took = [0-9.]+(µs|ms|s)`), `took = <duration>`},
 		{[]string{"endpoint health"}, regexp.MustCompile(`"took":"[0-9.]+(µs|ms|s)"`), `"took":"<duration>"`},
 		{[]string{"endpoint health"}, regexp.MustCompile(`"Took" : [0-9.]+(µs|ms|s)`), `"Took" : <duration>`},
