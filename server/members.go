@@ -31,7 +31,8 @@ func (c *cluster) Members() []*pb.Member { return mvcc.Messages(c.node.store.Ind
 
 // ActiveSince implements etcdv3.Members.
 func (c *cluster) ActiveSince(id uint64) time.Time {
-	if net := c.connections(); net != nil {
+	// There are connections to one that was removed for a while.
+	if net := c.connections(); net != nil && c.node.store.Index().MemberByID(id) != nil {
 		return net.ActiveSince(id)
 	}
 	return time.Time{}
