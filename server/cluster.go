@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/drivers/sqlite"
 	"github.com/keelson-io/keelson/server/config"
@@ -21,7 +23,6 @@ import (
 	"github.com/keelson-io/keelson/server/membership"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // cluster is a node's part in a cluster of members that each have the log, by Raft. The member may be alone, and then
@@ -63,7 +64,7 @@ type cluster struct {
 	forgotten chan struct{}      // closed when --force-new-cluster is done
 }
 
-// raftDir is the directory of the Raft log, and whether the data directory has one.
+// raftDir is the directory of the Raft log, which is there if the server is a member of a cluster.
 func raftDir(o config.Options) string {
 	dir := filepath.Join(o.DataDir, "member")
 	if o.WALDir != "" {

@@ -295,5 +295,5 @@ func (c *cluster) publish(ctx context.Context) error {
 	}
 }
 
-// notLeading answers another member that takes this one for the leader.
+// errNotLeading answers another member that takes this one for the leader.
 var errNotLeading = status.Error(codes.Unavailable, "this member does not lead")

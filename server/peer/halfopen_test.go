@@ -86,9 +86,6 @@ func (r *relay) relay(ctx context.Context, a net.Conn) {
 
 // TestHalfOpen: connections that are dead without a word are given up, and new ones made.
 func TestHalfOpen(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 5 s")
-	}
 	t.Parallel()
 	m := start(t, memberOptions{})
 	r := newRelay(t, m.url[len("http://"):])
