@@ -73,12 +73,25 @@ test-shared: build peers postgres ## Break servers on one Postgres database, and
 	cd test/crash && $(GO) test -race $(TEST_FLAGS) ./linear
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|EtcdCluster|StaleReads)$$' ./shared $(SHARED)
 
+# Servers whose wall clocks can be set, for the drills with clocks: see test/crash/cmd/clock.
+CLOCK = $(CURDIR)/.build/clock
+
+.PHONY: clock-server
+clock-server: tools ## Build keelson with a clock that tests can set.
+	cd test/crash && $(GO) run ./cmd/clock $(CLOCK)
+	$(GO) build -overlay $(CLOCK)/overlay.json -o $(BIN)/keelson-clock ./cmd/keelson
+
+.PHONY: clock-etcd
+clock-etcd: tools ## Build etcd with a clock that tests can set, for test-cluster on etcd.
+	cd test/crash && $(GO) run ./cmd/clock $(CLOCK)
+	cd test/peers/etcd && $(GO) build -overlay $(CLOCK)/overlay.json -o $(BIN)/etcd-clock go.etcd.io/etcd/server/v3
+
 .PHONY: test-cluster
-test-cluster: build ## Break clusters of three and five members under load for some four minutes, as root or where users may have namespaces. CLUSTER takes flags, as in CLUSTER="-seed 7".
+test-cluster: build clock-server ## Break clusters of three and five members under load for some four minutes, as root or where users may have namespaces. CLUSTER takes flags, as in CLUSTER="-seed 7".
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./cluster $(CLUSTER)
 
 .PHONY: test-cluster-long
-test-cluster-long: build ## The same for a quarter of an hour. CLUSTER takes flags, as in CLUSTER="-server etcd" after make peers.
+test-cluster-long: build clock-server ## The same for a quarter of an hour. CLUSTER takes flags, as in CLUSTER="-server etcd" after make peers clock-etcd.
 	cd test/crash && $(GO) test $(TEST_FLAGS) -v ./cluster -long $(CLUSTER)
 
 .PHONY: test-kube

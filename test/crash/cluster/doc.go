@@ -8,7 +8,7 @@
 // A drill loads a cluster with clients, each of whose requests goes to one member and to no other. Meanwhile it
 //
 //   - strikes with faults: kill -9, processes that stand still, members cut off in both directions or in one,
-//     lines that flap or are slow, restarts, another leader, a full disk, members that come and go;
+//     lines that flap or are slow, restarts, another leader, a full disk, clocks that are set, members that come and go;
 //   - asks, while a fault lasts, for what has to go on: the majority serves, and the others answer serializable reads;
 //   - keeps leases alive, which must not end;
 //   - watches everything on every member, over all faults.
@@ -17,5 +17,6 @@
 // over, the whole is judged: by package history in the order of the revisions, by package linear in any order,
 // by the members' hashes, their list, and by [goesBack]: no member shows less than it has shown before, while it runs.
 //
-// Wall clocks are left alone: they cannot be changed for one process, since Go asks the kernel and not the C library.
+// The wall clock of one process cannot be set from outside, since Go asks the kernel and not the C library: the servers of
+// [TestClocks] are built with a package time that was changed for it, by cmd/clock.
 package cluster

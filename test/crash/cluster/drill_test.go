@@ -97,7 +97,7 @@ func newDrill(t *testing.T, members int) *drill {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.members = append(d.members, &member{name: fmt.Sprintf("m%d", i), host: h, binary: binary(t), dir: dir})
+		d.members = append(d.members, &member{name: fmt.Sprintf("m%d", i), host: h, binary: binary(t, *serverName), dir: dir})
 	}
 	for i := range 2 * members {
 		d.links = append(d.links, d.dial(i%members))

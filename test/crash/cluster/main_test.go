@@ -95,10 +95,9 @@ func settleIn() error {
 	return ip(nil, "link set lo up")
 }
 
-// binary is the server's path.
-func binary(t *testing.T) string {
+// binary is a server's path.
+func binary(t *testing.T, path string) string {
 	t.Helper()
-	path := *serverName
 	if !strings.Contains(path, "/") {
 		path = filepath.Join(*binDir, path)
 	}
@@ -107,7 +106,7 @@ func binary(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: make build builds keelson, make peers builds etcd", err)
+		t.Fatalf("%v: make build builds keelson, make peers builds etcd, make clock-server and make clock-etcd those whose clocks can be set", err)
 	}
 	return path
 }

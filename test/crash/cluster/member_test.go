@@ -21,6 +21,7 @@ type member struct {
 	binary string
 	dir    string // of the log, and of the data if there is no disk
 	disk   string // of the data, if it has one of its own
+	clock  string // the file that sets the program's clock, if it was built for that
 	flags  []string
 	extra  []string // of each configuration
 
@@ -79,6 +80,9 @@ func (m *member) start(more ...string) error {
 	defer log.Close()
 	cmd := exec.Command(m.binary, append(m.flags[:len(m.flags):len(m.flags)], more...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if m.clock != "" {
+		cmd.Env = append(os.Environ(), "CLOCK_FILE="+m.clock)
+	}
 	// The process is in the namespace of the thread that starts it.
 	if err := apart(m.host, cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", m.name, err)
@@ -132,6 +136,15 @@ func (m *member) end(s syscall.Signal) error {
 	_ = m.cmd.Process.Kill()
 	<-m.exited
 	return fmt.Errorf("%s did not end on %v; its log ends:\n%s", m.name, s, m.tail())
+}
+
+// offBy sets the member's wall clock, some seconds off.
+func (m *member) offBy(seconds int) error {
+	next := m.clock + ".next"
+	if err := os.WriteFile(next, fmt.Appendln(nil, seconds), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, m.clock)
 }
 
 // forget deletes the data.
