@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -55,15 +54,3 @@ func (c *cluster) alarmed(ix *mvcc.Index) {
 // sound tells whether no CORRUPT alarm stops a member.
 func (c *cluster) sound(id uint64) bool { return !c.node.store.Index().Corrupt(id) }
 
-// yield hands over the lead if this member must not have it and another one may, and tells whether it has.
-func (c *cluster) yield(ctx context.Context) bool {
-	id, _ := c.log.Clustered()
-	if c.sound(id.Member) {
-		return false
-	}
-	if err := c.log.Resign(ctx, c.sound); err != nil && ctx.Err() == nil {
-		c.logger.Warn("a CORRUPT alarm is raised for this member, which leads, and the lead could not be handed over", "error", err)
-	}
-	_, _, leading, _ := c.log.Leader()
-	return !leading
-}

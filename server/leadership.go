@@ -63,6 +63,30 @@ const leaderCheck = 5 * time.Second
 // leaveTime is how long a member goes on that knows by itself that it was removed, as in etcd.
 const leaveTime = time.Second
 
+// yield hands over the lead if this member should not have it and another one may, and tells whether it has.
+func (c *cluster) yield(ctx context.Context) bool {
+	id, _ := c.log.Clustered()
+	var why string
+	switch err := c.log.Failure(); {
+	case !c.sound(id.Member):
+		why = "a CORRUPT alarm is raised for it"
+	case err != nil && time.Since(c.yielded) > leaderCheck:
+		// Nobody knows whether the others' disks can be written: if none can, the lead does not go round faster than that.
+		c.yielded = time.Now()
+		why = err.Error()
+	default:
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderCheck)
+	defer cancel()
+	c.logger.Warn("this member hands over the lead, if another one can take it", "why", why)
+	if err := c.log.Resign(ctx, c.sound); err != nil {
+		c.logger.Warn("the lead could not be handed over", "error", err)
+	}
+	_, _, leading, _ := c.log.Leader()
+	return !leading
+}
+
 // takeOver does what a leader of a term does, once it has applied all that was agreed on before it led.
 func (c *cluster) takeOver(ctx context.Context, term uint64) error {
 	ix, err := c.node.store.Linearizable(ctx)

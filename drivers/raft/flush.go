@@ -150,13 +150,17 @@ func (l *Log) hasten() {
 	}
 }
 
-// noted remembers what keeps this server from writing to its disk, or that nothing does.
+// noted remembers what keeps this server from writing to its disk, or that nothing does. Who follows Leader hears of it: a leader that
+// cannot write refuses to append, and another member should lead.
 func (l *Log) noted(err error) {
 	old := l.unwritable.Load()
 	switch {
 	case err != nil:
 		if l.unwritable.Swap(&err) == nil {
 			l.logger.Error("the disk cannot be written, trying again", "error", err)
+			if n := l.node.Load(); n != nil {
+				n.changed.all()
+			}
 		}
 	case old != nil && l.unwritable.CompareAndSwap(old, nil):
 		l.logger.Info("the disk can be written again")

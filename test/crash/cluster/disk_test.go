@@ -17,9 +17,16 @@ const (
 	largeWrites = 100
 )
 
-// TestFullDisk fills the disk of a follower. It may end, or refuse; the others go on, and so does it when there is room.
+// TestFullDisk fills the disk of a member. It may end, or refuse; the others go on, and so does it when there is room.
 func TestFullDisk(t *testing.T) {
+	for name, leads := range map[string]bool{"a follower": false, "the leader": true} {
+		t.Run(name, func(t *testing.T) { fullDisk(t, leads) })
+	}
+}
+
+func fullDisk(t *testing.T, leads bool) {
 	d := newDrill(t, 3)
+	d.full = true
 	full := 2
 	m := d.members[full]
 	if err := m.smallDisk(diskSize); err != nil {
@@ -27,12 +34,12 @@ func TestFullDisk(t *testing.T) {
 	}
 	d.form(3)
 	d.step("a disk is full", func() error {
-		if leader, err := d.anyLeader(); err != nil {
+		leader, err := d.anyLeader()
+		for ; err == nil && (leader == full) != leads; leader, err = d.anyLeader() {
+			err = d.handOver()
+		}
+		if err != nil {
 			return err
-		} else if leader == full {
-			if err := d.handOver(); err != nil {
-				return err
-			}
 		}
 		if err := m.fill(); err != nil {
 			return err
@@ -50,8 +57,8 @@ func TestFullDisk(t *testing.T) {
 				return err
 			}
 		}
-		err := errors.Join(d.withoutMe(full), m.free())
-		t.Logf("the member with a full disk has ended: %v", m.gone())
+		err = errors.Join(d.withoutMe(full), m.free())
+		d.t.Logf("the member with a full disk has ended: %v", m.gone())
 		if err != nil {
 			return err
 		}

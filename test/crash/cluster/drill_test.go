@@ -54,6 +54,7 @@ type drill struct {
 	began    [][]time.Duration // when each member's processes were started
 	rounds   int
 	stale    bool // loyal clients get answers from the past
+	full     bool // a disk is full, and requests are refused for that
 	views    []*history.View
 	watching sync.WaitGroup
 	ctx      context.Context // of watchers and keepers
