@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -286,23 +287,10 @@ func (d *drill) up() []int {
 }
 
 // others are the members that have to run, without some.
-func (d *drill) others(without ...int) []int {
-	var left []int
-	for _, n := range d.up() {
-		if !contains(without, n) {
-			left = append(left, n)
-		}
-	}
-	return left
-}
+func (d *drill) others(but ...int) []int { return without(d.up(), but...) }
 
-func contains(all []int, n int) bool {
-	for _, one := range all {
-		if one == n {
-			return true
-		}
-	}
-	return false
+func without(members []int, but ...int) []int {
+	return slices.DeleteFunc(slices.Clone(members), func(n int) bool { return slices.Contains(but, n) })
 }
 
 // alive complains of members that have ended by themselves.

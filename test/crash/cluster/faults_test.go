@@ -32,6 +32,7 @@ func run(t *testing.T, members int, faults []fault) {
 	histories := 1
 	if *long {
 		histories = 3
+		faults = append(faults, longFaults()...)
 		if members == 5 {
 			faults = append(faults, append(processFaults(), networkFaults()...)...)
 		}
@@ -85,6 +86,26 @@ func processFaults() []fault {
 			}
 			return nil
 		}},
+	}
+}
+
+// longFaults take their time.
+func longFaults() []fault {
+	still := func(d *drill, which func() (int, error)) error {
+		n, err := which()
+		if err != nil {
+			return err
+		}
+		err = d.members[n].pause()
+		for range 4 { // leaders come and go meanwhile
+			err = errors.Join(err, d.handOverAmong(d.others(n)))
+			time.Sleep(5 * time.Second) // part of the fault
+		}
+		return errors.Join(err, d.members[n].resume())
+	}
+	return []fault{
+		{"the leader stands still for long", func(d *drill) error { return still(d, d.anyLeader) }},
+		{"a follower stands still for long", func(d *drill) error { return still(d, d.follower) }},
 	}
 }
 
@@ -238,12 +259,15 @@ func (d *drill) flapping() error {
 }
 
 // handOver makes another member the leader.
-func (d *drill) handOver() error {
-	leader, err := d.anyLeader()
+func (d *drill) handOver() error { return d.handOverAmong(d.up()) }
+
+// handOverAmong makes another one of some members the leader, which agree on one of them.
+func (d *drill) handOverAmong(members []int) error {
+	leader, err := d.leader(members...)
 	if err != nil {
 		return err
 	}
-	to := d.pick(d.others(leader))
+	to := d.pick(without(members, leader))
 	return d.until(fmt.Sprintf("member %d as the leader", to), func(ctx context.Context) error {
 		s, err := d.status(ctx, to)
 		if err != nil {
@@ -252,7 +276,7 @@ func (d *drill) handOver() error {
 		if s.Leader == s.Header.MemberId {
 			return nil
 		}
-		if leader, err = d.leader(d.up()...); err != nil {
+		if leader, err = d.leader(members...); err != nil {
 			return err
 		}
 		_, err = pb.NewMaintenanceClient(d.conn(leader)).MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: s.Header.MemberId})
