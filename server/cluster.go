@@ -30,15 +30,10 @@ type cluster struct {
 	serverTLS *listen.TLS
 	clientTLS func() *tls.Config
 
-	mu  sync.Mutex
-	net *peer.Network // nil while alone
-	id  raft.Identity
-	// peers are the members' peer URLs, as the flags or another member tell them until the log does.
-	peers map[uint64][]string
-	// parted are members that were removed, and to which there is no connection any more.
-	parted map[uint64]bool
-	// toldAt is the position up to which the log was taken in that told of the members last.
-	toldAt int64
+	mu        sync.Mutex
+	net       *peer.Network // nil while alone
+	id        raft.Identity
+	addresses addresses
 	// founders is what the first leader founds the cluster with, if the log has no member.
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
@@ -87,7 +82,8 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1), parted: map[uint64]bool{},
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
+		addresses: addresses{parting: map[uint64]bool{}},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
@@ -126,7 +122,7 @@ func (c *cluster) start(ctx context.Context) error {
 	if !clustered {
 		return lacksRaft(ix, c.node.opts)
 	}
-	if len(ix.Members()) == 0 && c.peers == nil {
+	if len(ix.Members()) == 0 && c.addresses.urls == nil {
 		if _, _, err := c.ask(ctx); err != nil {
 			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)
 		}

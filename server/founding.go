@@ -61,11 +61,11 @@ func (c *cluster) found(ctx context.Context, o raft.Options, create bool) error 
 	if err != nil {
 		return fmt.Errorf("--initial-cluster: %w", err)
 	}
-	c.peers, c.founders = map[uint64][]string{}, &mvcc.Bootstrap{ClusterID: uint64(id)}
+	c.addresses.urls, c.founders = map[uint64][]string{}, &mvcc.Bootstrap{ClusterID: uint64(id)}
 	var voters []uint64
 	var self uint64
 	for _, f := range founders {
-		voters, c.peers[uint64(f.ID)] = append(voters, uint64(f.ID)), f.PeerURLs
+		voters, c.addresses.urls[uint64(f.ID)] = append(voters, uint64(f.ID)), f.PeerURLs
 		c.founders.Members = append(c.founders.Members, &pb.Member{ID: uint64(f.ID), Name: f.Name, PeerURLs: f.PeerURLs})
 		if f.Name == opts.Name {
 			self = uint64(f.ID)
@@ -133,9 +133,9 @@ func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err
 	if id, members, err = peer.Members(ctx, all, c.clientTLS); err != nil {
 		return 0, nil, err
 	}
-	c.peers = map[uint64][]string{}
+	c.addresses.urls = map[uint64][]string{}
 	for _, m := range members {
-		c.peers[m.ID] = m.PeerURLs
+		c.addresses.urls[m.ID] = m.PeerURLs
 	}
 	return id, members, nil
 }
