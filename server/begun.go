@@ -42,7 +42,7 @@ func (c *cluster) unknown(ctx context.Context, self uint64) error {
 	var asking sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	for id, urls := range c.peers {
+	for id, urls := range c.addresses.urls {
 		if id == self {
 			continue
 		}

@@ -121,6 +121,44 @@ func TestRemoveLeader(t *testing.T) {
 	stops[leader]()
 }
 
+// TestRemovedVotes: of three members one is removed, another one is down, and the two that are left are started again before Raft's configuration follows. The vote of the
+// one that was removed is needed for that, so it must be found where the log says that it was.
+func TestRemovedVotes(t *testing.T) {
+	m := newMembers(t, 3)
+	nodes, stops := m.start(t)
+	for _, n := range nodes {
+		n.cluster.configuring <- struct{}{} // held: nobody changes Raft's configuration
+	}
+	gone, _ := nodes[1].clustered()
+	until(t, func() bool {
+		return slices.ContainsFunc(nodes, func(n *Node) bool {
+			_, err := n.store.Do(t.Context(), &mvcc.RemoveMember{ID: gone.Member}, 0)
+			return err == nil || errors.Is(err, mvcc.ErrMemberRemoved)
+		})
+	})
+	until(t, func() bool { return nodes[0].store.Index().Removed(gone.Member) })
+	stops[2]()
+	stops[1]()
+	stops[0]()
+	start := func(i int) *Node {
+		n, err := m.open(t, i, "existing") // the flags tell nothing of the others
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, n)
+		return n
+	}
+	start(1)
+	n := start(0)
+	until(t, func() bool { return n.cluster.log.Configured(gone.Member) })
+	until(t, func() bool { return !n.cluster.log.Configured(gone.Member) })
+	start(2)
+	until(t, func() bool {
+		_, err := n.store.Linearizable(t.Context())
+		return err == nil && len(n.members()) == 2
+	})
+}
+
 // until waits until something is so.
 func until(t *testing.T, so func() bool) {
 	t.Helper()

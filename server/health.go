@@ -50,6 +50,17 @@ func (n *Node) lead() func() (term uint64, leads bool) {
 	}
 }
 
+// ledTerm gives the term in which this server leads others, 0 if it does not or there are none.
+func (n *Node) ledTerm() uint64 {
+	if n.cluster == nil {
+		return 0
+	}
+	if _, term, leading, _ := n.cluster.log.Leader(); leading {
+		return term
+	}
+	return 0
+}
+
 // IsLearner implements httpapi.Health.
 func (n *Node) IsLearner() bool {
 	if id, clustered := n.clustered(); clustered {

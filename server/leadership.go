@@ -20,6 +20,8 @@ func (c *cluster) run(ctx context.Context) error {
 			removed = nil
 		}
 		if _, clustered := c.log.Clustered(); clustered {
+			// Raft's configuration changes without a word of the log's.
+			c.connect(c.node.store.Index())
 			switch {
 			case leading && c.yield(ctx):
 				c.node.lessor.Demote()

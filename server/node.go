@@ -73,7 +73,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
 	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper(), Lead: n.lead()})
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
-		Log: n.log, Logger: n.logger, Server: n.member.Load, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
+		Log: n.log, Logger: n.logger, Server: n.member.Load, Term: n.ledTerm, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
 		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Members: n.membersChanged, Peers: n.peers(),
 		Alarms: n.alarmsChanged, Corrupt: n.corrupt,

@@ -280,7 +280,7 @@ func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error)
 	}
 	var stale error
 	env := mvcc.Env{
-		MinLeaseTTL: s.opts.MinLeaseTTL, Corrupt: s.opts.Corrupt,
+		MinLeaseTTL: s.opts.MinLeaseTTL, Term: s.opts.Term(), Corrupt: s.opts.Corrupt,
 		Values: func(positions []int64) ([][]byte, error) {
 			got, err := s.fetch(ctx, positions)
 			if errors.Is(err, drivers.ErrScrubbed) {

@@ -23,6 +23,8 @@ type Options struct {
 	Server func() uint64
 	// MinLeaseTTL is the shortest TTL in seconds that a lease is granted. Default 2.
 	MinLeaseTTL int64
+	// Term gives the term in which this server leads the others: what was decided by the deadlines of leases in another one is refused. Default: 0.
+	Term func() uint64
 	// CacheBytes bounds the memory for cached values. Default 16 MiB.
 	CacheBytes int
 	// MaxBatchRequests and MaxBatchBytes bound what one append carries; a single
@@ -91,6 +93,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Server == nil {
 		o.Server = func() uint64 { return 0 }
+	}
+	if o.Term == nil {
+		o.Term = func() uint64 { return 0 }
 	}
 	if o.Reloaded == nil {
 		o.Reloaded = func(*mvcc.Index) {}

@@ -23,6 +23,7 @@ type link struct {
 	queue   *queue
 	reports *reports
 	log     *slog.Logger
+	broke   func() // called after a stream has ended
 
 	// active is since for others to see, in nanoseconds; 0 while there is no stream.
 	active atomic.Int64
@@ -45,6 +46,7 @@ func (l *link) run(ctx context.Context) {
 		}
 		l.reports.lost(l.id, l.queue.drop())
 		l.logTrouble(err)
+		l.broke()
 		if l.await(ctx) != nil {
 			return
 		}

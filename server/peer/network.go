@@ -51,7 +51,9 @@ type Network struct {
 
 // peer is another member.
 type peer struct {
-	urls    []string // sorted
+	urls []string // sorted
+	// next are where the member is said to be now, while the connections to where it was are whole. Nil: it has not moved. Guarded by Network.mu.
+	next    []string
 	cancel  context.CancelFunc
 	appends *link
 	control *link
@@ -83,8 +85,8 @@ func NewNetwork(o NetworkOptions) *Network {
 	return n
 }
 
-// SetPeers says who the other members are and where. Connections to those that are gone or have moved are
-// closed; calls on them fail. It does not wait for anything.
+// SetPeers says who the other members are and where. Connections to those that are gone are closed; calls on them fail. Those to
+// a member that has moved stay until one of them breaks: its URLs are changed before it is started again to listen there. It does not wait for anything.
 func (n *Network) SetPeers(urls map[uint64][]string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -92,22 +94,44 @@ func (n *Network) SetPeers(urls map[uint64][]string) {
 		return
 	}
 	for id, p := range n.peers {
-		if id == n.o.Self || !slices.Equal(p.urls, slices.Sorted(slices.Values(urls[id]))) {
+		list, known := urls[id]
+		switch known = known && id != n.o.Self; {
+		case known && slices.Equal(p.urls, slices.Sorted(slices.Values(list))):
+			p.next = nil
+		case known && p.connected():
+			p.next = list
+		default:
 			p.close()
 			delete(n.peers, id)
 		}
 	}
 	for id, list := range urls {
-		if id == n.o.Self || n.peers[id] != nil {
-			continue
+		if id != n.o.Self && n.peers[id] == nil {
+			n.add(id, list)
 		}
-		p, err := n.connect(id, list)
-		if err != nil {
-			n.o.Logger.Error("cannot connect to a member", "member", hex(id), "error", err)
-			continue
-		}
-		n.peers[id] = p
 	}
+}
+
+// add begins to connect to a member. The mutex is held.
+func (n *Network) add(id uint64, urls []string) {
+	p, err := n.connect(id, urls)
+	if err != nil {
+		n.o.Logger.Error("cannot connect to a member", "member", hex(id), "error", err)
+		return
+	}
+	n.peers[id] = p
+}
+
+// follow goes after a member that has moved, since a connection to where it was has broken.
+func (n *Network) follow(id uint64, p *peer) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed || n.peers[id] != p || p.next == nil {
+		return
+	}
+	p.close()
+	delete(n.peers, id)
+	n.add(id, p.next)
 }
 
 // connect starts the connections to a member.
@@ -130,9 +154,10 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 	p.forward = newForwarder(p.calls.conn)
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
-	n.running.Go(func() { p.appends.run(ctx) })
-	n.running.Go(func() { p.control.run(ctx) })
-	n.running.Go(func() { p.calls.run(ctx) })
+	for _, l := range p.links() {
+		l.broke = func() { n.follow(id, p) }
+		n.running.Go(func() { l.run(ctx) })
+	}
 	return p, nil
 }
 
@@ -151,6 +176,11 @@ func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientCon
 }
 
 func (p *peer) links() []*link { return []*link{p.control, p.appends, p.calls} }
+
+// connected tells whether all connections are whole.
+func (p *peer) connected() bool {
+	return !slices.ContainsFunc(p.links(), func(l *link) bool { return l.active.Load() == 0 })
+}
 
 // close lets the goroutines end; Network.running waits for them.
 func (p *peer) close() {

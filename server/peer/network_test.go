@@ -170,7 +170,7 @@ func TestTwoURLs(t *testing.T) {
 	}
 }
 
-// TestSetPeers: a member moves, and goes; others keep their connections.
+// TestSetPeers: a member moves, and is reached where it was until it is not there any more; it goes; others keep their connections.
 func TestSetPeers(t *testing.T) {
 	a, b := start(t, memberOptions{}), start(t, memberOptions{})
 	third := start(t, memberOptions{GuardOptions: GuardOptions{Self: 0xd}})
@@ -181,8 +181,13 @@ func TestSetPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	reach(t, n, a, 1)
+	for !n.peer(other).connected() {
+		time.Sleep(time.Millisecond)
+	}
 	n.SetPeers(map[uint64][]string{other: {b.url}, 0xd: {third.url}})
-	reach(t, n, b, 1)
+	reach(t, n, a, 2)
+	a.stop()
+	reach(t, n, b, 3)
 	if same, err := n.Conn(0xd); same != kept || err != nil {
 		t.Errorf("another connection to a member that has not moved: %v", err)
 	}

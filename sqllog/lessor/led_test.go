@@ -19,7 +19,6 @@ import (
 // led is a server that leads in a term, or, with term 0, follows.
 type led struct {
 	*fakeStore
-	term    atomic.Uint64
 	intrude atomic.Pointer[func(request any) error]
 }
 
@@ -141,4 +140,47 @@ func TestRenewalWaitsForNoDeposedLeader(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLateWords: what a server has decided by its deadlines, and what comes to the log only after another one has led, harms no lease: the client may have renewed it there, or here
+// since, and no entry tells of that.
+func TestLateWords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := beginLed(t)
+		s.lead(5)
+		s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 100}, &pb.LeaseGrantRequest{ID: 2, TTL: 4})
+		held, late := make(chan struct{}), atomic.Int32{}
+		s.intercept(func(request any) error {
+			switch request.(type) {
+			case *mvcc.Checkpoint, *mvcc.Expire:
+				late.Add(1)
+				<-held
+			}
+			return nil
+		})
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		go s.lessor.Stop(t.Context()) // a checkpoint of the other lease
+		synctest.Wait()
+		if n := late.Load(); n != 2 {
+			t.Fatalf("%d requests wait", n)
+		}
+		s.lead(7) // another one led in term 6
+		s.intercept(func(any) error { return nil })
+		if _, err := s.lessor.Renew(t.Context(), 2); err != nil {
+			t.Fatal(err)
+		}
+		close(held)
+		synctest.Wait()
+		if l := s.Index().Lease(1); l.Remaining != 0 {
+			t.Errorf("of a lease that another leader may have renewed %d s are left, as an earlier one says", l.Remaining)
+		}
+		if s.Index().Lease(2) == nil {
+			t.Fatal("an earlier leader's expiry ended a lease that was renewed")
+		}
+		time.Sleep(5 * time.Second)
+		if s.Index().Lease(2) != nil {
+			t.Error("the lease does not end")
+		}
+	})
 }

@@ -268,7 +268,7 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 	checkpointed, recording := le.recorded < le.ttl, le.recording
 	l.mu.Unlock()
 	if checkpointed || recording != nil {
-		if err := l.takeBack(ctx, le, recording); err != nil {
+		if err := l.takeBack(ctx, le, term, recording); err != nil {
 			l.mu.Lock()
 			// Another renewal may have succeeded since.
 			if le.deadline.Equal(renewed) {
@@ -302,7 +302,7 @@ func (l *Lessor) confirm(ctx context.Context, term uint64, answer error) error {
 // takeBack makes the log say that a lease has its whole TTL: after the
 // checkpoint in flight, which would have the last word otherwise. A lease that was granted with its id meanwhile
 // is left alone.
-func (l *Lessor) takeBack(ctx context.Context, le *lease, recording <-chan struct{}) error {
+func (l *Lessor) takeBack(ctx context.Context, le *lease, term uint64, recording <-chan struct{}) error {
 	if recording != nil {
 		select {
 		case <-recording:
@@ -310,7 +310,7 @@ func (l *Lessor) takeBack(ctx context.Context, le *lease, recording <-chan struc
 			return ctx.Err()
 		}
 	}
-	_, err := l.store.Do(ctx, &mvcc.Checkpoint{Leases: []mvcc.Remaining{{ID: le.id, Grant: le.grant}}}, 0)
+	_, err := l.store.Do(ctx, &mvcc.Checkpoint{Term: term, Leases: []mvcc.Remaining{{ID: le.id, Grant: le.grant}}}, 0)
 	return err
 }
 
@@ -416,14 +416,15 @@ func (l *Lessor) postpone(by time.Duration) {
 	}
 }
 
-// expire revokes the leases whose time is up.
+// expire revokes the leases whose time is up. What it asks for may wait, and come to the log in a later term: then it is refused.
 func (l *Lessor) expire(ctx context.Context) error {
 	if l.shared() && l.due() {
 		if err := l.hear(ctx); err != nil {
 			return err
 		}
 	}
-	return l.revoke(ctx, l.expired())
+	due, term := l.expired()
+	return l.revoke(ctx, due, term)
 }
 
 // lead is how much earlier than this server another one expires leases.
@@ -451,28 +452,28 @@ func (l *Lessor) due() bool {
 	return ok && !next.After(time.Now())
 }
 
-// expired takes leases whose time is up.
-func (l *Lessor) expired() (due []*lease) {
+// expired takes leases whose time is up, in the term in which this server counts.
+func (l *Lessor) expired() (due []*lease, term uint64) {
 	now := time.Now().Add(-l.lead())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.counts() {
-		return nil
+		return nil, 0
 	}
 	l.queue.before(now, 0, func(le *lease) bool {
 		le.expiring = true
 		due = append(due, &lease{id: le.id, entry: le.entry})
 		return len(due) < maxPerRound
 	})
-	return due
+	return due, l.term
 }
 
-func (l *Lessor) revoke(ctx context.Context, due []*lease) error {
+func (l *Lessor) revoke(ctx context.Context, due []*lease, term uint64) error {
 	var g errgroup.Group
 	g.SetLimit(revokesAtOnce)
 	for _, le := range due {
 		g.Go(func() error {
-			_, err := l.store.Do(ctx, &mvcc.Expire{ID: le.id, Entry: le.entry}, 0)
+			_, err := l.store.Do(ctx, &mvcc.Expire{ID: le.id, Entry: le.entry, Term: term}, 0)
 			if errors.Is(err, mvcc.ErrLeaseNotFound) {
 				return nil
 			}
@@ -524,7 +525,7 @@ func (l *Lessor) overdue(all bool, done <-chan struct{}) *mvcc.Checkpoint {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	c := &mvcc.Checkpoint{}
+	c := &mvcc.Checkpoint{Term: l.term}
 	for _, le := range l.leases {
 		left := le.deadline.Sub(now)
 		drift := max(time.Second, le.ttl/20)

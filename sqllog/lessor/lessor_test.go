@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ type fakeStore struct {
 	ix     *mvcc.Index
 	lessor *Lessor
 	before func(request any) error // may fail a request or hold it
+	term   atomic.Uint64           // in which it leads others; 0: there are none, or it does not
 }
 
 func (s *fakeStore) Index() *mvcc.Index {
@@ -51,7 +53,7 @@ func (s *fakeStore) Linearizable(context.Context) (*mvcc.Index, error) {
 func (s *fakeStore) batch(requests ...any) []mvcc.Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b, results := mvcc.Evaluate(s.ix, mvcc.Env{}, requests)
+	b, results := mvcc.Evaluate(s.ix, mvcc.Env{Term: s.term.Load()}, requests)
 	end := s.ix.End
 	end.Position += int64(len(b.Entries()))
 	s.ix = b.Index(end)

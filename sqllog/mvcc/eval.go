@@ -12,9 +12,11 @@ import (
 const MaxLeaseTTL = 9_000_000_000
 
 // Checkpoint is a request of the server's own: it records what is left of the
-// TTL of leases, so that their deadlines survive a restart. A Remaining of 0 means the whole TTL.
+// TTL of leases, so that their deadlines survive a restart. A Remaining of 0 means the whole TTL. It is passed over in another term than
+// Term (see Env.Term).
 type Checkpoint struct {
 	Leases []Remaining
+	Term   uint64
 }
 
 // Remaining is the time in seconds that a lease has left. It is passed over unless
@@ -22,8 +24,12 @@ type Checkpoint struct {
 type Remaining struct{ ID, Remaining, Grant, Entry int64 }
 
 // Expire is a request of the server's own: it revokes a lease whose time is up. Entry is the newest one
-// of the lease that was seen: it is refused if the lease of this id is another one by now, or was renewed since, on whichever server.
-type Expire struct{ ID, Entry int64 }
+// of the lease that was seen: it is refused if the lease of this id is another one by now, or was renewed since, on whichever server. It is refused
+// in another term than Term, too (see Env.Term): where one server leads the others, renewals need no entry, and the leader of a later term may have acknowledged some.
+type Expire struct {
+	ID, Entry int64
+	Term      uint64
+}
 
 // Renew is a request of the server's own: it writes down that a lease has its whole TTL again, for all servers to read.
 // The response is the TTL in seconds, an int64.
@@ -42,6 +48,8 @@ type Env struct {
 	Values Values
 	// MinLeaseTTL is the shortest TTL granted, in seconds.
 	MinLeaseTTL int64
+	// Term is the term in which this server leads the others, 0 where none does.
+	Term uint64
 	// Corrupt tells by the alarms of an index whether the data must not be changed here. Default: if any CORRUPT alarm is raised.
 	Corrupt func(*Index) bool
 }
@@ -125,7 +133,7 @@ func (ev *evaluator) evaluate(request any) (any, error) {
 	case *pb.LeaseRevokeRequest:
 		return ev.revoke(r)
 	case *Expire:
-		if l := ev.b.ix.Lease(r.ID); l == nil || l.position != r.Entry {
+		if l := ev.b.ix.Lease(r.ID); l == nil || l.position != r.Entry || r.Term != ev.env.Term {
 			return nil, ErrLeaseNotFound
 		}
 		return ev.revoke(&pb.LeaseRevokeRequest{ID: r.ID})
@@ -336,6 +344,9 @@ func (ev *evaluator) renew(r *Renew) (int64, error) {
 }
 
 func (ev *evaluator) checkpoint(r *Checkpoint) (any, error) {
+	if r.Term != ev.env.Term {
+		return nil, nil
+	}
 	for _, c := range r.Leases {
 		if l := ev.b.ix.Lease(c.ID); l != nil && l.Remaining != c.Remaining && (c.Grant == 0 || c.Grant == l.Grant) && (c.Entry == 0 || c.Entry == l.position) {
 			ev.writeLease(Lease{ID: c.ID, TTL: l.TTL, Remaining: c.Remaining})

@@ -38,7 +38,7 @@ type AddMember struct {
 	Strict bool
 }
 
-// RemoveMember removes a member for good.
+// RemoveMember removes a member for good. Its peer URLs stay known (see Index.RemovedMembers).
 type RemoveMember struct {
 	ID     uint64
 	Strict bool
@@ -258,7 +258,7 @@ func (ev *evaluator) removeMember(r *RemoveMember) error {
 	if all, _ := voters(members); all == 1 && !m.IsLearner {
 		return ErrNotEnoughStarted
 	}
-	return ev.writeMember(&Member{ClusterID: m.ClusterID, Member: &pb.Member{ID: m.ID}, Removed: true})
+	return ev.writeMember(&Member{ClusterID: m.ClusterID, Member: &pb.Member{ID: m.ID, PeerURLs: m.PeerURLs}, Removed: true})
 }
 
 func (ev *evaluator) promoteMember(r *PromoteMember) error {

@@ -31,9 +31,9 @@ type Index struct {
 	roles  tree[*Role]
 	alarms []Alarm
 
-	// members are those of the cluster, by id, removed the ids that were members once (invariant I12).
+	// members are those of the cluster, removed those that were members once (invariant I12), each by id.
 	members []*Member
-	removed []uint64
+	removed []*Member
 	cluster uint64
 
 	// authRemoval is the position of the newest entry of a user or role, if that is a removal, and otherwise 0.

@@ -16,7 +16,7 @@ import (
 type Member struct {
 	ClusterID uint64
 	*pb.Member
-	// Removed says that there is no such member any more, and never again. Of one that is removed there is the id alone. No index holds one of these.
+	// Removed says that there is no such member any more, and never again. Of one that is removed there are the id and, for who still needs its vote, the peer URLs.
 	Removed bool
 
 	founder  bool
@@ -38,8 +38,10 @@ func (ix *Index) MemberByID(id uint64) *Member {
 }
 
 // memberAt is the place of the member of this id, or the one where it belongs.
-func (ix *Index) memberAt(id uint64) (int, bool) {
-	return slices.BinarySearchFunc(ix.members, id, func(m *Member, id uint64) int { return cmp.Compare(m.ID, id) })
+func (ix *Index) memberAt(id uint64) (int, bool) { return place(ix.members, id) }
+
+func place(members []*Member, id uint64) (int, bool) {
+	return slices.BinarySearchFunc(members, id, func(m *Member, id uint64) int { return cmp.Compare(m.ID, id) })
 }
 
 // Member gives the member for which the log was founded: the only one, if the server is alone. Where that one was removed, it
@@ -66,12 +68,12 @@ func (ix *Index) SameMembers(other *Index) bool {
 
 // Removed tells whether the member of this id was removed.
 func (ix *Index) Removed(id uint64) bool {
-	_, gone := slices.BinarySearch(ix.removed, id)
+	_, gone := place(ix.removed, id)
 	return gone
 }
 
-// RemovedMembers gives the ids of all that were removed, ascending. The slice is not to be changed.
-func (ix *Index) RemovedMembers() []uint64 { return ix.removed }
+// RemovedMembers gives all that were removed, by id. The slice is not to be changed.
+func (ix *Index) RemovedMembers() []*Member { return ix.removed }
 
 // Messages gives members as the Cluster API has them. They are not to be changed.
 func Messages(members []*Member) []*pb.Member {
@@ -95,8 +97,8 @@ func (b *Builder) applyMember(m *Member) {
 	}
 	b.dropMember(m.ID)
 	if m.Removed {
-		i, _ := slices.BinarySearch(b.ix.removed, m.ID)
-		b.ix.removed = slices.Insert(slices.Clone(b.ix.removed), i, m.ID)
+		i, _ := place(b.ix.removed, m.ID)
+		b.ix.removed = slices.Insert(slices.Clone(b.ix.removed), i, m)
 		return
 	}
 	i, _ := b.ix.memberAt(m.ID)

@@ -20,6 +20,7 @@ func TestMemberRoundTrip(t *testing.T) {
 		{ClusterID: math.MaxUint64, Member: &pb.Member{ID: math.MaxUint64, Name: "n", ClientURLs: []string{"http://a"}}, founder: true},
 		{ClusterID: math.MaxUint64, Member: &pb.Member{ID: 1, PeerURLs: []string{"http://a", "http://b"}, IsLearner: true}},
 		{ClusterID: 0, Member: &pb.Member{ID: 7}, Removed: true},
+		{ClusterID: 5, Member: &pb.Member{ID: 8, PeerURLs: []string{"http://a"}}, Removed: true},
 	} {
 		kind, meta, err := encodeMember(m)
 		if err != nil {
@@ -201,7 +202,7 @@ func TestMembersChange(t *testing.T) {
 // membersModel keeps what there is to know of members in maps.
 type membersModel struct {
 	members map[uint64]*pb.Member
-	removed map[uint64]bool
+	removed map[uint64]*pb.Member // id and peer URLs
 }
 
 func (m membersModel) request(request any) {
@@ -220,8 +221,8 @@ func (m membersModel) request(request any) {
 	case *AddMember:
 		m.members[r.ID] = r.Member
 	case *RemoveMember:
+		m.removed[r.ID] = &pb.Member{ID: r.ID, PeerURLs: m.members[r.ID].PeerURLs}
 		delete(m.members, r.ID)
-		m.removed[r.ID] = true
 	case *PromoteMember:
 		change(r.ID, func(m *pb.Member) { m.IsLearner = false })
 	case *UpdateMember:
@@ -252,7 +253,7 @@ func randomMember(r *rand.Rand) any {
 func TestMembersModel(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 12))
-		m, log, ix := membersModel{map[uint64]*pb.Member{}, map[uint64]bool{}}, newTestLog(), NewIndex()
+		m, log, ix := membersModel{map[uint64]*pb.Member{}, map[uint64]*pb.Member{}}, newTestLog(), NewIndex()
 		for range 150 {
 			request := randomMember(r)
 			b, results := Evaluate(ix, Env{}, []any{request})
@@ -300,8 +301,13 @@ func (m membersModel) compare(t *testing.T, ix *Index) {
 	if want := slices.Sorted(maps.Keys(m.members)); !slices.Equal(ids(ix.Members()), want) {
 		t.Fatalf("members %d, want %d", ids(ix.Members()), want)
 	}
-	if want := slices.Sorted(maps.Keys(m.removed)); !slices.Equal(ix.RemovedMembers(), want) {
-		t.Fatalf("removed %d, want %d", ix.RemovedMembers(), want)
+	if want := slices.Sorted(maps.Keys(m.removed)); !slices.Equal(ids(ix.RemovedMembers()), want) {
+		t.Fatalf("removed %d, want %d", ids(ix.RemovedMembers()), want)
+	}
+	for _, got := range ix.RemovedMembers() {
+		if !got.Removed || !proto.Equal(got.Member, m.removed[got.ID]) {
+			t.Fatalf("removed %v, want %v", got, m.removed[got.ID])
+		}
 	}
 	founders := 0
 	for id, member := range m.members {

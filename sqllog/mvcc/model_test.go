@@ -245,9 +245,9 @@ func dump(ix *Index) string {
 	}
 	fmt.Fprintf(&b, "alarms %v\n", ix.alarms)
 	fmt.Fprintf(&b, "auth rev %d, of the removal at %d\n", ix.AuthRev, ix.authRemoval)
-	fmt.Fprintf(&b, "cluster %x, removed %x\n", ix.Cluster(), ix.RemovedMembers())
-	for _, m := range ix.Members() {
-		fmt.Fprintf(&b, "member at %d, founder %v %s\n", m.position, m.founder, prototext.Format(m.Member))
+	fmt.Fprintf(&b, "cluster %x\n", ix.Cluster())
+	for _, m := range slices.Concat(ix.RemovedMembers(), ix.Members()) {
+		fmt.Fprintf(&b, "member at %d, founder %v, removed %v %s\n", m.position, m.founder, m.Removed, prototext.Format(m.Member))
 	}
 	for name, u := range ix.Users() {
 		fmt.Fprintf(&b, "user %q %+v %s\n", name, u.AuthChange, prototext.Format(u.User))

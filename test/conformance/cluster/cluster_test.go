@@ -28,14 +28,7 @@ const answers = "testdata/etcd.txt"
 
 // TestMembers plays the script and compares.
 func TestMembers(t *testing.T) {
-	path, err := filepath.Abs(filepath.Join(*binDir, *server))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: make build builds keelson, make peers builds etcd", err)
-	}
-	c := newCluster(t, path)
+	c := newCluster(t)
 	c.play()
 	if t.Failed() {
 		return
@@ -82,7 +75,15 @@ type cluster struct {
 	lines []string
 }
 
-func newCluster(t *testing.T, path string) *cluster {
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(*binDir, *server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: make build builds keelson, make peers builds etcd", err)
+	}
 	c := &cluster{t: t, path: path}
 	var all []launch.Options
 	for i := range 3 {

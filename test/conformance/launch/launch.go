@@ -276,3 +276,9 @@ func (p *Process) Restart(ctx context.Context) error {
 	}
 	return p.run(ctx)
 }
+
+// RestartWith is Restart with other Options.Flags, from then on.
+func (p *Process) RestartWith(ctx context.Context, flags ...string) error {
+	p.opts.Flags = flags
+	return p.Restart(ctx)
+}

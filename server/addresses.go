@@ -1,0 +1,119 @@
+package server
+
+import (
+	"time"
+
+	"github.com/keelson-io/keelson/drivers/raft"
+	"github.com/keelson-io/keelson/server/peer"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// addresses are the peer URLs at which a member reaches the others.
+type addresses struct {
+	// urls are as the flags or another member tell them until the log does. Nil: nobody has.
+	urls map[uint64][]string
+	// parting are members that were removed: true when the connections to them have been ended, false before.
+	parting map[uint64]bool
+	// toldAt is the position up to which the log was taken in that told of the members last.
+	toldAt int64
+}
+
+// take takes note of the members that the log has. It gives those that were removed and are to be parted from, once.
+//
+// As long as Raft's configuration has a removed member its vote may be needed, be it for the change that takes it out, and also after a start: then the log tells where it is. The
+// others are kept for a while: they may have an answer to give, and should hear that they were removed.
+func (a *addresses) take(ix *mvcc.Index, configured func(id uint64) bool) (removed []uint64) {
+	if ix.End.Position < a.toldAt {
+		return nil // somebody has told of a later one already
+	}
+	a.toldAt = ix.End.Position
+	if len(ix.Members()) == 0 {
+		return nil
+	}
+	urls := map[uint64][]string{}
+	for _, m := range ix.Members() {
+		urls[m.ID] = m.PeerURLs
+	}
+	for _, m := range ix.RemovedMembers() {
+		at, connected := a.urls[m.ID]
+		if len(m.PeerURLs) > 0 {
+			at = m.PeerURLs
+		}
+		parted, parting := a.parting[m.ID]
+		if len(at) == 0 || !configured(m.ID) && (!connected || parted) {
+			continue
+		}
+		urls[m.ID] = at
+		if !parting || parted {
+			a.parting[m.ID] = false
+			removed = append(removed, m.ID)
+		}
+	}
+	a.urls = urls
+	return removed
+}
+
+// told takes note of the members that the log has.
+func (c *cluster) told(ix *mvcc.Index) {
+	c.connect(ix)
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// connect brings the connections to the members that the log and Raft's configuration have.
+func (c *cluster) connect(ix *mvcc.Index) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.net == nil {
+		return
+	}
+	for _, id := range c.addresses.take(ix, c.log.Configured) {
+		time.AfterFunc(partTime, func() { c.part(id) })
+	}
+	c.net.SetPeers(c.addresses.urls)
+}
+
+// removed tells whether a member has no part in the cluster any more. The log says so first; until Raft does, it votes.
+func (c *cluster) removed(id uint64) bool {
+	return c.node.store.Index().Removed(id) && !c.log.Configured(id)
+}
+
+// partTime is how long there are connections to a member after it was removed, at least.
+const partTime = 5 * time.Second
+
+// part ends the connections to a member that was removed.
+func (c *cluster) part(id uint64) {
+	if c.log.Configured(id) {
+		time.AfterFunc(partTime, func() { c.part(id) })
+		return
+	}
+	c.mu.Lock()
+	c.addresses.parting[id] = true
+	c.mu.Unlock()
+	c.told(c.node.store.Index())
+}
+
+func (c *cluster) connections() *peer.Network {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.net
+}
+
+// network connects this member to the others.
+func (c *cluster) network(id raft.Identity) (raft.Network, error) {
+	net := peer.NewNetwork(peer.NetworkOptions{
+		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
+		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
+	})
+	c.mu.Lock()
+	old := c.net
+	c.net, c.id = net, id
+	net.SetPeers(c.addresses.urls)
+	c.mu.Unlock()
+	if old != nil {
+		old.Close() // of a growth that failed
+	}
+	return copier{net}, nil
+}
