@@ -175,15 +175,18 @@ func (l *Log) cutWAL(n *node) {
 	if err == nil && size < walBytes && entry.index-snap.GetMetadata().GetIndex() < l.opts.SnapshotCount {
 		return
 	}
-	n.post(func() {
-		index, err := n.mark()
-		if err == nil && index > 0 {
-			err = n.wal.Compact(n.keepFrom(index))
-		}
-		if err != nil && !errors.Is(err, raft.ErrCompacted) {
-			n.logger.Error("the Raft log could not be cut", "error", err)
-		}
-	})
+	n.post(n.cut)
+}
+
+// cut sets the marker anew, and has the Raft log before it go, but for what is kept for others.
+func (n *node) cut() {
+	index, err := n.mark()
+	if err == nil && index > 0 {
+		err = n.wal.Compact(n.keepFrom(index))
+	}
+	if err != nil && !errors.Is(err, raft.ErrCompacted) {
+		n.logger.Error("the Raft log could not be cut", "error", err)
+	}
 }
 
 // mark sets the marker to what the file has, if the configuration as of then is known: it is the one of now, or none has come since. It gives
@@ -219,9 +222,12 @@ func (n *node) keepFrom(marked uint64) uint64 {
 	}
 	index := marked - min(marked, keep)
 	if n.state == raft.StateLeader && size <= tooLarge*walBytes {
-		n.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
+		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 			switch {
 			case !pr.RecentActive:
+			case pr.State == tracker.StateSnapshot && !n.log.copies.begun(id):
+				// It may be fetching one of whoever led before, and need the log from an earlier marker on.
+				index = 0
 			case pr.State == tracker.StateSnapshot:
 				// From there on it needs the log when it has the copy that it fetches. Without it, it would have to fetch another one.
 				index = min(index, pr.PendingSnapshot)

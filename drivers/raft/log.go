@@ -51,7 +51,7 @@ type Log struct {
 	unwritable atomic.Pointer[error]
 	// unresolved is set while the outcome of an append is not known.
 	unresolved atomic.Bool
-	copies     atomic.Int64 // that others fetch now
+	copies     copies
 
 	background sync.WaitGroup
 	ctx        context.Context // ends with Close

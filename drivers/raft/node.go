@@ -62,9 +62,8 @@ type node struct {
 	member    bool // it has been in the configuration
 	failure   atomic.Pointer[error]
 	failed    chan struct{} // closed when failure is set
-	// fetching is set while a copy is fetched and until it is installed or passed over; fetched when Raft has been told of it.
-	fetching atomic.Bool
-	fetched  bool
+	// fetched is the copy of another member's database that is beside this one's or on its way there, nil if there is none.
+	fetched *fetched
 	// placed is the index of the snapshot whose copy has taken the file's place, and that the Raft log does not have yet.
 	placed uint64
 }
@@ -128,6 +127,7 @@ func (n *node) run(ctx context.Context) error {
 			f()
 		}
 		n.drain()
+		n.giveCopy()
 		for n.rn.HasReady() {
 			if err := n.ready(ctx); err != nil {
 				if ctx.Err() != nil {
@@ -137,10 +137,7 @@ func (n *node) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if n.fetched {
-			n.fetched = false
-			n.fetching.Store(false)
-		}
+		n.dropCopy()
 	}
 }
 
@@ -158,7 +155,17 @@ func (n *node) drain() {
 	}
 }
 
+// step takes in a message of another member. A copy of the database comes before the message that says that it was needed.
 func (n *node) step(m *raftpb.Message) {
+	if m.GetType() == raftpb.MsgSnap {
+		n.offered(m)
+		return
+	}
+	n.pass(m)
+}
+
+// pass gives a message to Raft.
+func (n *node) pass(m *raftpb.Message) {
 	// What it refuses is of no use: from a member that is not one, or of an old term.
 	if err := n.rn.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
 		n.logger.Debug("a message of another member was refused", "from", fmt.Sprintf("%x", m.GetFrom()), "type", m.GetType(), "error", err)
@@ -216,12 +223,8 @@ func (n *node) ended() error {
 	return drivers.ErrClosed
 }
 
-// deliver takes in a message of another member. A copy of the log comes before the message that says that it was needed.
+// deliver takes in a message of another member.
 func (n *node) deliver(ctx context.Context, m *raftpb.Message) error {
-	if m.GetType() == raftpb.MsgSnap {
-		n.fetch(m)
-		return nil
-	}
 	select {
 	case n.inbox <- m:
 		return nil

@@ -86,6 +86,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	l.logger = l.opts.Logger
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
 	l.grown.init()
+	l.copies.init()
 	l.replaced.init()
 	var err error
 	if l.file, err = sqlite.Open(ctx, l.opts.Database); err != nil {

@@ -49,6 +49,9 @@ func (n *node) softState(s *raft.SoftState) {
 	was := n.state
 	n.state = s.RaftState
 	leading := s.RaftState == raft.StateLeader
+	if was != raft.StateLeader && leading {
+		n.log.copies.forget()
+	}
 	if was == raft.StateLeader && !leading {
 		n.dropWaiters(errors.New("this member does not lead any more"))
 	}
