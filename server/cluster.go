@@ -268,7 +268,10 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 		return net, err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, raft.ErrRemoved):
+		return fmt.Errorf("%w: its data directory is of no use any more: to have this server in the cluster again, add a member (etcdctl member add) and start it with an empty one", err)
+	case err != nil:
 		return err
 	}
 	c.alarmed(ix)

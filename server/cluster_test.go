@@ -15,6 +15,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -99,9 +100,10 @@ func TestLostData(t *testing.T) {
 	}
 }
 
-// TestRemoveLeader: of two members the one that leads is removed, and the other one goes on alone.
+// TestRemoveLeader: of two members the one that leads is removed, and the other one goes on alone. Started again, it knows that it was removed.
 func TestRemoveLeader(t *testing.T) {
-	nodes, stops := newMembers(t, 2).start(t)
+	m := newMembers(t, 2)
+	nodes, stops := m.start(t)
 	until(t, func() bool { return nodes[0].leads() || nodes[1].leads() })
 	leader, other := 0, 1
 	if nodes[1].leads() {
@@ -118,7 +120,17 @@ func TestRemoveLeader(t *testing.T) {
 	if all := nodes[other].members(); len(all) != 1 {
 		t.Errorf("the members are %v", all)
 	}
+	<-nodes[leader].cluster.log.Removed()
 	stops[leader]()
+	for _, state := range []string{config.ClusterStateNew, "existing"} {
+		n, err := m.open(t, leader, state)
+		if !errors.Is(err, raft.ErrRemoved) {
+			t.Errorf("started again, state %s: %v", state, err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
 }
 
 // until waits until something is so.

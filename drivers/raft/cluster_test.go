@@ -3,6 +3,8 @@ package raft
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -249,6 +251,41 @@ func (c *cluster) shrink(id uint64, rest []Member) (next uint64) {
 		c.t.Fatal(err)
 	}
 	return next
+}
+
+// TestRemovedStays: a member that has applied that it was removed knows so after a restart, whether it was stopped or killed and however much of its Raft log is cut.
+func TestRemovedStays(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	id, l := c.leader(0)
+	gone := id%3 + 1
+	old := c.log(gone)
+	c.same(id, gone, c.put(10))
+	if err := l.Configure(t.Context(), []Member{{ID: id}, {ID: 6 - id - gone}}); err != nil {
+		t.Fatal(err)
+	}
+	<-old.Removed()
+	killed := c.options(gone)
+	killed.Dir = filepath.Join(t.TempDir(), "raft")
+	if err := os.CopyFS(killed.Dir, os.DirFS(c.options(gone).Dir)); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(name string, o Options) {
+		l, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, ErrRemoved) {
+			t.Errorf("%s: it starts: %v", name, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	c.cut(old)
+	c.close(gone)
+	refused("cut and stopped", c.options(gone))
+	refused("killed", killed)
 }
 
 // TestLeaderLeaves: of six members two are down and the leader leaves. The three that are left are enough of five.

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
 )
 
 // Member is a member of the configuration: a voter, or a learner, that gets the log and has no vote.
@@ -121,7 +122,50 @@ func (l *Log) AwaitLeader(ctx context.Context) error {
 	}
 }
 
-// Removed is closed when this server is a member of the configuration no more. It is nil for one that is alone.
+// ErrRemoved says that a member's own Raft log tells that it was removed.
+var ErrRemoved = errors.New("the member has been permanently removed from the cluster")
+
+// refuseRemoved gives ErrRemoved for the Raft log of a member in which it is agreed on that it was removed.
+func refuseRemoved(w *wal.WAL) error {
+	snap, err := w.Snapshot()
+	if err != nil {
+		return err
+	}
+	hs, _, err := w.InitialState()
+	if err != nil {
+		return err
+	}
+	id, at := w.Identity().Member, snap.GetMetadata().GetIndex()
+	// A marker is never made before the member is in the configuration: who joins has none.
+	removed := at > 0 && !isMember(snap.GetMetadata().GetConfState(), id)
+	for at < hs.GetCommit() {
+		entries, err := w.Entries(at+1, hs.GetCommit()+1, flushBytes)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			cc, err := confChangeOf(e)
+			if err != nil {
+				return err
+			}
+			if cc != nil {
+				for _, change := range cc.AsV2().GetChanges() {
+					if change.GetNodeId() == id {
+						removed = change.GetType() == raftpb.ConfChangeRemoveNode
+					}
+				}
+			}
+			at = e.GetIndex()
+		}
+	}
+	if removed {
+		return fmt.Errorf("member %x: %w", id, ErrRemoved)
+	}
+	return nil
+}
+
+// Removed is closed when this server is a member of the configuration no more. It is nil for one that is alone. One that is started again after that is refused
+// by Start: ErrRemoved.
 func (l *Log) Removed() <-chan struct{} {
 	if n := l.node.Load(); n != nil {
 		return n.removed

@@ -96,7 +96,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	return l, nil
 }
 
-// Start has a member of a cluster take part in it, by a network that reaches the others.
+// Start has a member of a cluster take part in it, by a network that reaches the others. ErrRemoved if its own data tell that it was removed.
 func (l *Log) Start(net func(Identity) (Network, error)) error {
 	if _, err := os.Stat(l.forcing()); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(errForcing, err)
@@ -123,6 +123,9 @@ func (l *Log) begin(net func(Identity) (Network, error)) (*node, error) {
 }
 
 func (l *Log) start(w *wal.WAL, net func(Identity) (Network, error)) (*node, error) {
+	if err := refuseRemoved(w); err != nil {
+		return nil, err
+	}
 	network, err := net(w.Identity())
 	if err != nil {
 		return nil, err
