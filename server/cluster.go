@@ -253,7 +253,16 @@ func (c *cluster) start(ctx context.Context) error {
 	}
 	ix := c.node.store.Index()
 	if !clustered {
-		return lacksRaft(ix, c.node.opts)
+		switch err := c.lacksRaft(ix); {
+		case err == nil:
+			return nil // it is alone
+		case !c.node.opts.ForceNewCluster:
+			return err
+		default:
+			if err := c.forceAnew(ix, err); err != nil {
+				return err
+			}
+		}
 	}
 	if len(ix.Members()) == 0 && c.peers == nil {
 		if _, _, err := c.ask(ctx); err != nil {

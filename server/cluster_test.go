@@ -35,17 +35,17 @@ func newMembers(t *testing.T, count int) members {
 	return m
 }
 
-func (m members) open(t *testing.T, i int, state string) (*Node, error) {
+func (m members) open(t *testing.T, i int, state string, more ...string) (*Node, error) {
 	t.Helper()
 	var initial []string
 	for i, name := range m.names {
 		initial = append(initial, name+"="+m.peers[i])
 	}
-	opts, _, err := config.Load(config.Input{Args: []string{
+	opts, _, err := config.Load(config.Input{Args: append([]string{
 		"--name=" + m.names[i], "--data-dir=" + m.dir[i], "--listen-client-urls=" + m.clients[i], "--advertise-client-urls=" + m.clients[i],
 		"--listen-peer-urls=" + m.peers[i], "--initial-advertise-peer-urls=" + m.peers[i], "--initial-cluster=" + strings.Join(initial, ","),
 		"--initial-cluster-state=" + state,
-	}})
+	}, more...)})
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +97,65 @@ func TestLostData(t *testing.T) {
 		if err == nil {
 			_ = n.Close()
 		}
+	}
+}
+
+// TestLostRaftLog: a cluster of one that has lost its Raft log may have lost what it had acknowledged, and goes on only if it is told to. A server that never was a
+// member of a cluster of several has none to lose.
+func TestLostRaftLog(t *testing.T) {
+	m := newMembers(t, 1)
+	start := func() (*Node, func()) {
+		n, err := m.open(t, 0, config.ClusterStateNew)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, n)
+		until(t, func() bool {
+			_, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1)
+			return err == nil
+		})
+		return n, stop
+	}
+	_, stop := start()
+	stop()
+	n, stop := start() // alone as ever
+	if _, clustered := n.clustered(); clustered {
+		t.Fatal("it is a member of a cluster")
+	}
+	if err := n.cluster.grow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("last")}, 1); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	dir := filepath.Join(m.dir[0], "member", "raft")
+	for _, lose := range []func() error{
+		func() error { return os.RemoveAll(dir) },
+		func() error { return os.Mkdir(dir, 0o700) },
+	} {
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		n, err := m.open(t, 0, config.ClusterStateNew)
+		if !errors.Is(err, errLostRaft) {
+			t.Errorf("without the Raft log: %v", err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
+	for _, extra := range [][]string{{"--force-new-cluster"}, nil} {
+		n, err := m.open(t, 0, config.ClusterStateNew, extra...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, n)
+		until(t, n.leads)
+		if kv, err := n.store.Linearizable(t.Context()); err != nil || len(kv.Members()) != 1 {
+			t.Errorf("%v: %v", extra, err)
+		}
+		stop()
 	}
 }
 

@@ -59,17 +59,28 @@ func (o Options) wal() wal.Options {
 // Identity says which member of which cluster a Raft log belongs to.
 type Identity = wal.Identity
 
-// Clustered tells whether there is a Raft log in a directory.
-func Clustered(dir string) (bool, error) { return wal.Exists(dir) }
+// Clustered tells whether there is a Raft log in a directory. An empty one has none.
+func Clustered(dir string) (bool, error) {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
+		return false, nil
+	}
+	return wal.Exists(dir)
+}
+
+// create makes a Raft log, in an empty directory too.
+func create(o Options, id Identity, snap *raftpb.Snapshot) error {
+	_ = os.Remove(o.Dir) // if there is anything in it, it stays, and Create says so
+	return wal.Create(o.wal(), id, snap)
+}
 
 // Bootstrap makes the Raft log of a founding member of a cluster. Every founder does so, with the same voters.
 func Bootstrap(o Options, id Identity, voters []uint64) error {
-	return wal.Create(o.withDefaults().wal(), id, beginning(voters, drivers.End{}, 0))
+	return create(o.withDefaults(), id, beginning(voters, drivers.End{}, 0))
 }
 
 // Join makes the Raft log of a member that was added to a cluster. It learns everything from the others.
 func Join(o Options, id Identity) error {
-	return wal.Create(o.withDefaults().wal(), id, new(raftpb.Snapshot))
+	return create(o.withDefaults(), id, new(raftpb.Snapshot))
 }
 
 // beginning is the marker that a new cluster's Raft log begins with.
@@ -199,7 +210,7 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 		return err
 	}
 	// What is appended from here on goes through the Raft log, which is durable before the first append is.
-	if err := wal.Create(l.opts.wal(), id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
+	if err := create(l.opts, id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
 		return fmt.Errorf("make the Raft log: %w", err)
 	}
 	n, err := l.begin(net)
@@ -235,6 +246,24 @@ func (l *Log) ForceNew(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(os.Remove(l.forcing()), syncDir(filepath.Dir(l.opts.Dir)))
+}
+
+// HadRaftLog tells whether the database was written by way of a Raft log last. If that is gone, what was acknowledged and not in the database yet is, too.
+func (l *Log) HadRaftLog() bool {
+	_, mark := l.fileEnd()
+	return mark != sqlite.Mark{}
+}
+
+// ForceAnew makes a Raft log for a member that has lost its own, as the only one of its cluster, with what the database has. It comes before Start.
+func (l *Log) ForceAnew(id Identity) error {
+	end, mark := l.fileEnd()
+	entry, hash := decodeMark(mark)
+	l.logger.Warn("this member has lost its Raft log, and is made the only one of its cluster with what its database has", "member", fmt.Sprintf("%x", id.Member), "position", end.Position)
+	at := entryID{max(entry.index, 1), entry.term + 1}
+	if err := create(l.opts, id, marker(at, &raftpb.ConfState{Voters: []uint64{id.Member}}, end, hash)); err != nil {
+		return fmt.Errorf("make the Raft log anew: %w", err)
+	}
+	return nil
 }
 
 // forcing is the file that is there while ForceNew is under way.
