@@ -65,8 +65,13 @@ type service struct {
 var _ peer.Service = service{}
 
 // Deliver implements peer.Service.
-func (s service) Deliver(ctx context.Context, m *raftpb.Message) error {
-	return s.log.Deliver(ctx, m)
+func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
+	err := s.log.Deliver(m)
+	if errors.Is(err, raft.ErrBusy) {
+		// The end of the stream is what the sender's Raft hears of.
+		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	return err
 }
 
 // Answer implements peer.Service.

@@ -75,7 +75,9 @@ func (l *link) run(ctx context.Context) {
 					snoop(m)
 				}
 				if loses := l.fabric.loses; loses == nil || !loses(m) {
-					_ = to.Deliver(ctx, m)
+					if from := l.fabric.reaches(0, l.id); errors.Is(to.Deliver(m), ErrBusy) && from != nil {
+						from.Unreachable(m.GetTo())
+					}
 				}
 			}
 		case <-ctx.Done():

@@ -347,13 +347,14 @@ func (l *Log) Resign(ctx context.Context, fit func(id uint64) bool) error {
 	return l.Transfer(ctx, to)
 }
 
-// Deliver takes in a message that another member has sent.
-func (l *Log) Deliver(ctx context.Context, m *raftpb.Message) error {
+// Deliver takes in a message that another member has sent. It does not wait: if more comes than is taken in, the message is dropped, with ErrBusy if the sender's
+// Raft is to be told.
+func (l *Log) Deliver(m *raftpb.Message) error {
 	n := l.node.Load()
 	if n == nil {
 		return drivers.ErrNotLeader
 	}
-	return n.deliver(ctx, m)
+	return n.deliver(m)
 }
 
 // Unreachable says that a message to another member could not be sent.

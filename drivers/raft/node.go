@@ -32,7 +32,7 @@ type node struct {
 	wal    *wal.WAL
 	net    Network
 
-	inbox chan *raftpb.Message
+	inbox *inbox
 	work  chan func()
 	done  chan struct{} // closed when run has returned
 
@@ -73,13 +73,15 @@ const (
 	maxMessage       = 1 << 20
 	maxInflight      = 512
 	maxInflightBytes = 16 << 20
-	inboxSize        = 4096
 )
+
+// maxDrained is how many calls the loop takes in at once.
+const maxDrained = 4096
 
 func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n := &node{
 		log: l, logger: l.logger, id: w.Identity().Member, wal: w, net: net,
-		inbox: make(chan *raftpb.Message, inboxSize), work: make(chan func(), 64), done: make(chan struct{}),
+		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
 	}
 	n.changed.init()
@@ -121,8 +123,7 @@ func (n *node) run(ctx context.Context) error {
 			return n.saveLast()
 		case <-tick.C:
 			n.tick()
-		case m := <-n.inbox:
-			n.step(m)
+		case <-n.inbox.wake:
 		case f := <-n.work:
 			f()
 		}
@@ -143,10 +144,11 @@ func (n *node) run(ctx context.Context) error {
 
 // drain takes what else has come, so that it goes to disk and out together.
 func (n *node) drain() {
-	for range inboxSize {
+	for _, m := range n.inbox.take() {
+		n.step(m)
+	}
+	for range maxDrained {
 		select {
-		case m := <-n.inbox:
-			n.step(m)
 		case f := <-n.work:
 			f()
 		default:
@@ -224,14 +226,12 @@ func (n *node) ended() error {
 }
 
 // deliver takes in a message of another member.
-func (n *node) deliver(ctx context.Context, m *raftpb.Message) error {
+func (n *node) deliver(m *raftpb.Message) error {
 	select {
-	case n.inbox <- m:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	case <-n.done:
 		return n.ended()
+	default:
+		return n.inbox.push(m)
 	}
 }
 

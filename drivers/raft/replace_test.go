@@ -178,7 +178,7 @@ func TestSnapshotsInDisorder(t *testing.T) {
 		index := m.GetSnapshot().GetMetadata().GetIndex()
 		again.Go(func() {
 			for to.node.Load().applied.Load() < index && to.Failure() == nil && t.Context().Err() == nil {
-				_ = to.Deliver(t.Context(), proto.Clone(m).(*raftpb.Message))
+				_ = to.Deliver(proto.Clone(m).(*raftpb.Message))
 				runtime.Gosched()
 			}
 		})
