@@ -117,7 +117,7 @@ func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.Positio
 }
 
 // Copy implements peer.Service.
-func (s service) Copy(ctx context.Context, _ uint64, send func(*peerpb.CopyChunk) error) error {
+func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error {
 	s.logger.Info("a member fetches a copy of the database", "member", fmt.Sprintf("%x", peer.From(ctx)))
 	err := s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {
 		switch {
