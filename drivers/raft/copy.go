@@ -300,9 +300,9 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 	}
 	n.placed, n.unsaved = 0, hard != n.hard
 	n.setConf(m.GetConfState(), m.GetIndex())
-	n.member = n.member || isMember(n.conf, n.id)
+	n.member = n.member || isMember(n.conf.Load(), n.id)
 	n.applied.Store(m.GetIndex())
-	n.confed.all()
+	n.confed.All()
 	n.logger.Info("a copy of the database was installed", "index", m.GetIndex())
 	return nil
 }
@@ -343,7 +343,7 @@ func (l *Log) replace(snap *raftpb.Snapshot) error {
 	l.epoch.Add(1)
 	_, hash := decodeMark(mark)
 	l.tail.reset(end, hash)
-	l.replaced.all()
+	l.replaced.All()
 	return nil
 }
 

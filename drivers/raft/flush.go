@@ -30,7 +30,7 @@ const (
 // flusher writes the tail to the file until ctx ends, and then what is left.
 func (l *Log) flusher(ctx context.Context, n *node) error {
 	for {
-		moved := l.tail.moved.next()
+		moved := l.tail.moved.Next()
 		if l.tail.pending() == 0 {
 			select {
 			case <-moved:
@@ -63,7 +63,7 @@ func (l *Log) gather(ctx context.Context) {
 	timer := time.NewTimer(flushDelay)
 	defer timer.Stop()
 	for {
-		moved := l.tail.moved.next()
+		moved := l.tail.moved.Next()
 		if l.tail.pending() >= flushBytes {
 			return
 		}
@@ -130,7 +130,7 @@ func (l *Log) settle(ctx context.Context, batches []*applied, why error) (int, e
 // awaitRoom waits while too much waits for the file.
 func (l *Log) awaitRoom(ctx context.Context) error {
 	for {
-		room := l.tail.room.next()
+		room := l.tail.room.Next()
 		if l.tail.pending() < maxPending {
 			return nil
 		}
@@ -207,7 +207,7 @@ func (n *node) mark() (uint64, error) {
 	if err != nil || entry.index < n.confIndex || entry.index <= snap.GetMetadata().GetIndex() {
 		return 0, err
 	}
-	return entry.index, n.wal.SetSnapshot(marker(entry, n.conf, end, hash))
+	return entry.index, n.wal.SetSnapshot(marker(entry, n.conf.Load(), end, hash))
 }
 
 // keepFrom gives the index up to which the Raft log may go: some is kept for members that are behind, less of it if it is large.

@@ -56,7 +56,7 @@ func (n *node) status() Status {
 	b := n.rn.BasicStatus()
 	s := Status{
 		ID: n.id, Leader: b.Lead, Term: b.GetTerm(), Commit: b.GetCommit(), Applied: n.applied.Load(),
-		Members: members(n.conf), Progress: map[uint64]Progress{},
+		Members: members(n.conf.Load()), Progress: map[uint64]Progress{},
 	}
 	s.Last, _ = n.wal.LastIndex() // it is at hand, and does not fail
 	s.Learner = slices.Contains(s.Members, Member{n.id, true})
@@ -99,9 +99,9 @@ func (l *Log) Clustered() (Identity, bool) {
 func (l *Log) Leader() (leader, term uint64, leading bool, changed <-chan struct{}) {
 	n := l.node.Load()
 	if n == nil {
-		return 0, 0, true, l.grown.next()
+		return 0, 0, true, l.grown.Next()
 	}
-	changed = n.changed.next()
+	changed = n.changed.Next()
 	return n.lead.Load(), n.term.Load(), n.leading.Load(), changed
 }
 
@@ -185,7 +185,7 @@ func (l *Log) Failed() <-chan struct{} {
 // anything, its own removal included.
 func (l *Log) Configured(id uint64) bool {
 	n := l.node.Load()
-	return n != nil && isMember(n.applies.Load(), id)
+	return n != nil && isMember(n.conf.Load(), id)
 }
 
 // Failure tells what keeps this server from its disk, or ended its part in the consensus.
@@ -216,7 +216,7 @@ func (l *Log) ConfigureIn(ctx context.Context, term uint64, want []Member) error
 		return drivers.ErrNotLeader
 	}
 	for {
-		confed, changed := n.confed.next(), n.changed.next()
+		confed, changed := n.confed.Next(), n.changed.Next()
 		var done bool
 		var err error
 		if derr := n.do(ctx, func() { done, err = n.change(term, want) }); derr != nil {
@@ -260,7 +260,7 @@ func (n *node) change(term uint64, want []Member) (done bool, err error) {
 	if n.state != raft.StateLeader || n.rn.BasicStatus().GetTerm() != term {
 		return false, drivers.ErrNotLeader
 	}
-	if cc.GetNodeId() == n.id && cc.GetType() == raftpb.ConfChangeRemoveNode && len(n.conf.GetVoters()) > 1 {
+	if cc.GetNodeId() == n.id && cc.GetType() == raftpb.ConfChangeRemoveNode && len(n.conf.Load().GetVoters()) > 1 {
 		return false, errLeaves
 	}
 	err = n.rn.ProposeConfChange(cc)
@@ -271,7 +271,7 @@ func (n *node) change(term uint64, want []Member) (done bool, err error) {
 }
 
 func (n *node) nextChange(want []Member) *raftpb.ConfChange {
-	have := members(n.conf)
+	have := members(n.conf.Load())
 	for _, m := range want {
 		i := slices.IndexFunc(have, func(h Member) bool { return h.ID == m.ID })
 		switch {

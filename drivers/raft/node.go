@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/internal/wake"
 	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
 )
 
@@ -39,9 +40,8 @@ type node struct {
 	state   raft.StateType
 	waiters map[drivers.BatchID]chan error
 	reads   reads
-	conf    *raftpb.ConfState
-	// applies is conf for others to read.
-	applies atomic.Pointer[raftpb.ConfState]
+	// conf is the configuration that is applied. The loop sets it, by setConf, and anybody may read it; what it points to does not change.
+	conf atomic.Pointer[raftpb.ConfState]
 	// confIndex is the index of the entry that gave conf.
 	confIndex uint64
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
@@ -54,8 +54,8 @@ type node struct {
 	term    atomic.Uint64
 	lead    atomic.Uint64 // 0: none is known
 	leading atomic.Bool
-	changed wake // term or lead
-	confed  wake // conf
+	changed wake.Signal // term or lead
+	confed  wake.Signal // conf
 	// removed is closed when this member is in the configuration no more.
 	removed   chan struct{}
 	isRemoved bool
@@ -84,8 +84,6 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
 	}
-	n.changed.init()
-	n.confed.init()
 	snap, err := w.Snapshot()
 	if err != nil {
 		return nil, err
@@ -242,7 +240,7 @@ func (n *node) setLead(lead uint64, leading bool) {
 	}
 	n.leading.Store(leading)
 	n.lead.Store(lead)
-	n.changed.all()
+	n.changed.All()
 }
 
 // dropWaiters tells those who wait for an append that its outcome is not known.

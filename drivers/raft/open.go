@@ -96,9 +96,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.grown.init()
 	l.copies.init()
-	l.replaced.init()
 	var err error
 	if l.file, err = sqlite.Open(ctx, l.opts.Database); err != nil {
 		return nil, err
@@ -183,7 +181,7 @@ func (l *Log) tailAfter(snap *raftpb.Snapshot) (*tail, error) {
 // launch begins to take part.
 func (l *Log) launch(n *node) {
 	l.node.Store(n)
-	l.grown.all()
+	l.grown.All()
 	// The loop ends first, so that what it has applied goes to the file.
 	flushing, stopFlushing := context.WithCancel(context.WithoutCancel(l.ctx))
 	l.background.Go(func() {
@@ -324,7 +322,7 @@ func (l *Log) forced(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) 
 // Run does the database's work in the background until ctx ends.
 func (l *Log) Run(ctx context.Context) error {
 	for {
-		replaced := l.replaced.next()
+		replaced := l.replaced.Next()
 		l.fileMu.RLock()
 		file, fileCtx := l.file, l.fileCtx
 		l.fileMu.RUnlock()

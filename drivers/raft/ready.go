@@ -22,7 +22,7 @@ func (n *node) ready(ctx context.Context) error {
 	}
 	if t := rd.HardState.GetTerm(); rd.HardState != nil && t != n.term.Load() {
 		n.term.Store(t)
-		n.changed.all()
+		n.changed.All()
 	}
 	leading := n.state == raft.StateLeader
 	if leading {
@@ -199,7 +199,7 @@ func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
 func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 	n.setConf(n.rn.ApplyConfChange(cc), index)
 	switch {
-	case isMember(n.conf, n.id):
+	case isMember(n.conf.Load(), n.id):
 		n.member = true
 	case n.member && !n.isRemoved:
 		// Its own data are to tell so if it is started again. If there is no room for that the others will.
@@ -209,14 +209,14 @@ func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 		n.isRemoved = true
 		close(n.removed)
 	}
-	n.confed.all()
+	n.confed.All()
 	return nil
 }
 
-// setConf takes note of the configuration that an entry gave. Nothing changes it afterwards.
+// setConf takes note of the configuration that an entry gave. It is not changed afterwards.
 func (n *node) setConf(conf *raftpb.ConfState, index uint64) {
-	n.conf, n.confIndex = conf, index
-	n.applies.Store(conf)
+	n.conf.Store(conf)
+	n.confIndex = index
 }
 
 func isMember(conf *raftpb.ConfState, id uint64) bool {
