@@ -9,7 +9,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -29,11 +29,33 @@ func begun(m *pb.Member) error {
 // errNoRaft says that a member of a cluster has its database and not its Raft log. It must not take itself for one that is alone.
 var errNoRaft = errors.New("the database is of a member of a cluster, and its Raft log is not there: was --wal-dir given before? If the log is lost, remove this member from the cluster, empty its data directory and add it again")
 
-func lacksRaft(ix *mvcc.Index, o config.Options) error {
-	if len(ix.Members()) > 1 {
-		return fmt.Errorf("%w (looked for in %s)", errNoRaft, raftDir(o))
+// errLostRaft says the same of the only member of a cluster: nobody else has what it had acknowledged last.
+var errLostRaft = errors.New("the database is of a server with a Raft log, and that is not there: was --wal-dir given before? What was acknowledged last may be in it alone. If it is lost, start once with --force-new-cluster, which goes on from what the database has")
+
+// lacksRaft refuses a database without a Raft log of which something tells that there was one: the members, or its own last batch.
+func (c *cluster) lacksRaft(ix *mvcc.Index) error {
+	err := errNoRaft
+	switch members := len(ix.Members()); {
+	case members > 1:
+	case !c.log.HadRaftLog():
+		return nil
+	case members == 1:
+		err = errLostRaft
 	}
-	return nil
+	return fmt.Errorf("%w (looked for in %s)", err, raftDir(c.node.opts))
+}
+
+// forceAnew makes the member that has lost its Raft log the only one of its cluster. Of several members it is the one with its name; if it cannot be told
+// which it is, why is the error.
+func (c *cluster) forceAnew(ix *mvcc.Index, why error) error {
+	members := ix.Members()
+	if len(members) > 1 {
+		members = slices.DeleteFunc(slices.Clone(members), func(m *mvcc.Member) bool { return m.Name != c.node.opts.Name })
+	}
+	if len(members) != 1 {
+		return why
+	}
+	return c.log.ForceAnew(raft.Identity{Cluster: members[0].ClusterID, Member: members[0].ID})
 }
 
 // unknown asks all others whether they know the founder that this server would be as one that was there before. In a new

@@ -121,7 +121,16 @@ func (c *cluster) start(ctx context.Context) error {
 	}
 	ix := c.node.store.Index()
 	if !clustered {
-		return lacksRaft(ix, c.node.opts)
+		switch err := c.lacksRaft(ix); {
+		case err == nil:
+			return nil // it is alone
+		case !c.node.opts.ForceNewCluster:
+			return err
+		default:
+			if err := c.forceAnew(ix, err); err != nil {
+				return err
+			}
+		}
 	}
 	if len(ix.Members()) == 0 && c.addresses.urls == nil {
 		if _, _, err := c.ask(ctx); err != nil {
@@ -136,7 +145,10 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 		return net, err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, raft.ErrRemoved):
+		return fmt.Errorf("%w: its data directory is of no use any more: to have this server in the cluster again, add a member (etcdctl member add) and start it with an empty one", err)
+	case err != nil:
 		return err
 	}
 	c.alarmed(ix)

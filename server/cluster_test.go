@@ -15,6 +15,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -34,17 +35,17 @@ func newMembers(t *testing.T, count int) members {
 	return m
 }
 
-func (m members) open(t *testing.T, i int, state string) (*Node, error) {
+func (m members) open(t *testing.T, i int, state string, more ...string) (*Node, error) {
 	t.Helper()
 	var initial []string
 	for i, name := range m.names {
 		initial = append(initial, name+"="+m.peers[i])
 	}
-	opts, _, err := config.Load(config.Input{Args: []string{
+	opts, _, err := config.Load(config.Input{Args: append([]string{
 		"--name=" + m.names[i], "--data-dir=" + m.dir[i], "--listen-client-urls=" + m.clients[i], "--advertise-client-urls=" + m.clients[i],
 		"--listen-peer-urls=" + m.peers[i], "--initial-advertise-peer-urls=" + m.peers[i], "--initial-cluster=" + strings.Join(initial, ","),
 		"--initial-cluster-state=" + state,
-	}})
+	}, more...)})
 	if err != nil {
 		return nil, err
 	}
@@ -99,9 +100,69 @@ func TestLostData(t *testing.T) {
 	}
 }
 
-// TestRemoveLeader: of two members the one that leads is removed, and the other one goes on alone.
+// TestLostRaftLog: a cluster of one that has lost its Raft log may have lost what it had acknowledged, and goes on only if it is told to. A server that never was a
+// member of a cluster of several has none to lose.
+func TestLostRaftLog(t *testing.T) {
+	m := newMembers(t, 1)
+	start := func() (*Node, func()) {
+		n, err := m.open(t, 0, config.ClusterStateNew)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, n)
+		until(t, func() bool {
+			_, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1)
+			return err == nil
+		})
+		return n, stop
+	}
+	_, stop := start()
+	stop()
+	n, stop := start() // alone as ever
+	if _, clustered := n.clustered(); clustered {
+		t.Fatal("it is a member of a cluster")
+	}
+	if err := n.cluster.grow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("last")}, 1); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	dir := filepath.Join(m.dir[0], "member", "raft")
+	for _, lose := range []func() error{
+		func() error { return os.RemoveAll(dir) },
+		func() error { return os.Mkdir(dir, 0o700) },
+	} {
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		n, err := m.open(t, 0, config.ClusterStateNew)
+		if !errors.Is(err, errLostRaft) {
+			t.Errorf("without the Raft log: %v", err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
+	for _, extra := range [][]string{{"--force-new-cluster"}, nil} {
+		n, err := m.open(t, 0, config.ClusterStateNew, extra...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, n)
+		until(t, n.leads)
+		if kv, err := n.store.Linearizable(t.Context()); err != nil || len(kv.Members()) != 1 {
+			t.Errorf("%v: %v", extra, err)
+		}
+		stop()
+	}
+}
+
+// TestRemoveLeader: of two members the one that leads is removed, and the other one goes on alone. Started again, it knows that it was removed.
 func TestRemoveLeader(t *testing.T) {
-	nodes, stops := newMembers(t, 2).start(t)
+	m := newMembers(t, 2)
+	nodes, stops := m.start(t)
 	until(t, func() bool { return nodes[0].leads() || nodes[1].leads() })
 	leader, other := 0, 1
 	if nodes[1].leads() {
@@ -118,7 +179,17 @@ func TestRemoveLeader(t *testing.T) {
 	if all := nodes[other].members(); len(all) != 1 {
 		t.Errorf("the members are %v", all)
 	}
+	<-nodes[leader].cluster.log.Removed()
 	stops[leader]()
+	for _, state := range []string{config.ClusterStateNew, "existing"} {
+		n, err := m.open(t, leader, state)
+		if !errors.Is(err, raft.ErrRemoved) {
+			t.Errorf("started again, state %s: %v", state, err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
 }
 
 // TestRemovedVotes: of three members one is removed, another one is down, and the two that are left are started again before Raft's configuration follows. The vote of the

@@ -65,8 +65,13 @@ type service struct {
 var _ peer.Service = service{}
 
 // Deliver implements peer.Service.
-func (s service) Deliver(ctx context.Context, m *raftpb.Message) error {
-	return s.log.Deliver(ctx, m)
+func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
+	err := s.log.Deliver(m)
+	if errors.Is(err, raft.ErrBusy) {
+		// The end of the stream is what the sender's Raft hears of.
+		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	return err
 }
 
 // Answer implements peer.Service.
@@ -112,9 +117,9 @@ func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.Positio
 }
 
 // Copy implements peer.Service.
-func (s service) Copy(ctx context.Context, _ uint64, send func(*peerpb.CopyChunk) error) error {
+func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error {
 	s.logger.Info("a member fetches a copy of the database", "member", fmt.Sprintf("%x", peer.From(ctx)))
-	err := s.log.ServeCopy(ctx, func(p raft.Part) error {
+	err := s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {
 		switch {
 		case p.Stand != nil:
 			return send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_Header{Header: &peerpb.CopyHeader{

@@ -3,6 +3,8 @@ package raft
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -180,6 +182,54 @@ func TestForceNew(t *testing.T) {
 	c.same(2, 4, end)
 }
 
+// TestForceAnew: a database whose Raft log is lost says that there was one, and begins a cluster of one that grows again. One that never had any says nothing.
+func TestForceAnew(t *testing.T) {
+	c := newCluster(t)
+	if c.open(2).HadRaftLog() {
+		t.Error("a new database had a Raft log")
+	}
+	c.close(2)
+	c.found(1)
+	end := c.put(10)
+	c.close(1)
+	o := c.options(1)
+	if err := errors.Join(os.RemoveAll(o.Dir), os.Mkdir(o.Dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := Clustered(o.Dir); there || err != nil {
+		t.Errorf("there is a Raft log in an empty directory: %v", err)
+	}
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.HadRaftLog() {
+		t.Error("it had no Raft log")
+	}
+	if err := errors.Join(l.ForceAnew(Identity{Cluster: 7, Member: 1}), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		c.open(1)
+		_, l = c.leader(0)
+		if got := l.Known().End; got != end {
+			t.Errorf("it ends at %v, want %v", got, end)
+		}
+		end = c.put(10)
+		c.close(1)
+	}
+	c.open(1)
+	if err := Join(c.options(4), Identity{Cluster: 7, Member: 4}); err != nil {
+		t.Fatal(err)
+	}
+	c.open(4)
+	_, l = c.leader(0)
+	if err := l.Configure(t.Context(), []Member{{ID: 1}, {ID: 4, Learner: true}}); err != nil {
+		t.Fatal(err)
+	}
+	c.same(1, 4, c.put(10))
+}
+
 // TestForceNewBrokenOff: a member that was to become the only one, and did not, takes part in nothing until it has.
 func TestForceNewBrokenOff(t *testing.T) {
 	c := newCluster(t)
@@ -249,6 +299,41 @@ func (c *cluster) shrink(id uint64, rest []Member) (next uint64) {
 		c.t.Fatal(err)
 	}
 	return next
+}
+
+// TestRemovedStays: a member that has applied that it was removed knows so after a restart, whether it was stopped or killed and however much of its Raft log is cut.
+func TestRemovedStays(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	id, l := c.leader(0)
+	gone := id%3 + 1
+	old := c.log(gone)
+	c.same(id, gone, c.put(10))
+	if err := l.Configure(t.Context(), []Member{{ID: id}, {ID: 6 - id - gone}}); err != nil {
+		t.Fatal(err)
+	}
+	<-old.Removed()
+	killed := c.options(gone)
+	killed.Dir = filepath.Join(t.TempDir(), "raft")
+	if err := os.CopyFS(killed.Dir, os.DirFS(c.options(gone).Dir)); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(name string, o Options) {
+		l, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, ErrRemoved) {
+			t.Errorf("%s: it starts: %v", name, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	c.cut(old)
+	c.close(gone)
+	refused("cut and stopped", c.options(gone))
+	refused("killed", killed)
 }
 
 // TestLeaderLeaves: of six members two are down and the leader leaves. The three that are left are enough of five.

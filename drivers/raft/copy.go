@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -28,10 +29,58 @@ type Stand struct {
 	Mark     sqlite.Mark
 }
 
-// ServeCopy gives a copy of the database as the file has it now to fn. Scrubs wait meanwhile; all else goes on.
-func (l *Log) ServeCopy(ctx context.Context, fn func(Part) error) error {
-	l.copies.Add(1)
-	defer l.copies.Add(-1)
+// copies are those that other members fetch from this one.
+type copies struct {
+	mu sync.Mutex
+	// now counts them by the member; since has those of which one began since this member leads.
+	now   map[uint64]int
+	since map[uint64]bool
+}
+
+func (c *copies) init() { c.now, c.since = map[uint64]int{}, map[uint64]bool{} }
+
+// begin takes note that a member begins to fetch one. It calls end when it fetches no more.
+func (c *copies) begin(id uint64) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now[id]++
+	c.since[id] = true
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.now[id]--; c.now[id] == 0 {
+			delete(c.now, id)
+		}
+	}
+}
+
+// fetches tells whether a member fetches one now.
+func (c *copies) fetches(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now[id] > 0
+}
+
+// begun tells whether a member has begun to fetch one since this one leads.
+func (c *copies) begun(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.since[id]
+}
+
+// forget begins another lead.
+func (c *copies) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.since)
+	for id := range c.now {
+		c.since[id] = true
+	}
+}
+
+// ServeCopy gives a copy of the database as the file has it now to fn, for a member. Scrubs wait meanwhile; all else goes on.
+func (l *Log) ServeCopy(ctx context.Context, id uint64, fn func(Part) error) error {
+	defer l.copies.begin(id)()
 	if err := l.copying.Acquire(ctx, 1); err != nil {
 		return err
 	}
@@ -86,50 +135,131 @@ func (l *Log) rows(ctx context.Context, epoch uint64, after, upTo int64) (rows [
 // copySuffix is added to the database's name while a copy of another member's is made.
 const copySuffix = ".copy"
 
-// fetch makes a copy of the database of the leader, which says by m that this member is too far behind to get the log, and then gives m to Raft, which has
-// it installed. One is fetched at a time; the leader asks again.
-func (n *node) fetch(m *raftpb.Message) {
-	if m.GetSnapshot().GetMetadata().GetIndex() <= n.applied.Load() {
-		n.pass(m) // Raft knows what to answer
-		return
-	}
-	if !n.fetching.CompareAndSwap(false, true) {
-		return
-	}
-	n.log.background.Go(func() {
-		n.logger.Info("this member is far behind: fetching a copy of the database", "from", fmt.Sprintf("%x", m.GetFrom()))
-		if err := n.log.fetchCopy(n.log.ctx, n.net, m.GetFrom()); err != nil {
-			n.logger.Warn("the copy of the database was broken off", "from", fmt.Sprintf("%x", m.GetFrom()), "error", err)
-			n.fetching.Store(false)
-			return
+// fetched is a copy of another member's database, beside this one's: on its way there, or whole and waiting to be installed. There is one at a time.
+//
+// It is of what was agreed on, which no later term changes. So it is kept when the leader changes, and Raft is given it in whatever term it is then.
+type fetched struct {
+	// stand is what it is of, nil while it is on its way.
+	stand *Stand
+	// snap is the marker to install it with: the one that it was fetched for, or a later one that it covers.
+	snap *raftpb.Snapshot
+	// later is the newest marker that was offered while it was on its way.
+	later *raftpb.Snapshot
+	// given is set when Raft was told of it, or needs it no more.
+	given bool
+}
+
+// offer takes note of another marker that a leader has.
+func (f *fetched) offer(snap *raftpb.Snapshot) {
+	index := snap.GetMetadata().GetIndex()
+	switch {
+	case index <= f.snap.GetMetadata().GetIndex():
+	case f.stand != nil:
+		if f.stand.covers(snap) {
+			f.snap = snap
 		}
-		// Until it is installed or passed over, no other one is to take its place: run ends fetching.
+	case index > f.later.GetMetadata().GetIndex():
+		f.later = snap
+	}
+}
+
+// arrived takes note that it is whole.
+func (f *fetched) arrived(stand *Stand) {
+	f.stand = stand
+	if f.later != nil {
+		f.offer(f.later)
+	}
+}
+
+// covers tells whether a copy that stands there has all that a marker stands for. Both are of one log, so it has if it ends no earlier; of the same end, the marker is as
+// late as the copy's mark or later, since entries that append nothing may have come between, and the hashes are equal; of an earlier one the marker is before the mark.
+func (s *Stand) covers(snap *raftpb.Snapshot) bool {
+	stood, chained, err := decodeStand(snap.GetData())
+	if err != nil {
+		return false
+	}
+	entry, hash := decodeMark(s.Mark)
+	index, term := snap.GetMetadata().GetIndex(), snap.GetMetadata().GetTerm()
+	if s.End == stood {
+		// Without a mark it is of the time before there was a Raft log.
+		return entry.index == 0 || entry.index <= index && entry.term <= term && hash == chained
+	}
+	return s.End.Position > stood.Position && entry.index > index && entry.term >= term
+}
+
+// offered hears from a leader that this member is too far behind to get the log. It fetches a copy of that leader's database, unless one is there or on its
+// way. The leader asks again.
+func (n *node) offered(m *raftpb.Message) {
+	snap, now := m.GetSnapshot(), n.rn.BasicStatus()
+	switch {
+	case m.GetTerm() < now.GetTerm(), snap.GetMetadata().GetIndex() <= now.GetCommit():
+		n.pass(m) // Raft knows what to answer
+	case n.fetched != nil:
+		n.fetched.offer(snap)
+	default:
+		n.fetch(m.GetFrom(), snap)
+	}
+}
+
+// fetch begins to make a copy of the database of a member that has a marker.
+func (n *node) fetch(from uint64, snap *raftpb.Snapshot) {
+	f := &fetched{snap: snap}
+	n.fetched = f
+	n.log.background.Go(func() {
+		n.logger.Info("this member is far behind: fetching a copy of the database", "from", fmt.Sprintf("%x", from))
+		stand, err := n.log.fetchCopy(n.log.ctx, n.net, from, snap)
+		if err != nil {
+			n.logger.Warn("the copy of the database was broken off", "from", fmt.Sprintf("%x", from), "error", err)
+		}
 		_ = n.do(n.log.ctx, func() {
-			n.step(m)
-			n.fetched = true
+			if err != nil {
+				n.fetched = nil
+				return
+			}
+			f.arrived(stand)
 		})
 	})
 }
 
-func (n *node) pass(m *raftpb.Message) {
-	select {
-	case n.inbox <- m:
-	case <-n.done:
+// giveCopy has Raft install the copy that was fetched, as a snapshot of whoever leads now. While nobody is known to, it waits.
+func (n *node) giveCopy() {
+	f := n.fetched
+	if f == nil || f.stand == nil {
+		return
+	}
+	now := n.rn.BasicStatus()
+	if f.snap.GetMetadata().GetIndex() > now.GetCommit() {
+		if now.Lead == raft.None || now.Lead == n.id {
+			return
+		}
+		n.pass(&raftpb.Message{
+			Type: raftpb.MsgSnap.Enum(), From: new(now.Lead), To: new(n.id), Term: new(now.GetTerm()), Snapshot: f.snap,
+		})
+	}
+	f.given = true
+}
+
+// dropCopy lets another copy take the place of one that was installed or passed over.
+func (n *node) dropCopy() {
+	if n.fetched != nil && n.fetched.given {
+		n.fetched = nil
 	}
 }
 
-// fetchCopy makes a whole copy, durable, beside the database.
-func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64) error {
+// fetchCopy makes a whole copy, durable, beside the database, of one that covers a marker.
+func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raftpb.Snapshot) (*Stand, error) {
 	c, err := sqlite.NewCopy(l.opts.Database.Path+copySuffix, l.opts.Database)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var stand *Stand
 	whole := false
 	err = net.Copy(ctx, from, func(p Part) error {
 		switch {
 		case p.Stand != nil:
-			stand = p.Stand
+			if stand = p.Stand; !stand.covers(snap) {
+				return fmt.Errorf("it ends at %d and is not one of what entry %d of Raft's log stands for", stand.End.Position, snap.GetMetadata().GetIndex())
+			}
 		case p.Last:
 			whole = true
 		default:
@@ -140,10 +270,13 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64) error {
 	if err == nil && (stand == nil || !whole) {
 		err = errors.New("it has no end")
 	}
-	if err != nil {
-		return errors.Join(err, c.Abort())
+	if err == nil {
+		err = c.Finish(stand.Scrubbed, stand.End)
 	}
-	return c.Finish(stand.Scrubbed, stand.End)
+	if err != nil {
+		return nil, errors.Join(err, c.Abort())
+	}
+	return stand, nil
 }
 
 // install puts the copy that was fetched in the place of the database, and has the Raft log begin after it. The copy may be of a later state
@@ -167,9 +300,9 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 	}
 	n.placed, n.unsaved = 0, hard != n.hard
 	n.setConf(m.GetConfState(), m.GetIndex())
-	n.member = n.member || isMember(n.conf, n.id)
+	n.member = n.member || isMember(n.conf.Load(), n.id)
 	n.applied.Store(m.GetIndex())
-	n.confed.all()
+	n.confed.All()
 	n.logger.Info("a copy of the database was installed", "index", m.GetIndex())
 	return nil
 }
@@ -210,21 +343,22 @@ func (l *Log) replace(snap *raftpb.Snapshot) error {
 	l.epoch.Add(1)
 	_, hash := decodeMark(mark)
 	l.tail.reset(end, hash)
-	l.replaced.all()
+	l.replaced.All()
 	return nil
 }
 
 // stuckTicks is for how many ticks a member may seem to need a copy and fetch none before it is asked anew how far it is.
 const stuckTicks = 50
 
-// unstick asks members anew that Raft waits for: that they have a copy, or that they failed to get one, may have been lost on the way.
+// unstick asks members anew that Raft waits for: that they have a copy, or that they failed to get one, may have been lost on the way. Who fetches one here
+// is given its time, and keeps no other from being asked.
 func (n *node) unstick() {
-	if n.state != raft.StateLeader || n.log.copies.Load() > 0 {
+	if n.state != raft.StateLeader {
 		clear(n.stuck)
 		return
 	}
 	n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-		if pr.State != tracker.StateSnapshot {
+		if pr.State != tracker.StateSnapshot || n.log.copies.fetches(id) {
 			delete(n.stuck, id)
 			return
 		}

@@ -26,6 +26,8 @@ type fabric struct {
 	cut  map[[2]uint64]bool
 	// snoop sees the messages that come through, beside the member that they are for. Optional; it is set before there are any.
 	snoop func(*raftpb.Message)
+	// loses has a message be lost. Optional; it is set before there are any.
+	loses func(*raftpb.Message) bool
 	// copying is called when a copy begins to be sent. Optional; it is set before there are any.
 	copying func()
 }
@@ -72,7 +74,11 @@ func (l *link) run(ctx context.Context) {
 				if snoop := l.fabric.snoop; snoop != nil {
 					snoop(m)
 				}
-				_ = to.Deliver(ctx, m)
+				if loses := l.fabric.loses; loses == nil || !loses(m) {
+					if from := l.fabric.reaches(0, l.id); errors.Is(to.Deliver(m), ErrBusy) && from != nil {
+						from.Unreachable(m.GetTo())
+					}
+				}
 			}
 		case <-ctx.Done():
 			return
@@ -85,7 +91,7 @@ func (l *link) Copy(ctx context.Context, from uint64, receive func(Part) error) 
 	if to == nil {
 		return errors.New("cut off")
 	}
-	return to.ServeCopy(ctx, func(p Part) error {
+	return to.ServeCopy(ctx, l.id, func(p Part) error {
 		if p.Stand != nil && l.fabric.copying != nil {
 			l.fabric.copying()
 		}

@@ -30,7 +30,7 @@ const (
 // flusher writes the tail to the file until ctx ends, and then what is left.
 func (l *Log) flusher(ctx context.Context, n *node) error {
 	for {
-		moved := l.tail.moved.next()
+		moved := l.tail.moved.Next()
 		if l.tail.pending() == 0 {
 			select {
 			case <-moved:
@@ -63,7 +63,7 @@ func (l *Log) gather(ctx context.Context) {
 	timer := time.NewTimer(flushDelay)
 	defer timer.Stop()
 	for {
-		moved := l.tail.moved.next()
+		moved := l.tail.moved.Next()
 		if l.tail.pending() >= flushBytes {
 			return
 		}
@@ -130,7 +130,7 @@ func (l *Log) settle(ctx context.Context, batches []*applied, why error) (int, e
 // awaitRoom waits while too much waits for the file.
 func (l *Log) awaitRoom(ctx context.Context) error {
 	for {
-		room := l.tail.room.next()
+		room := l.tail.room.Next()
 		if l.tail.pending() < maxPending {
 			return nil
 		}
@@ -179,15 +179,18 @@ func (l *Log) cutWAL(n *node) {
 	if err == nil && size < walBytes && entry.index-snap.GetMetadata().GetIndex() < l.opts.SnapshotCount {
 		return
 	}
-	n.post(func() {
-		index, err := n.mark()
-		if err == nil && index > 0 {
-			err = n.wal.Compact(n.keepFrom(index))
-		}
-		if err != nil && !errors.Is(err, raft.ErrCompacted) {
-			n.logger.Error("the Raft log could not be cut", "error", err)
-		}
-	})
+	n.post(n.cut)
+}
+
+// cut sets the marker anew, and has the Raft log before it go, but for what is kept for others.
+func (n *node) cut() {
+	index, err := n.mark()
+	if err == nil && index > 0 {
+		err = n.wal.Compact(n.keepFrom(index))
+	}
+	if err != nil && !errors.Is(err, raft.ErrCompacted) {
+		n.logger.Error("the Raft log could not be cut", "error", err)
+	}
 }
 
 // mark sets the marker to what the file has, if the configuration as of then is known: it is the one of now, or none has come since. It gives
@@ -208,7 +211,7 @@ func (n *node) mark() (uint64, error) {
 	if err != nil || entry.index < n.confIndex || entry.index <= snap.GetMetadata().GetIndex() {
 		return 0, err
 	}
-	return entry.index, n.wal.SetSnapshot(marker(entry, n.conf, end, hash))
+	return entry.index, n.wal.SetSnapshot(marker(entry, n.conf.Load(), end, hash))
 }
 
 // keepFrom gives the index up to which the Raft log may go: some is kept for members that are behind, less of it if it is large.
@@ -223,9 +226,12 @@ func (n *node) keepFrom(marked uint64) uint64 {
 	}
 	index := marked - min(marked, keep)
 	if n.state == raft.StateLeader && size <= tooLarge*walBytes {
-		n.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
+		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 			switch {
 			case !pr.RecentActive:
+			case pr.State == tracker.StateSnapshot && !n.log.copies.begun(id):
+				// It may be fetching one of whoever led before, and need the log from an earlier marker on.
+				index = 0
 			case pr.State == tracker.StateSnapshot:
 				// From there on it needs the log when it has the copy that it fetches. Without it, it would have to fetch another one.
 				index = min(index, pr.PendingSnapshot)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/internal/wake"
 	"github.com/keelson-io/keelson/drivers/sqlite"
 )
 
@@ -34,7 +35,7 @@ type Log struct {
 	tail *tail
 	// appending is held by an append of a server that is alone, and while it ceases to be.
 	appending sync.Mutex
-	grown     wake // node was set
+	grown     wake.Signal // node was set
 
 	// fileMu is held shared by whoever uses file, and exclusively while it is replaced, which ends fileCtx first.
 	fileMu   sync.RWMutex
@@ -42,7 +43,7 @@ type Log struct {
 	fileCtx  context.Context
 	fileEnds context.CancelFunc
 	swapped  bool // a copy is in its place, and could not be opened yet
-	replaced wake
+	replaced wake.Signal
 	epoch    atomic.Uint64 // how often it was replaced
 
 	flushing   sync.Mutex          // held while the tail goes to the file
@@ -51,7 +52,7 @@ type Log struct {
 	unwritable atomic.Pointer[error]
 	// unresolved is set while the outcome of an append is not known.
 	unresolved atomic.Bool
-	copies     atomic.Int64 // that others fetch now
+	copies     copies
 
 	background sync.WaitGroup
 	ctx        context.Context // ends with Close
@@ -288,7 +289,7 @@ func (l *Log) Follow(ctx context.Context, after drivers.End, fn func(*drivers.Ba
 		if l.node.Load() == nil {
 			return l.withFile(ctx, func(ctx context.Context, f *sqlite.Log) error { return f.Follow(ctx, after, fn) })
 		}
-		moved := l.tail.moved.next()
+		moved := l.tail.moved.Next()
 		batches, ok, err := l.tail.since(after)
 		switch {
 		case err != nil:
@@ -420,10 +421,10 @@ func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) erro
 // Moved implements drivers.Followed.
 func (l *Log) Moved(ctx context.Context, than drivers.End) error {
 	for {
-		grown := l.grown.next()
+		grown := l.grown.Next()
 		var other <-chan struct{}
 		if l.node.Load() != nil {
-			other = l.tail.other.next()
+			other = l.tail.other.Next()
 			if l.tail.movedByOthers(than) {
 				return nil
 			}

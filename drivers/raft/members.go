@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
 )
 
 // Member is a member of the configuration: a voter, or a learner, that gets the log and has no vote.
@@ -55,7 +56,7 @@ func (n *node) status() Status {
 	b := n.rn.BasicStatus()
 	s := Status{
 		ID: n.id, Leader: b.Lead, Term: b.GetTerm(), Commit: b.GetCommit(), Applied: n.applied.Load(),
-		Members: members(n.conf), Progress: map[uint64]Progress{},
+		Members: members(n.conf.Load()), Progress: map[uint64]Progress{},
 	}
 	s.Last, _ = n.wal.LastIndex() // it is at hand, and does not fail
 	s.Learner = slices.Contains(s.Members, Member{n.id, true})
@@ -98,9 +99,9 @@ func (l *Log) Clustered() (Identity, bool) {
 func (l *Log) Leader() (leader, term uint64, leading bool, changed <-chan struct{}) {
 	n := l.node.Load()
 	if n == nil {
-		return 0, 0, true, l.grown.next()
+		return 0, 0, true, l.grown.Next()
 	}
-	changed = n.changed.next()
+	changed = n.changed.Next()
 	return n.lead.Load(), n.term.Load(), n.leading.Load(), changed
 }
 
@@ -121,7 +122,50 @@ func (l *Log) AwaitLeader(ctx context.Context) error {
 	}
 }
 
-// Removed is closed when this server is a member of the configuration no more. It is nil for one that is alone.
+// ErrRemoved says that a member's own Raft log tells that it was removed.
+var ErrRemoved = errors.New("the member has been permanently removed from the cluster")
+
+// refuseRemoved gives ErrRemoved for the Raft log of a member in which it is agreed on that it was removed.
+func refuseRemoved(w *wal.WAL) error {
+	snap, err := w.Snapshot()
+	if err != nil {
+		return err
+	}
+	hs, _, err := w.InitialState()
+	if err != nil {
+		return err
+	}
+	id, at := w.Identity().Member, snap.GetMetadata().GetIndex()
+	// A marker is never made before the member is in the configuration: who joins has none.
+	removed := at > 0 && !isMember(snap.GetMetadata().GetConfState(), id)
+	for at < hs.GetCommit() {
+		entries, err := w.Entries(at+1, hs.GetCommit()+1, flushBytes)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			cc, err := confChangeOf(e)
+			if err != nil {
+				return err
+			}
+			if cc != nil {
+				for _, change := range cc.AsV2().GetChanges() {
+					if change.GetNodeId() == id {
+						removed = change.GetType() == raftpb.ConfChangeRemoveNode
+					}
+				}
+			}
+			at = e.GetIndex()
+		}
+	}
+	if removed {
+		return fmt.Errorf("member %x: %w", id, ErrRemoved)
+	}
+	return nil
+}
+
+// Removed is closed when this server is a member of the configuration no more. It is nil for one that is alone. One that is started again after that is refused
+// by Start: ErrRemoved.
 func (l *Log) Removed() <-chan struct{} {
 	if n := l.node.Load(); n != nil {
 		return n.removed
@@ -141,7 +185,7 @@ func (l *Log) Failed() <-chan struct{} {
 // anything, its own removal included.
 func (l *Log) Configured(id uint64) bool {
 	n := l.node.Load()
-	return n != nil && isMember(n.applies.Load(), id)
+	return n != nil && isMember(n.conf.Load(), id)
 }
 
 // Failure tells what keeps this server from its disk, or ended its part in the consensus.
@@ -172,7 +216,7 @@ func (l *Log) ConfigureIn(ctx context.Context, term uint64, want []Member) error
 		return drivers.ErrNotLeader
 	}
 	for {
-		confed, changed := n.confed.next(), n.changed.next()
+		confed, changed := n.confed.Next(), n.changed.Next()
 		var done bool
 		var err error
 		if derr := n.do(ctx, func() { done, err = n.change(term, want) }); derr != nil {
@@ -216,7 +260,7 @@ func (n *node) change(term uint64, want []Member) (done bool, err error) {
 	if n.state != raft.StateLeader || n.rn.BasicStatus().GetTerm() != term {
 		return false, drivers.ErrNotLeader
 	}
-	if cc.GetNodeId() == n.id && cc.GetType() == raftpb.ConfChangeRemoveNode && len(n.conf.GetVoters()) > 1 {
+	if cc.GetNodeId() == n.id && cc.GetType() == raftpb.ConfChangeRemoveNode && len(n.conf.Load().GetVoters()) > 1 {
 		return false, errLeaves
 	}
 	err = n.rn.ProposeConfChange(cc)
@@ -227,7 +271,7 @@ func (n *node) change(term uint64, want []Member) (done bool, err error) {
 }
 
 func (n *node) nextChange(want []Member) *raftpb.ConfChange {
-	have := members(n.conf)
+	have := members(n.conf.Load())
 	for _, m := range want {
 		i := slices.IndexFunc(have, func(h Member) bool { return h.ID == m.ID })
 		switch {
@@ -303,13 +347,14 @@ func (l *Log) Resign(ctx context.Context, fit func(id uint64) bool) error {
 	return l.Transfer(ctx, to)
 }
 
-// Deliver takes in a message that another member has sent.
-func (l *Log) Deliver(ctx context.Context, m *raftpb.Message) error {
+// Deliver takes in a message that another member has sent. It does not wait: if more comes than is taken in, the message is dropped, with ErrBusy if the sender's
+// Raft is to be told.
+func (l *Log) Deliver(m *raftpb.Message) error {
 	n := l.node.Load()
 	if n == nil {
 		return drivers.ErrNotLeader
 	}
-	return n.deliver(ctx, m)
+	return n.deliver(m)
 }
 
 // Unreachable says that a message to another member could not be sent.

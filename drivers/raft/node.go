@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/internal/wake"
 	"github.com/keelson-io/keelson/drivers/raft/internal/wal"
 )
 
@@ -32,16 +33,15 @@ type node struct {
 	wal    *wal.WAL
 	net    Network
 
-	inbox chan *raftpb.Message
+	inbox *inbox
 	work  chan func()
 	done  chan struct{} // closed when run has returned
 
 	state   raft.StateType
 	waiters map[drivers.BatchID]chan error
 	reads   reads
-	conf    *raftpb.ConfState
-	// applies is conf for others to read.
-	applies atomic.Pointer[raftpb.ConfState]
+	// conf is the configuration that is applied. The loop sets it, by setConf, and anybody may read it; what it points to does not change.
+	conf atomic.Pointer[raftpb.ConfState]
 	// confIndex is the index of the entry that gave conf.
 	confIndex uint64
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
@@ -54,17 +54,16 @@ type node struct {
 	term    atomic.Uint64
 	lead    atomic.Uint64 // 0: none is known
 	leading atomic.Bool
-	changed wake // term or lead
-	confed  wake // conf
+	changed wake.Signal // term or lead
+	confed  wake.Signal // conf
 	// removed is closed when this member is in the configuration no more.
 	removed   chan struct{}
 	isRemoved bool
 	member    bool // it has been in the configuration
 	failure   atomic.Pointer[error]
 	failed    chan struct{} // closed when failure is set
-	// fetching is set while a copy is fetched and until it is installed or passed over; fetched when Raft has been told of it.
-	fetching atomic.Bool
-	fetched  bool
+	// fetched is the copy of another member's database that is beside this one's or on its way there, nil if there is none.
+	fetched *fetched
 	// placed is the index of the snapshot whose copy has taken the file's place, and that the Raft log does not have yet.
 	placed uint64
 }
@@ -74,17 +73,17 @@ const (
 	maxMessage       = 1 << 20
 	maxInflight      = 512
 	maxInflightBytes = 16 << 20
-	inboxSize        = 4096
 )
+
+// maxDrained is how many calls the loop takes in at once.
+const maxDrained = 4096
 
 func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n := &node{
 		log: l, logger: l.logger, id: w.Identity().Member, wal: w, net: net,
-		inbox: make(chan *raftpb.Message, inboxSize), work: make(chan func(), 64), done: make(chan struct{}),
+		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
 	}
-	n.changed.init()
-	n.confed.init()
 	snap, err := w.Snapshot()
 	if err != nil {
 		return nil, err
@@ -122,12 +121,12 @@ func (n *node) run(ctx context.Context) error {
 			return n.saveLast()
 		case <-tick.C:
 			n.tick()
-		case m := <-n.inbox:
-			n.step(m)
+		case <-n.inbox.wake:
 		case f := <-n.work:
 			f()
 		}
 		n.drain()
+		n.giveCopy()
 		for n.rn.HasReady() {
 			if err := n.ready(ctx); err != nil {
 				if ctx.Err() != nil {
@@ -137,19 +136,17 @@ func (n *node) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if n.fetched {
-			n.fetched = false
-			n.fetching.Store(false)
-		}
+		n.dropCopy()
 	}
 }
 
 // drain takes what else has come, so that it goes to disk and out together.
 func (n *node) drain() {
-	for range inboxSize {
+	for _, m := range n.inbox.take() {
+		n.step(m)
+	}
+	for range maxDrained {
 		select {
-		case m := <-n.inbox:
-			n.step(m)
 		case f := <-n.work:
 			f()
 		default:
@@ -158,7 +155,17 @@ func (n *node) drain() {
 	}
 }
 
+// step takes in a message of another member. A copy of the database comes before the message that says that it was needed.
 func (n *node) step(m *raftpb.Message) {
+	if m.GetType() == raftpb.MsgSnap {
+		n.offered(m)
+		return
+	}
+	n.pass(m)
+}
+
+// pass gives a message to Raft.
+func (n *node) pass(m *raftpb.Message) {
 	// What it refuses is of no use: from a member that is not one, or of an old term.
 	if err := n.rn.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
 		n.logger.Debug("a message of another member was refused", "from", fmt.Sprintf("%x", m.GetFrom()), "type", m.GetType(), "error", err)
@@ -216,19 +223,13 @@ func (n *node) ended() error {
 	return drivers.ErrClosed
 }
 
-// deliver takes in a message of another member. A copy of the log comes before the message that says that it was needed.
-func (n *node) deliver(ctx context.Context, m *raftpb.Message) error {
-	if m.GetType() == raftpb.MsgSnap {
-		n.fetch(m)
-		return nil
-	}
+// deliver takes in a message of another member.
+func (n *node) deliver(m *raftpb.Message) error {
 	select {
-	case n.inbox <- m:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	case <-n.done:
 		return n.ended()
+	default:
+		return n.inbox.push(m)
 	}
 }
 
@@ -239,7 +240,7 @@ func (n *node) setLead(lead uint64, leading bool) {
 	}
 	n.leading.Store(leading)
 	n.lead.Store(lead)
-	n.changed.all()
+	n.changed.All()
 }
 
 // dropWaiters tells those who wait for an append that its outcome is not known.

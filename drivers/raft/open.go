@@ -59,17 +59,28 @@ func (o Options) wal() wal.Options {
 // Identity says which member of which cluster a Raft log belongs to.
 type Identity = wal.Identity
 
-// Clustered tells whether there is a Raft log in a directory.
-func Clustered(dir string) (bool, error) { return wal.Exists(dir) }
+// Clustered tells whether there is a Raft log in a directory. An empty one has none.
+func Clustered(dir string) (bool, error) {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
+		return false, nil
+	}
+	return wal.Exists(dir)
+}
+
+// create makes a Raft log, in an empty directory too.
+func create(o Options, id Identity, snap *raftpb.Snapshot) error {
+	_ = os.Remove(o.Dir) // if there is anything in it, it stays, and Create says so
+	return wal.Create(o.wal(), id, snap)
+}
 
 // Bootstrap makes the Raft log of a founding member of a cluster. Every founder does so, with the same voters.
 func Bootstrap(o Options, id Identity, voters []uint64) error {
-	return wal.Create(o.withDefaults().wal(), id, beginning(voters, drivers.End{}, 0))
+	return create(o.withDefaults(), id, beginning(voters, drivers.End{}, 0))
 }
 
 // Join makes the Raft log of a member that was added to a cluster. It learns everything from the others.
 func Join(o Options, id Identity) error {
-	return wal.Create(o.withDefaults().wal(), id, new(raftpb.Snapshot))
+	return create(o.withDefaults(), id, new(raftpb.Snapshot))
 }
 
 // beginning is the marker that a new cluster's Raft log begins with.
@@ -85,8 +96,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.grown.init()
-	l.replaced.init()
+	l.copies.init()
 	var err error
 	if l.file, err = sqlite.Open(ctx, l.opts.Database); err != nil {
 		return nil, err
@@ -95,7 +105,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	return l, nil
 }
 
-// Start has a member of a cluster take part in it, by a network that reaches the others.
+// Start has a member of a cluster take part in it, by a network that reaches the others. ErrRemoved if its own data tell that it was removed.
 func (l *Log) Start(net func(Identity) (Network, error)) error {
 	if _, err := os.Stat(l.forcing()); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(errForcing, err)
@@ -122,6 +132,9 @@ func (l *Log) begin(net func(Identity) (Network, error)) (*node, error) {
 }
 
 func (l *Log) start(w *wal.WAL, net func(Identity) (Network, error)) (*node, error) {
+	if err := refuseRemoved(w); err != nil {
+		return nil, err
+	}
 	network, err := net(w.Identity())
 	if err != nil {
 		return nil, err
@@ -168,7 +181,7 @@ func (l *Log) tailAfter(snap *raftpb.Snapshot) (*tail, error) {
 // launch begins to take part.
 func (l *Log) launch(n *node) {
 	l.node.Store(n)
-	l.grown.all()
+	l.grown.All()
 	// The loop ends first, so that what it has applied goes to the file.
 	flushing, stopFlushing := context.WithCancel(context.WithoutCancel(l.ctx))
 	l.background.Go(func() {
@@ -195,7 +208,7 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 		return err
 	}
 	// What is appended from here on goes through the Raft log, which is durable before the first append is.
-	if err := wal.Create(l.opts.wal(), id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
+	if err := create(l.opts, id, beginning([]uint64{id.Member}, bounds.End, 0)); err != nil {
 		return fmt.Errorf("make the Raft log: %w", err)
 	}
 	n, err := l.begin(net)
@@ -231,6 +244,24 @@ func (l *Log) ForceNew(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(os.Remove(l.forcing()), syncDir(filepath.Dir(l.opts.Dir)))
+}
+
+// HadRaftLog tells whether the database was written by way of a Raft log last. If that is gone, what was acknowledged and not in the database yet is, too.
+func (l *Log) HadRaftLog() bool {
+	_, mark := l.fileEnd()
+	return mark != sqlite.Mark{}
+}
+
+// ForceAnew makes a Raft log for a member that has lost its own, as the only one of its cluster, with what the database has. It comes before Start.
+func (l *Log) ForceAnew(id Identity) error {
+	end, mark := l.fileEnd()
+	entry, hash := decodeMark(mark)
+	l.logger.Warn("this member has lost its Raft log, and is made the only one of its cluster with what its database has", "member", fmt.Sprintf("%x", id.Member), "position", end.Position)
+	at := entryID{max(entry.index, 1), entry.term + 1}
+	if err := create(l.opts, id, marker(at, &raftpb.ConfState{Voters: []uint64{id.Member}}, end, hash)); err != nil {
+		return fmt.Errorf("make the Raft log anew: %w", err)
+	}
+	return nil
 }
 
 // forcing is the file that is there while ForceNew is under way.
@@ -291,7 +322,7 @@ func (l *Log) forced(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) 
 // Run does the database's work in the background until ctx ends.
 func (l *Log) Run(ctx context.Context) error {
 	for {
-		replaced := l.replaced.next()
+		replaced := l.replaced.Next()
 		l.fileMu.RLock()
 		file, fileCtx := l.file, l.fileCtx
 		l.fileMu.RUnlock()

@@ -22,7 +22,7 @@ func (n *node) ready(ctx context.Context) error {
 	}
 	if t := rd.HardState.GetTerm(); rd.HardState != nil && t != n.term.Load() {
 		n.term.Store(t)
-		n.changed.all()
+		n.changed.All()
 	}
 	leading := n.state == raft.StateLeader
 	if leading {
@@ -49,6 +49,9 @@ func (n *node) softState(s *raft.SoftState) {
 	was := n.state
 	n.state = s.RaftState
 	leading := s.RaftState == raft.StateLeader
+	if was != raft.StateLeader && leading {
+		n.log.copies.forget()
+	}
 	if was == raft.StateLeader && !leading {
 		n.dropWaiters(errors.New("this member does not lead any more"))
 	}
@@ -130,26 +133,32 @@ func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
 }
 
 func (n *node) apply(ctx context.Context, e *raftpb.Entry) error {
-	switch e.GetType() {
-	case raftpb.EntryNormal:
-		if len(e.Data) == 0 {
-			return nil // a new leader's first
-		}
-		return n.applyCommand(ctx, e)
-	case raftpb.EntryConfChange:
-		cc := new(raftpb.ConfChange)
-		if err := proto.Unmarshal(e.Data, cc); err != nil {
-			return fmt.Errorf("%w: entry %d of Raft's log: %w", drivers.ErrCorrupt, e.GetIndex(), err)
-		}
-		n.applyConf(cc, e.GetIndex())
-	case raftpb.EntryConfChangeV2:
-		cc := new(raftpb.ConfChangeV2)
-		if err := proto.Unmarshal(e.Data, cc); err != nil {
-			return fmt.Errorf("%w: entry %d of Raft's log: %w", drivers.ErrCorrupt, e.GetIndex(), err)
-		}
-		n.applyConf(cc, e.GetIndex())
+	cc, err := confChangeOf(e)
+	switch {
+	case err != nil:
+		return err
+	case cc != nil:
+		return n.applyConf(cc, e.GetIndex())
+	case len(e.Data) == 0:
+		return nil // a new leader's first
 	}
-	return nil
+	return n.applyCommand(ctx, e)
+}
+
+// confChangeOf gives the change of the configuration that an entry is, nil if it is none.
+func confChangeOf(e *raftpb.Entry) (cc raftpb.ConfChangeI, err error) {
+	switch e.GetType() {
+	case raftpb.EntryConfChange:
+		v1 := new(raftpb.ConfChange)
+		cc, err = v1, proto.Unmarshal(e.Data, v1)
+	case raftpb.EntryConfChangeV2:
+		v2 := new(raftpb.ConfChangeV2)
+		cc, err = v2, proto.Unmarshal(e.Data, v2)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: entry %d of Raft's log: %w", drivers.ErrCorrupt, e.GetIndex(), err)
+	}
+	return cc, nil
 }
 
 // applyCommand is the state machine. A command whose end is the log's is appended, and any other one changes nothing: on every member alike.
@@ -187,22 +196,27 @@ func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
 	return nil
 }
 
-func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) {
+func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 	n.setConf(n.rn.ApplyConfChange(cc), index)
 	switch {
-	case isMember(n.conf, n.id):
+	case isMember(n.conf.Load(), n.id):
 		n.member = true
 	case n.member && !n.isRemoved:
+		// Its own data are to tell so if it is started again. If there is no room for that the others will.
+		if err := n.saveLast(); err != nil && !errors.Is(err, drivers.ErrNoSpace) {
+			return err
+		}
 		n.isRemoved = true
 		close(n.removed)
 	}
-	n.confed.all()
+	n.confed.All()
+	return nil
 }
 
-// setConf takes note of the configuration that an entry gave. Nothing changes it afterwards.
+// setConf takes note of the configuration that an entry gave. It is not changed afterwards.
 func (n *node) setConf(conf *raftpb.ConfState, index uint64) {
-	n.conf, n.confIndex = conf, index
-	n.applies.Store(conf)
+	n.conf.Store(conf)
+	n.confIndex = index
 }
 
 func isMember(conf *raftpb.ConfState, id uint64) bool {

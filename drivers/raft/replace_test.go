@@ -35,7 +35,7 @@ func joining(t *testing.T) (c *cluster, n *node, snap *raftpb.Snapshot) {
 		t.Fatal(err)
 	}
 	n = c.open(2).node.Load()
-	if err := n.log.fetchCopy(t.Context(), n.net, 1); err != nil {
+	if _, err := n.log.fetchCopy(t.Context(), n.net, 1, snap); err != nil {
 		t.Fatal(err)
 	}
 	return c, n, snap
@@ -141,7 +141,7 @@ func TestSlowCopy(t *testing.T) {
 	if err := l.flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	err := l.ServeCopy(t.Context(), func(p Part) error {
+	err := l.ServeCopy(t.Context(), 2, func(p Part) error {
 		if p.Rows == nil {
 			return nil
 		}
@@ -178,7 +178,7 @@ func TestSnapshotsInDisorder(t *testing.T) {
 		index := m.GetSnapshot().GetMetadata().GetIndex()
 		again.Go(func() {
 			for to.node.Load().applied.Load() < index && to.Failure() == nil && t.Context().Err() == nil {
-				_ = to.Deliver(t.Context(), proto.Clone(m).(*raftpb.Message))
+				_ = to.Deliver(proto.Clone(m).(*raftpb.Message))
 				runtime.Gosched()
 			}
 		})
@@ -200,55 +200,182 @@ func TestSnapshotsInDisorder(t *testing.T) {
 	}
 }
 
-// TestCopyTakesLong: who has fetched a copy gets the rest from the log, however much that has grown meanwhile.
-func TestCopyTakesLong(t *testing.T) {
-	c := newCluster(t)
-	var copies atomic.Int64
-	begun, hold := make(chan struct{}), make(chan struct{})
+// fill appends more than a Raft log keeps, and has that of the leader cut.
+func (c *cluster) fill(leader *Log) (end drivers.End) {
+	c.t.Helper()
+	for range 150 {
+		end = c.put(100)
+	}
+	c.cut(leader)
+	return end
+}
+
+// cut has a member's Raft log cut behind all that it has applied.
+func (c *cluster) cut(l *Log) {
+	c.t.Helper()
+	if err := l.flush(c.t.Context()); err != nil {
+		c.t.Error(err)
+	}
+	n := l.node.Load()
+	if err := n.do(c.t.Context(), n.cut); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// await waits until a leader sees a member so.
+func (c *cluster) await(leader *Log, id uint64, so func(Progress) bool) {
+	c.t.Helper()
+	for {
+		s, err := leader.Status(c.t.Context())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if p, known := s.Progress[id]; known && so(p) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// held has the first copy wait: begun is closed when it begins, and it goes on when hold is closed. It counts the copies.
+func (c *cluster) held() (begun, hold chan struct{}, copies *atomic.Int64) {
+	begun, hold, copies = make(chan struct{}), make(chan struct{}), new(atomic.Int64)
 	c.fabric.copying = func() {
 		if copies.Add(1) == 1 {
 			close(begun)
 			<-hold
 		}
 	}
-	c.found(3)
-	id, _ := c.leader(0)
-	behind := id%3 + 1
+	return begun, hold, copies
+}
+
+// behind has a member of three be too far behind to get the log of any other one, and waits until it begins to fetch a copy.
+func (c *cluster) behind(begun chan struct{}) (leader, behind uint64) {
+	c.t.Helper()
+	leader, l := c.leader(0)
+	behind = leader%3 + 1
+	c.await(l, behind, func(p Progress) bool { return p.Active })
 	c.fabric.isolate(behind, true)
-	leader := c.log(id)
-	fill := func() (end drivers.End) {
-		for range 150 {
-			end = c.put(100)
-		}
-		n := leader.node.Load()
-		if err := leader.flush(t.Context()); err != nil {
-			t.Error(err)
-		}
-		leader.cutWAL(n)
-		if err := n.do(t.Context(), func() {}); err != nil {
-			t.Error(err)
-		}
-		return end
-	}
 	// As long as the leader takes it for active it keeps what it lacks.
-	for {
-		s, err := leader.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !s.Progress[behind].Active {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	fill()
+	c.await(l, behind, func(p Progress) bool { return !p.Active })
+	end := c.fill(l)
+	other := 6 - leader - behind
+	c.same(leader, other, end)
+	c.cut(c.log(other))
 	c.fabric.isolate(behind, false)
 	<-begun
-	fill()
-	end := fill()
+	return leader, behind
+}
+
+// TestCopyTakesLong: who has fetched a copy gets the rest from the log, however much that has grown meanwhile.
+func TestCopyTakesLong(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	c.found(3)
+	id, behind := c.behind(begun)
+	c.fill(c.log(id))
+	end := c.fill(c.log(id))
 	close(hold)
 	c.same(id, behind, end)
 	if n := copies.Load(); n != 1 {
 		t.Errorf("%d copies were made", n)
+	}
+}
+
+// TestCopyOutlivesLead: a copy is of use though another member leads when it is whole, and has offered markers since that it does not cover.
+func TestCopyOutlivesLead(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	c.found(3)
+	id, behind := c.behind(begun)
+	next := 6 - id - behind
+	if err := c.log(id).Transfer(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	l := c.log(next)
+	var end drivers.End
+	for range 2 {
+		c.await(l, behind, func(p Progress) bool { return p.Copying })
+		end = c.fill(l)
+		l.SnapshotLost(behind)
+	}
+	close(hold)
+	c.same(next, behind, end)
+	if n := copies.Load(); n != 1 {
+		t.Errorf("%d copies were made", n)
+	}
+}
+
+// TestCopyWithoutLead: a copy that is whole while nobody leads waits for who will.
+func TestCopyWithoutLead(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	c.found(3)
+	id, behind := c.behind(begun)
+	n := c.log(behind).node.Load()
+	c.fabric.isolate(behind, true)
+	for _, _, _, changed := c.log(behind).Leader(); n.lead.Load() != 0; _, _, _, changed = c.log(behind).Leader() {
+		<-changed
+	}
+	close(hold)
+	for whole := false; !whole; {
+		if err := n.do(t.Context(), func() { whole = n.fetched != nil && n.fetched.stand != nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.fabric.isolate(behind, false)
+	c.same(id, behind, c.put(100))
+	if n := copies.Load(); n != 1 {
+		t.Errorf("%d copies were made", n)
+	}
+}
+
+// TestCopyBesideAnother: a member that has not heard that it needs a copy is asked again while another one takes its time to fetch one.
+func TestCopyBesideAnother(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, _ := c.held()
+	defer close(hold)
+	var lost atomic.Bool
+	c.fabric.loses = func(m *raftpb.Message) bool {
+		return m.GetType() == raftpb.MsgSnap && m.GetTo() == 4 && lost.CompareAndSwap(false, true)
+	}
+	c.found(3)
+	id, _ := c.behind(begun)
+	if err := Join(c.options(4), Identity{Cluster: 7, Member: 4}); err != nil {
+		t.Fatal(err)
+	}
+	c.open(4)
+	if err := c.log(id).Configure(t.Context(), []Member{{ID: 1}, {ID: 2}, {ID: 3}, {ID: 4, Learner: true}}); err != nil {
+		t.Fatal(err)
+	}
+	c.same(id, 4, c.put(100))
+	if !lost.Load() {
+		t.Error("nothing was lost")
+	}
+}
+
+// TestCovers: what a copy is of use for.
+func TestCovers(t *testing.T) {
+	at := func(position int64) drivers.End {
+		return drivers.End{Position: position, Batch: drivers.BatchID{byte(position)}}
+	}
+	stand := Stand{End: at(20), Mark: encodeMark(entryID{7, 3}, 99)}
+	for name, test := range map[string]struct {
+		marker *raftpb.Snapshot
+		covers bool
+	}{
+		"its own":                    {marker(entryID{7, 3}, nil, at(20), 99), true},
+		"entries without a batch":    {marker(entryID{9, 4}, nil, at(20), 99), true},
+		"another hash":               {marker(entryID{7, 3}, nil, at(20), 98), false},
+		"before its last batch came": {marker(entryID{6, 3}, nil, at(20), 99), false},
+		"an earlier end":             {marker(entryID{6, 3}, nil, at(10), 50), true},
+		"an earlier end, later":      {marker(entryID{8, 3}, nil, at(10), 50), false},
+		"an earlier end, later term": {marker(entryID{6, 4}, nil, at(10), 50), false},
+		"a later end":                {marker(entryID{9, 3}, nil, at(30), 50), false},
+		"another batch there":        {marker(entryID{7, 3}, nil, drivers.End{Position: 20}, 99), false},
+	} {
+		if stand.covers(test.marker) != test.covers {
+			t.Errorf("%s: covered: %v", name, !test.covers)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/internal/wake"
 	"github.com/keelson-io/keelson/drivers/sqlite"
 )
 
@@ -44,16 +45,13 @@ type tail struct {
 	// foreign is the end of the last batch that was foreign.
 	foreign drivers.End
 
-	moved wake // something was added
-	other wake // something foreign was added, or the whole tail replaced
-	room  wake // something went to the file
+	moved wake.Signal // something was added
+	other wake.Signal // something foreign was added, or the whole tail replaced
+	room  wake.Signal // something went to the file
 }
 
 func newTail(end drivers.End, chain uint64) *tail {
 	t := &tail{end: end, chain: chain, foreign: end}
-	t.moved.init()
-	t.other.init()
-	t.room.init()
 	return t
 }
 
@@ -71,9 +69,9 @@ func (t *tail) add(a *applied) {
 		t.foreign = t.end
 	}
 	t.mu.Unlock()
-	t.moved.all()
+	t.moved.All()
 	if a.foreign {
-		t.other.all()
+		t.other.All()
 	}
 }
 
@@ -86,9 +84,9 @@ func (t *tail) reset(end drivers.End, chain uint64) {
 	t.batches, t.flushed, t.bytes, t.waiting = nil, 0, 0, 0
 	t.end, t.chain, t.foreign = end, chain, end
 	t.mu.Unlock()
-	t.moved.all()
-	t.other.all()
-	t.room.all()
+	t.moved.All()
+	t.other.All()
+	t.room.All()
 }
 
 func (t *tail) ends() (drivers.End, uint64) {
@@ -126,7 +124,7 @@ func (t *tail) flushedTo(n int) {
 		t.flushed -= drop
 	}
 	t.mu.Unlock()
-	t.room.all()
+	t.room.All()
 }
 
 // pending tells how many bytes are not in the file.
@@ -226,26 +224,4 @@ func marked(batches []*applied) []sqlite.Marked {
 		out[i] = sqlite.Marked{Batch: a.batch, Mark: encodeMark(a.entry, a.chain)}
 	}
 	return out
-}
-
-// wake tells any number of waiters that something changed.
-type wake struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func (w *wake) init() { w.ch = make(chan struct{}) }
-
-// next gives a channel that is closed by the next call of all.
-func (w *wake) next() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.ch
-}
-
-func (w *wake) all() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	close(w.ch)
-	w.ch = make(chan struct{})
 }

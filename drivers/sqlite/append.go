@@ -142,7 +142,7 @@ func (l *Log) advance(last markedEnd) {
 	s := *l.state.Load()
 	s.markedEnd = last
 	l.state.Store(&s)
-	l.wake.all()
+	l.wake.All()
 }
 
 // insert begins a transaction and puts the batches into it. It gives the end that the log has with them.

@@ -76,6 +76,6 @@ func (l *Log) settleLocked() (in bool, err error) {
 	}
 	w.pending = nil
 	l.unsettled.Store(false)
-	l.wake.all()
+	l.wake.All()
 	return p.in, nil
 }

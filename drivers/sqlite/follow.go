@@ -16,7 +16,7 @@ func (l *Log) Follow(ctx context.Context, after drivers.End, fn func(*drivers.Ba
 	}
 	for {
 		// Taken before reading, so that nothing comes in between unseen.
-		moved := l.wake.next()
+		moved := l.wake.Next()
 		if err := f.readAll(ctx); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/internal/wake"
 	"github.com/keelson-io/keelson/drivers/sqlite/internal/walfs"
 )
 
@@ -52,7 +53,7 @@ type Log struct {
 	// unsettled is set while the outcome of a COMMIT is unknown.
 	unsettled atomic.Bool
 
-	wake wake // followers wait for it
+	wake wake.Signal // followers wait for it
 
 	closed    chan struct{}
 	closeOnce sync.Once
@@ -100,7 +101,6 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 		closed:   make(chan struct{}),
 		checking: make(chan struct{}, 1),
 	}
-	l.wake.init()
 	if err := l.open(); err != nil {
 		err = classify(err)
 		if l.damagedOrForeign(err) {
@@ -304,28 +304,6 @@ func (l *Log) closeAll() error {
 	}
 	errs = append(errs, l.file.Close())
 	return classify(errors.Join(errs...))
-}
-
-// wake tells any number of waiters that something changed.
-type wake struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func (w *wake) init() { w.ch = make(chan struct{}) }
-
-// next gives a channel that is closed by the next call of all.
-func (w *wake) next() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.ch
-}
-
-func (w *wake) all() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	close(w.ch)
-	w.ch = make(chan struct{})
 }
 
 // Bounds gives the bounds of what is committed, without settling a COMMIT whose outcome is unknown.

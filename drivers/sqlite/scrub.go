@@ -39,7 +39,7 @@ func (l *Log) Scrub(ctx context.Context, positions []int64) error {
 		}
 		return fmt.Errorf("scrub: %w", classify(err))
 	}
-	l.wake.all()
+	l.wake.All()
 	l.checkpointer.grew()
 	l.checkpointer.freed()
 	return nil

@@ -32,6 +32,8 @@ type service struct {
 	got chan *raftpb.Message
 	// hold, if not nil, is asked for each message, and may wait.
 	hold func(m *raftpb.Message)
+	// endless has a copy not end.
+	endless bool
 }
 
 func (s *service) Deliver(ctx context.Context, m *raftpb.Message) error {
@@ -45,8 +47,8 @@ func (s *service) Deliver(ctx context.Context, m *raftpb.Message) error {
 	return nil
 }
 
-func (s *service) Copy(ctx context.Context, index uint64, send func(*peerpb.CopyChunk) error) error {
-	if index == 0 { // without an end
+func (s *service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error {
+	if s.endless {
 		for ctx.Err() == nil {
 			if err := send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_Rows{Rows: &peerpb.CopyRows{}}}); err != nil {
 				return err
@@ -55,7 +57,7 @@ func (s *service) Copy(ctx context.Context, index uint64, send func(*peerpb.Copy
 		return ctx.Err()
 	}
 	for _, chunk := range []*peerpb.CopyChunk{
-		{Chunk: &peerpb.CopyChunk_Header{Header: &peerpb.CopyHeader{EndPosition: int64(index), Rows: 1}}},
+		{Chunk: &peerpb.CopyChunk_Header{Header: &peerpb.CopyHeader{EndPosition: 5, Rows: 1}}},
 		{Chunk: &peerpb.CopyChunk_Rows{Rows: &peerpb.CopyRows{Rows: []*peerpb.Row{{Position: 1, Value: make([]byte, 8<<20)}}}}},
 		{Chunk: &peerpb.CopyChunk_End{End: &peerpb.CopyEnd{}}},
 	} {
@@ -102,6 +104,8 @@ type memberOptions struct {
 	url  string // to listen on; a port of the system's choice on 127.0.0.1 if empty
 	tls  *listen.TLS
 	hold func(*raftpb.Message)
+	// endless has a copy not end.
+	endless bool
 }
 
 func (o *memberOptions) setDefaults() {
@@ -127,7 +131,7 @@ func start(t testing.TB, o memberOptions) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold}, url: o.url}
+	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless}, url: o.url}
 	if u.Scheme == "http" || u.Scheme == "https" {
 		m.url = fmt.Sprintf("%s://%s", u.Scheme, listeners[0].Addr())
 	}

@@ -50,7 +50,7 @@ func TestCalls(t *testing.T) {
 	if err != nil || len(hashes.GetHashes()) != 1 || hashes.GetHashes()[0].GetHash() != 1<<63 {
 		t.Errorf("Hashes: %v, %v", hashes, err)
 	}
-	stream, err := c.Copy(t.Context(), &peerpb.CopyRequest{Index: 5})
+	stream, err := c.Copy(t.Context(), &peerpb.CopyRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestRefused(t *testing.T) {
 			if !errors.Is(err, c.want) || status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("unary: %v", err)
 			}
-			stream, err := client(t, n).Copy(t.Context(), &peerpb.CopyRequest{Index: 1}, grpc.WaitForReady(true))
+			stream, err := client(t, n).Copy(t.Context(), &peerpb.CopyRequest{}, grpc.WaitForReady(true))
 			if err == nil {
 				_, err = stream.Recv()
 			}
@@ -176,7 +176,7 @@ func TestMetadata(t *testing.T) {
 		if _, err := peerpb.NewPeerClient(conn).Hashes(ctx, &peerpb.HashesRequest{}); status.Code(err) != c.code {
 			t.Errorf("%q: %v, want %v", c.kv, err, c.code)
 		}
-		stream, err := peerpb.NewPeerClient(conn).Copy(ctx, &peerpb.CopyRequest{Index: 1})
+		stream, err := peerpb.NewPeerClient(conn).Copy(ctx, &peerpb.CopyRequest{})
 		if err == nil {
 			_, err = stream.Recv()
 		}
@@ -248,7 +248,7 @@ func TestMessages(t *testing.T) {
 
 // TestStop: open streams do not keep a member from stopping.
 func TestStop(t *testing.T) {
-	m := start(t, memberOptions{})
+	m := start(t, memberOptions{endless: true})
 	n, _ := network(t, nil, m.url)
 	reach(t, n, m, 1)
 	stream, err := client(t, n).Copy(t.Context(), &peerpb.CopyRequest{}, grpc.WaitForReady(true))

@@ -26,8 +26,8 @@ type Service interface {
 	// other; a member has two connections. What waits here makes everything behind it wait, heartbeats too. An
 	// error ends the stream: a message that Raft ignores is none.
 	Deliver(ctx context.Context, m *raftpb.Message) error
-	// Copy sends a copy of the rows that has applied index at least. send waits for the receiver.
-	Copy(ctx context.Context, index uint64, send func(*peerpb.CopyChunk) error) error
+	// Copy sends a copy of the rows, as of a moment after the call came. send waits for the receiver.
+	Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error
 	// Renew renews a lease, as the leader, and says where the renewal stands.
 	Renew(ctx context.Context, lease int64) (ttl, position int64, err error)
 	// Answer answers a call of a client of the caller's, all but its id. Its error ends the stream.
@@ -179,7 +179,7 @@ func checkMessage(c caller, m *raftpb.Message) error {
 	return nil
 }
 
-func (s *server) Copy(r *peerpb.CopyRequest, stream grpc.ServerStreamingServer[peerpb.CopyChunk]) error {
+func (s *server) Copy(_ *peerpb.CopyRequest, stream grpc.ServerStreamingServer[peerpb.CopyChunk]) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	go func() {
@@ -189,7 +189,7 @@ func (s *server) Copy(r *peerpb.CopyRequest, stream grpc.ServerStreamingServer[p
 		case <-ctx.Done():
 		}
 	}()
-	err := s.svc.Copy(ctx, r.GetIndex(), stream.Send)
+	err := s.svc.Copy(ctx, stream.Send)
 	if err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		return errStopping
 	}

@@ -18,10 +18,10 @@ func allowed() map[string][]string {
 	return map[string][]string{
 		"drivers":            {},
 		"drivers/memory":     {"drivers"},
-		"drivers/sqlite":     {"drivers", "drivers/sqlite/internal/walfs"},
+		"drivers/sqlite":     {"drivers", "drivers/internal/wake", "drivers/sqlite/internal/walfs"},
 		"drivers/drivertest": {"drivers"},
 		"drivers/postgres":   {"drivers"},
-		"drivers/raft":       {"drivers", "drivers/sqlite", "drivers/raft/internal/wal"},
+		"drivers/raft":       {"drivers", "drivers/internal/wake", "drivers/sqlite", "drivers/raft/internal/wal"},
 		"sqllog/mvcc":        {"drivers"},
 		"sqllog":             {"sqllog/mvcc", "drivers"},
 		"sqllog/lessor":      {"sqllog/mvcc", "drivers"},

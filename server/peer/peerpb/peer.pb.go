@@ -161,9 +161,7 @@ func (*Pulse) Descriptor() ([]byte, []int) {
 }
 
 type CopyRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// index is the Raft index that the copy must have applied at least.
-	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,13 +194,6 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
 	return file_peer_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *CopyRequest) GetIndex() uint64 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
 }
 
 type CopyChunk struct {
@@ -1168,9 +1159,8 @@ const file_peer_proto_rawDesc = "" +
 	"raft.proto\".\n" +
 	"\aMessage\x12#\n" +
 	"\x04raft\x18\x01 \x03(\v2\x0f.raftpb.MessageR\x04raft\"\a\n" +
-	"\x05Pulse\"#\n" +
-	"\vCopyRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"\xaa\x01\n" +
+	"\x05Pulse\"\x13\n" +
+	"\vCopyRequestJ\x04\b\x01\x10\x02\"\xaa\x01\n" +
 	"\tCopyChunk\x125\n" +
 	"\x06header\x18\x01 \x01(\v2\x1b.keelson.peer.v1.CopyHeaderH\x00R\x06header\x12/\n" +
 	"\x04rows\x18\x02 \x01(\v2\x19.keelson.peer.v1.CopyRowsH\x00R\x04rows\x12,\n" +
