@@ -61,7 +61,7 @@ func (c *cluster) yield(ctx context.Context) bool {
 	if c.sound(id.Member) {
 		return false
 	}
-	if err := c.log.Resign(ctx, c.sound); err != nil && ctx.Err() == nil {
+	if err := c.log.Resign(ctx, c.fit); err != nil && ctx.Err() == nil {
 		c.logger.Warn("a CORRUPT alarm is raised for this member, which leads, and the lead could not be handed over", "error", err)
 	}
 	_, _, leading, _ := c.log.Leader()
