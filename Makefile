@@ -57,7 +57,7 @@ TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 test: lint test-unit test-crash test-cluster test-kube test-etcd test-postgres ## Lint, and all tests but the longest: three quarters of an hour at most on two cores.
 
 .PHONY: test-long
-test-long: test-control-plane test-differential test-history test-etcdctl-checks test-crash-long test-shared-long ## The tests that take longer.
+test-long: test-control-plane test-differential test-history test-etcdctl-checks test-etcd-cluster test-crash-long test-shared-long ## The tests that take longer.
 
 .PHONY: test-unit
 test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.

@@ -230,6 +230,19 @@ func TestRemovedVotes(t *testing.T) {
 	})
 }
 
+// TestQuorate: a member that is left alone of three knows that it is no quorum, and nobody is fit to take over from it.
+func TestQuorate(t *testing.T) {
+	nodes, stops := newMembers(t, 3).start(t)
+	last := nodes[2].cluster
+	other, _ := nodes[1].clustered()
+	until(t, func() bool { return last.quorate() && last.fit(other.Member) })
+	stops[0]()
+	until(t, func() bool { return last.quorate() && last.fit(other.Member) })
+	stops[1]()
+	until(t, func() bool { return !last.quorate() && !last.fit(other.Member) })
+	stops[2]()
+}
+
 // until waits until something is so.
 func until(t *testing.T, so func() bool) {
 	t.Helper()

@@ -53,4 +53,3 @@ func (c *cluster) alarmed(ix *mvcc.Index) {
 
 // sound tells whether no CORRUPT alarm stops a member.
 func (c *cluster) sound(id uint64) bool { return !c.node.store.Index().Corrupt(id) }
-

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -86,5 +87,29 @@ func TestGrowAndGiveUp(t *testing.T) {
 	if n, err := openAlone(t, dir); err == nil || !strings.Contains(err.Error(), "its Raft log is not there") {
 		t.Errorf("a member without its Raft log starts alone: %v", err)
 		_ = n.Close()
+	}
+}
+
+// TestAddSecond: a voter that is not started yet can be added to one that is alone, however often Raft's configuration is looked at. Together they have no quorum
+// that could be asked about it.
+func TestAddSecond(t *testing.T) {
+	n, err := openAlone(t, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer runNode(t, n)()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for n.store.Index().Member() == nil {
+		if _, err := n.store.Do(ctx, &mvcc.Barrier{}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add := &mvcc.AddMember{Member: &pb.Member{ID: 77, PeerURLs: []string{"http://127.0.0.1:1"}}}
+	if members, err := n.cluster.Change(ctx, add); err != nil || len(members) != 2 || !n.cluster.log.Configured(77) {
+		t.Fatalf("%v, %v", members, err)
+	}
+	if err := n.cluster.configure(ctx); err != nil {
+		t.Error(err)
 	}
 }

@@ -82,7 +82,7 @@ func (c *cluster) yield(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, leaderCheck)
 	defer cancel()
 	c.logger.Warn("this member hands over the lead, if another one can take it", "why", why)
-	if err := c.log.Resign(ctx, c.sound); err != nil {
+	if err := c.log.Resign(ctx, c.fit); err != nil {
 		c.logger.Warn("the lead could not be handed over", "error", err)
 	}
 	_, _, leading, _ := c.log.Leader()
@@ -189,16 +189,40 @@ func (c *cluster) leaderLost() <-chan struct{} {
 	return c.lost
 }
 
-// resign hands over what this member does for the others, before it stops.
+// resign hands over what this member does for the others, before it stops. Without a quorum it does not: what it would write down, or ask of the others, it
+// would wait for in vain.
 func (c *cluster) resign(ctx context.Context) {
-	if id, clustered := c.log.Clustered(); clustered {
-		if _, _, leading, _ := c.log.Leader(); leading {
-			c.node.lessor.Stop(ctx)
-			if err := c.log.Resign(ctx, c.sound); err != nil {
-				c.logger.Warn("the lead could not be handed over", "member", fmt.Sprintf("%x", id.Member), "error", err)
-			}
+	id, clustered := c.log.Clustered()
+	if _, _, leading, _ := c.log.Leader(); !clustered || !leading {
+		return
+	}
+	if !c.quorate() {
+		c.logger.Warn("the lead is not handed over: too few members are connected", "member", fmt.Sprintf("%x", id.Member))
+		return
+	}
+	c.node.lessor.Stop(ctx)
+	if err := c.log.Resign(ctx, c.fit); err != nil {
+		c.logger.Warn("the lead could not be handed over", "member", fmt.Sprintf("%x", id.Member), "error", err)
+	}
+}
+
+// fit tells whether another member can take over the lead: it may have it, and is connected.
+func (c *cluster) fit(id uint64) bool { return c.sound(id) && !c.ActiveSince(id).IsZero() }
+
+// quorate tells whether a majority of the members that vote are connected. One that is alone is one.
+func (c *cluster) quorate() bool {
+	self, clustered := c.log.Clustered()
+	voters, connected := 0, 0
+	for _, m := range c.node.store.Index().Members() {
+		if m.IsLearner {
+			continue
+		}
+		voters++
+		if m.ID == self.Member || !c.ActiveSince(m.ID).IsZero() {
+			connected++
 		}
 	}
+	return !clustered || 2*connected > voters
 }
 
 // indexes gives the indexes of the Raft log's last entry, and of the last one applied, for Status.

@@ -99,6 +99,11 @@ func (c *cluster) configure(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	// Somebody else, who has heard of the change too, may have done it. Then a quorum is not asked: if a second member was added to one that was
+	// alone, there is none until the second is started, and that waits for the answer.
+	if c.log.Follows(wanted(c.node.store.Index())) {
+		return nil
+	}
 	_, term, leading, _ := c.log.Leader()
 	if !leading {
 		return drivers.ErrNotLeader
@@ -107,14 +112,20 @@ func (c *cluster) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var want []raft.Member
-	for _, m := range ix.Members() {
-		want = append(want, raft.Member{ID: m.ID, Learner: m.IsLearner})
-	}
+	want := wanted(ix)
 	if len(want) == 0 {
 		return nil
 	}
 	return c.log.ConfigureIn(ctx, term, want)
+}
+
+// wanted gives Raft's configuration as the log has it.
+func wanted(ix *mvcc.Index) []raft.Member {
+	var all []raft.Member
+	for _, m := range ix.Members() {
+		all = append(all, raft.Member{ID: m.ID, Learner: m.IsLearner})
+	}
+	return all
 }
 
 // grow makes a server that is alone the first member of a cluster.

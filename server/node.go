@@ -173,9 +173,11 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() error { return n.store.Follow(bctx) })
 
 	err := n.serve(ctx, background, bctx)
-	stopping, cancel := context.WithTimeout(storeCtx, stopTime)
-	n.lessor.Stop(stopping)
-	cancel()
+	if n.cluster == nil || n.cluster.quorate() {
+		stopping, cancel := context.WithTimeout(storeCtx, stopTime)
+		n.lessor.Stop(stopping)
+		cancel()
+	}
 	stopStore()
 	if berr := background.Wait(); err == nil {
 		err = berr

@@ -132,10 +132,9 @@ func (s *Store) bounded(fn func()) {
 func (s *Store) Run(ctx context.Context) error {
 	defer close(s.stopped)
 	batch := make([]*call, 0, s.opts.MaxBatchRequests)
-	for {
+	for ctx.Err() == nil { // or, of several cases, any is chosen
 		select {
 		case <-ctx.Done():
-			return nil
 		case e := <-s.edits:
 			e.done <- s.runEdit(ctx, e)
 		case first := <-s.calls:
@@ -143,6 +142,7 @@ func (s *Store) Run(ctx context.Context) error {
 			clear(batch)
 		}
 	}
+	return nil
 }
 
 const (
@@ -176,13 +176,11 @@ func (s *Store) collect(batch []*call) []*call {
 // commit collects a batch, evaluates, appends, publishes and answers it. Where other servers append too, it takes its turn
 // before it collects: what comes in while it waits goes along.
 func (s *Store) commit(ctx context.Context, batch []*call) []*call {
-	// What has begun to be appended is seen through, also when the server is stopping.
-	ctx = context.WithoutCancel(ctx)
 	var results []mvcc.Result
 	var err error
 	s.bounded(func() {
 		var t drivers.Turn
-		if t, err = s.takeTurn(ctx); err != nil {
+		if t, err = s.takeTurn(context.WithoutCancel(ctx)); err != nil {
 			err = s.failed(err)
 		}
 		batch = s.collect(batch)
@@ -215,10 +213,22 @@ type decision struct {
 
 // decide evaluates requests until their outcome stands. Every answer speaks for the end of the log, also one
 // that appends nothing (I10). It ends the turn, if there is one.
+//
+// What has begun to be appended is seen through, also when ctx ends, which it does when the server is stopping. But what became of an append that was
+// left in doubt is not found out then: in a cluster without a quorum that takes long, and leads to nothing.
 func (s *Store) decide(ctx context.Context, d *decision) ([]mvcc.Result, error) {
+	serving := ctx
+	ctx = context.WithoutCancel(ctx)
 	for {
 		end := s.index.Load().End
-		results, err := s.tryOnce(ctx, d)
+		var results []mvcc.Result
+		err := s.refused()
+		if err == nil && s.doubt != nil {
+			err = s.catchUp(serving)
+		}
+		if err == nil {
+			results, err = s.tryOnce(ctx, d)
+		}
 		if d.turn != nil {
 			d.turn.Release()
 			d.turn = nil
@@ -232,7 +242,7 @@ func (s *Store) decide(ctx context.Context, d *decision) ([]mvcc.Result, error) 
 			// Unresolved may be a scrub, of which this loop knows nothing.
 			err = s.catchUp(ctx)
 		case errors.Is(err, drivers.ErrUncertain):
-			switch landed, rerr := s.resolve(ctx); {
+			switch landed, rerr := s.resolve(serving); {
 			case rerr != nil:
 				err = fmt.Errorf("%w; %w", err, rerr)
 			case landed:
@@ -241,8 +251,14 @@ func (s *Store) decide(ctx context.Context, d *decision) ([]mvcc.Result, error) 
 				err = nil // it is not in the log, and never will be: once more
 			}
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case serving.Err() == nil, !errors.Is(err, serving.Err()):
 			return nil, s.failed(err)
+		case errors.Is(err, drivers.ErrUncertain):
+			return nil, err // that the server stops is no failure of the log
+		default:
+			return nil, ErrStopped
 		}
 	}
 }
@@ -270,14 +286,6 @@ var errStale = errors.New("the index is behind the log")
 // tryOnce evaluates requests on the current index and makes the outcome stand, in a turn if there is one. A value
 // that is gone again and again is missing, and the failure of the request that needs it.
 func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error) {
-	if err := s.refused(); err != nil {
-		return nil, err
-	}
-	if s.doubt != nil {
-		if err := s.catchUp(ctx); err != nil {
-			return nil, err
-		}
-	}
 	var stale error
 	env := mvcc.Env{
 		MinLeaseTTL: s.opts.MinLeaseTTL, Term: s.opts.Term(), Corrupt: s.opts.Corrupt,

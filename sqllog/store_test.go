@@ -366,6 +366,25 @@ func testStop(t *testing.T, start starter) {
 	}
 }
 
+// TestStopInDoubt: a store that stops does not wait for what a log without a quorum would say about an append.
+func TestStopInDoubt(t *testing.T) { bothWays(t, testStopInDoubt) }
+
+func testStopInDoubt(t *testing.T, start starter) {
+	s := start(t, memory.NewStore())
+	s.must(put("k", "old"))
+	asked := make(chan struct{})
+	s.log.Inject(memory.OpAppend, memory.Fault{Err: drivers.ErrUncertain, Before: func() {
+		s.log.Inject(memory.OpReadIndex, memory.Fault{Entered: asked, Hold: make(chan struct{})})
+	}})
+	wrote := make(chan error, 1)
+	go func() { _, err := s.do(put("k", "new")); wrote <- err }()
+	<-asked
+	s.stop()
+	if err := <-wrote; !errors.Is(err, drivers.ErrUncertain) && !errors.Is(err, ErrStopped) {
+		t.Errorf("a write of which it is not known whether it was done: %v", err)
+	}
+}
+
 // TestReadsBesidePrune: reads at pinned revisions and prev_kvs are whole while versions are freed under them.
 func TestReadsBesidePrune(t *testing.T) { bothWays(t, testReadsBesidePrune) }
 

@@ -159,7 +159,7 @@ func (l *Log) noted(err error) {
 		if l.unwritable.Swap(&err) == nil {
 			l.logger.Error("the disk cannot be written, trying again", "error", err)
 			if n := l.node.Load(); n != nil {
-				n.changed.all()
+				n.changed.All()
 			}
 		}
 	case old != nil && l.unwritable.CompareAndSwap(old, nil):

@@ -188,6 +188,12 @@ func (l *Log) Configured(id uint64) bool {
 	return n != nil && isMember(n.conf.Load(), id)
 }
 
+// Follows tells whether the configuration that this server has applied is one of these members: Configure would have nothing to do. Nobody else is asked.
+func (l *Log) Follows(want []Member) bool {
+	n := l.node.Load()
+	return n != nil && nextChange(n.conf.Load(), n.id, want) == nil
+}
+
 // Failure tells what keeps this server from its disk, or ended its part in the consensus.
 func (l *Log) Failure() error {
 	if n := l.node.Load(); n != nil {
@@ -253,7 +259,7 @@ var errLeaves = errors.New("raft: the leader is to leave")
 
 // change proposes the next change that leads to the members wanted.
 func (n *node) change(term uint64, want []Member) (done bool, err error) {
-	cc := n.nextChange(want)
+	cc := nextChange(n.conf.Load(), n.id, want)
 	if cc == nil {
 		return true, nil
 	}
@@ -270,8 +276,9 @@ func (n *node) change(term uint64, want []Member) (done bool, err error) {
 	return false, err
 }
 
-func (n *node) nextChange(want []Member) *raftpb.ConfChange {
-	have := members(n.conf.Load())
+// nextChange gives the next change on the way of a member's configuration to the members wanted, nil if none is left.
+func nextChange(conf *raftpb.ConfState, self uint64, want []Member) *raftpb.ConfChange {
+	have := members(conf)
 	for _, m := range want {
 		i := slices.IndexFunc(have, func(h Member) bool { return h.ID == m.ID })
 		switch {
@@ -287,7 +294,7 @@ func (n *node) nextChange(want []Member) *raftpb.ConfChange {
 			continue
 		}
 		cc := confChange(raftpb.ConfChangeRemoveNode, h.ID)
-		if h.ID != n.id {
+		if h.ID != self {
 			return cc
 		}
 		last = cc
