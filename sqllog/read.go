@@ -118,8 +118,7 @@ func (s *Store) History(ctx context.Context, ix *mvcc.Index, from int64, fn func
 		}
 		return fn(events)
 	}}
-	opts := drivers.ScanOptions{After: ix.Before(from), UpTo: ix.End.Position, Values: true}
-	err = s.log.Scan(ctx, opts, h.take)
+	err = s.scan(ctx, ix, from, h.take)
 	if err == nil {
 		err = h.flush()
 	}
@@ -132,6 +131,14 @@ func (s *Store) History(ctx context.Context, ix *mvcc.Index, from int64, fn func
 		return err
 	}
 	return s.current(ctx)
+}
+
+// scan gives what an index is made of, from a revision on, with values: nothing if that is nothing, whatever others have appended since.
+func (s *Store) scan(ctx context.Context, ix *mvcc.Index, from int64, fn func([]drivers.Entry) error) error {
+	if ix.End.Position == 0 {
+		return nil // UpTo would mean all that there is now
+	}
+	return s.log.Scan(ctx, drivers.ScanOptions{After: ix.Before(from), UpTo: ix.End.Position, Values: true}, fn)
 }
 
 // current brings the index to the end of the log, if others may have appended to it: for a replica to the end of what this server has. What
@@ -233,8 +240,7 @@ func (s *Store) hash(ctx context.Context, rev int64, here bool) (Hash, error) {
 			at = ix.Rev
 		}
 		h := ix.NewHasher(at)
-		opts := drivers.ScanOptions{UpTo: ix.End.Position, Values: true}
-		err = s.log.Scan(ctx, opts, func(entries []drivers.Entry) error {
+		err = s.scan(ctx, ix, 1, func(entries []drivers.Entry) error {
 			for i := range entries {
 				if err := h.Add(&entries[i]); err != nil {
 					return err

@@ -170,6 +170,30 @@ func historyBesideCompaction(t *testing.T, replica bool, when string) {
 	}
 }
 
+// TestHistoryOfNothing: an index that is empty has no history, whatever others have appended since: it does not know what their changes replaced.
+func TestHistoryOfNothing(t *testing.T) {
+	for _, how := range []string{"shared", "replica"} {
+		t.Run(how, func(t *testing.T) {
+			mem, r := memory.NewStore(), new(rigged)
+			change := rig(r)
+			if how == "replica" {
+				change = rigCopied(r, mem)
+			}
+			s, other := start(t, mem, change), start(t, mem)
+			ix := s.Index()
+			other.must(put("k", "old"))
+			other.must(put("k", "new"))
+			err := s.History(t.Context(), ix, 1, func(events []*mvcc.Event) bool {
+				t.Errorf("%d events, the last %+v", len(events), events[len(events)-1])
+				return true
+			})
+			if err != nil || s.Index().Rev != 3 {
+				t.Errorf("%v, and then the index is at revision %d", err, s.Index().Rev)
+			}
+		})
+	}
+}
+
 // TestHashBesideCompaction: a hash is one that all servers have, for the compact revision that it names.
 func TestHashBesideCompaction(t *testing.T) {
 	for _, rev := range []int64{0, 650} {

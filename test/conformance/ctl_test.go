@@ -16,7 +16,13 @@ var checks = flag.String("checks", "datascale", "etcdctl's checks to run, which 
 // TestEtcdctl runs etcdctl on etcd and on the server under test.
 func TestEtcdctl(t *testing.T) {
 	for _, format := range ctl.Formats() {
-		t.Run(format, func(t *testing.T) { compareEtcdctl(t, *server, format, ctl.Steps(format)) })
+		t.Run(format, func(t *testing.T) {
+			steps := ctl.Steps(format)
+			if *datastore == "postgres" {
+				steps = ctl.Shared(steps)
+			}
+			compareEtcdctl(t, *server, format, steps)
+		})
 	}
 }
 

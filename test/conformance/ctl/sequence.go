@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 const (
 	hashCompacted = "etcd keeps the hash from before the compaction of a revision, under the compact revision of then"
 	noSnapshot    = "Keelson has no snapshots yet"
+	equals        = "servers on one database join by being started with its --datastore"
 )
 
 // run is a step of words that hold no blanks.
@@ -26,6 +28,10 @@ func (s Step) only(formats ...string) Step { s.Formats = formats; return s }
 func (s Step) until(n int) Step            { s.Until = n; return s }
 func (s Step) during(steps ...Step) Step   { s.During = steps; return s }
 func (s Step) differs(because string) Step { s.Differs = because; return s }
+func (s Step) differsShared(because string) Step {
+	s.DiffersShared = because
+	return s
+}
 
 // each is a step for each command.
 func each(commands ...string) []Step {
@@ -57,6 +63,15 @@ func Steps(format string) []Step {
 		all = append(all, part...)
 	}
 	return all
+}
+
+// Shared is a sequence for a server whose database others may share.
+func Shared(steps []Step) []Step {
+	steps = slices.Clone(steps)
+	for i := range steps {
+		steps[i].Differs = cmp.Or(steps[i].DiffersShared, steps[i].Differs)
+	}
+	return steps
 }
 
 // puts leaves the keys a, b, bin and others at revisions 2 to 13.
@@ -241,7 +256,7 @@ func last() []Step {
 	return []Step{
 		run("snapshot").only("simple"), run("snapshot save").only("simple"),
 		run("snapshot save $dir/snapshot").only("simple").differs(noSnapshot),
-		run("member add learner --learner --peer-urls=http://127.0.0.1:1").only("simple"),
+		run("member add learner --learner --peer-urls=http://127.0.0.1:1").only("simple").differsShared(equals),
 	}
 }
 

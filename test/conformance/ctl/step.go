@@ -31,6 +31,8 @@ type Step struct {
 	Takes time.Duration
 	// Differs says why the answers differ, where they must; and then they must.
 	Differs string
+	// DiffersShared says so of servers that share a database.
+	DiffersShared string
 }
 
 func (s Step) String() string { return strings.Join(s.Args, " ") }

@@ -2,10 +2,12 @@ package history
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -20,11 +22,22 @@ type fake struct {
 	grpc.ClientConnInterface
 
 	mu     sync.Mutex
+	rng    *rand.Rand
 	model  *Model
 	leases map[int64]bool
 }
 
+// travel is a message's way, so that requests overlap.
+func (f *fake) travel() {
+	f.mu.Lock()
+	takes := time.Duration(f.rng.Int64N(int64(time.Millisecond)))
+	f.mu.Unlock()
+	time.Sleep(takes)
+}
+
 func (f *fake) Invoke(_ context.Context, _ string, args, reply any, _ ...grpc.CallOption) error {
+	f.travel()
+	defer f.travel()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m, request := f.model, args.(proto.Message)
@@ -75,11 +88,16 @@ type recorded struct {
 	model *Model
 }
 
+// record makes a history, the same each time: here, how clients meet is a function of the seed too.
 func record(t *testing.T) *recorded {
-	f := &fake{model: &Model{events: make([][]*mvccpb.Event, 2), states: []State{nil, {}}}, leases: map[int64]bool{}}
-	l := &Load{Seed: 1, Clients: 6, Requests: 150, Keys: 5, Recorder: NewRecorder()}
-	l.Run(t.Context(), []grpc.ClientConnInterface{f}, -1, nil)
-	r := &recorded{t: t, ops: l.Recorder.Ops(), model: f.model}
+	const seed = 1
+	f := &fake{rng: rand.New(rand.NewPCG(seed, 0)), model: &Model{events: make([][]*mvccpb.Event, 2), states: []State{nil, {}}}, leases: map[int64]bool{}}
+	r := &recorded{t: t, model: f.model}
+	synctest.Test(t, func(t *testing.T) {
+		l := &Load{Seed: seed, Clients: 6, Requests: 150, Keys: 5, Pause: time.Millisecond, Recorder: NewRecorder()}
+		l.Run(t.Context(), []grpc.ClientConnInterface{f}, -1, nil)
+		r.ops = l.Recorder.Ops()
+	})
 	for _, v := range []*View{NewView("all", []byte("k"), []byte("l")), NewView("k1", []byte("k1"), nil)} {
 		for rev := int64(2); rev <= f.model.Last(); rev++ {
 			var events []*mvccpb.Event
@@ -178,7 +196,7 @@ func spoilers() map[string]func(*recorded) {
 			op.Response, op.Err = nil, rpctypes.ErrGRPCLeaseNotFound
 		},
 		"a lease that nobody revoked": func(r *recorded) {
-			op := r.find(func(op *Op) bool { _, ok := op.Response.(*pb.LeaseRevokeResponse); return ok && r.model.frees(op) })
+			op := r.find(func(op *Op) bool { _, ok := op.Response.(*pb.LeaseRevokeResponse); return ok && r.frees(op) })
 			r.ops = slices.DeleteFunc(r.ops, func(o *Op) bool { return o == op })
 		},
 		"an event is missing": func(r *recorded) { s := r.response(1, 1); s.events = nil },
@@ -217,10 +235,11 @@ func spoilers() map[string]func(*recorded) {
 	}
 }
 
-// frees says whether a revocation deleted keys.
-func (m *Model) frees(op *Op) bool {
-	_, events := m.execute(op.Request, op.header().Revision-1, op.header().Revision)
-	return len(events) > 0
+// frees says whether a revocation deleted keys, and not somebody who was just before it.
+func (r *recorded) frees(op *Op) bool {
+	rev := op.header().Revision
+	_, events := r.model.execute(op.Request, rev-1, rev)
+	return len(events) > 0 && !slices.ContainsFunc(r.ops, func(o *Op) bool { return Changed(o.Response) && o.header().Revision == rev })
 }
 
 // TestRealTime proves that a look back is found, unless it was asked to be possible.
