@@ -42,7 +42,7 @@ func (o *Op) String() string {
 		answer = o.Err.Error()
 	}
 	if o.Unknown {
-		answer = "no answer"
+		answer = "no answer: " + answer
 	}
 	return fmt.Sprintf("client %d at server %d, %v to %v: %T{%v}: %s", o.Client, o.Server, o.Begin, o.End, o.Request, o.Request, answer)
 }
