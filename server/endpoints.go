@@ -206,7 +206,7 @@ func (n *Node) webAPI(gateway http.Handler) (*httpapi.API, error) {
 	o := httpapi.Options{
 		Health: n, Versions: versions{}, Metrics: n.metrics,
 		CORS: n.opts.CORS, HostWhitelist: n.opts.HostWhitelist,
-		Pprof: n.opts.EnablePprof || n.opts.LogLevel == "debug",
+		Pprof: n.opts.Pprof(),
 		Log:   n.logger,
 	}
 	if n.opts.EnableGRPCGateway {

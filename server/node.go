@@ -171,6 +171,7 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() error { return n.log.Run(bctx) })
 	background.Go(func() error { return n.store.Run(bctx) })
 	background.Go(func() error { return n.store.Follow(bctx) })
+	background.Go(func() error { return giveBack(bctx) })
 
 	err := n.serve(ctx, background, bctx)
 	if n.cluster == nil || n.cluster.quorate() {

@@ -39,6 +39,9 @@ func (p *program) serve(ctx context.Context) int {
 	}
 	logger.Info("starting", "version", version(), "etcd_version", config.EtcdVersion(), "name", opts.Name, "data_dir", opts.DataDir)
 	spareProcessor(p.environ)
+	if !opts.Pprof() {
+		runtime.MemProfileRate = 0 // samples of allocations would be kept for nobody
+	}
 	node, err := server.Open(ctx, opts, logger)
 	if err != nil {
 		logger.Error("cannot start", "error", err)

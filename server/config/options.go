@@ -318,3 +318,6 @@ func setDefault[T comparable](field *T, value T) {
 		*field = value
 	}
 }
+
+// Pprof tells whether Go's profiles are served: at level debug too, as etcd does.
+func (o *Options) Pprof() bool { return o.EnablePprof || o.LogLevel == "debug" }
