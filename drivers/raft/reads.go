@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,8 +18,11 @@ import (
 // reads are the questions how far the log must be applied to have all that was acknowledged. One round of Raft's read index (thesis, 6.4) is under way
 // at a time, for all who had come when it began; who comes later waits for the next.
 type reads struct {
+	mu sync.Mutex
+	// next are those who wait for the next round. Who finds nobody there has the loop know; the others only come. Guarded by mu, and all else is the loop's.
+	next []*reader
+
 	seq     uint64
-	next    []*reader
 	current []*reader
 	id      []byte // of the current round
 	ticks   int    // for which it has lasted
@@ -48,24 +52,42 @@ type readAnswer struct {
 // askAgain is the number of ticks after which a round counts as lost.
 const askAgain = 5
 
-func (r *reads) ask(n *node, w *reader) {
+// join adds one who waits, and tells whether it is the first, who is to see to it that the loop calls asked.
+func (r *reads) join(w *reader) (first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.next = append(r.next, w)
+	return len(r.next) == 1
+}
+
+// take gives all who wait for the next round, of whom there is none then.
+func (r *reads) take() []*reader {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := r.next
+	r.next = nil
+	return next
+}
+
+// asked begins a round, if none is under way.
+func (r *reads) asked(n *node) {
 	if len(r.current) == 0 && !r.paused {
 		r.begin(n)
 	}
 }
 
-// Under load rounds follow on each other no faster than roundPause: each costs every member some messages, whoever many wait for it. A round that few waited for is
-// followed at once.
+// Under load rounds follow on each other no faster than roundPause for each roundCrowd who wait, and maxPause: each costs every member some messages, however
+// many wait for it. A round that few waited for is followed at once.
 const (
-	roundPause = time.Millisecond
+	roundPause = 500 * time.Microsecond
 	roundCrowd = 8
+	maxPause   = 2 * time.Millisecond
 )
 
 // follow begins the next round, after a pause if there is a crowd.
 func (r *reads) follow(n *node, crowd int) {
-	pause := roundPause - time.Since(r.began)
-	if crowd < roundCrowd || pause <= 0 {
+	pause := min(time.Duration(crowd/roundCrowd)*roundPause, maxPause) - time.Since(r.began)
+	if pause <= 0 {
 		r.begin(n)
 		return
 	}
@@ -75,17 +97,14 @@ func (r *reads) follow(n *node, crowd int) {
 
 func (r *reads) resume(n *node) {
 	r.paused = false
-	if len(r.current) == 0 {
-		r.begin(n)
-	}
+	r.asked(n)
 }
 
 func (r *reads) begin(n *node) {
-	if len(r.next) == 0 {
-		return
+	r.current = append(r.current, r.take()...)
+	if len(r.current) > 0 {
+		r.send(n)
 	}
-	r.current, r.next = append(r.current, r.next...), nil
-	r.send(n)
 }
 
 // send asks under a new name. Answers to old names are passed over.
@@ -101,6 +120,7 @@ func (r *reads) tick(n *node) {
 		r.resume(n) // if it was passed over
 	}
 	if len(r.current) == 0 {
+		r.begin(n) // if the first has gone and has not said that there are others
 		return
 	}
 	if r.ticks++; r.ticks >= askAgain {
@@ -110,8 +130,7 @@ func (r *reads) tick(n *node) {
 
 // again asks once more, who waits for the next round along with it.
 func (r *reads) again(n *node) {
-	r.current = slices.DeleteFunc(append(r.current, r.next...), func(w *reader) bool { return w.gone.Load() })
-	r.next = nil
+	r.current = slices.DeleteFunc(append(r.current, r.take()...), func(w *reader) bool { return w.gone.Load() })
 	if len(r.current) > 0 {
 		r.send(n)
 	}
@@ -150,15 +169,14 @@ func (r *reads) applied(n *node) {
 }
 
 func (r *reads) failAll(err error) {
-	for _, w := range append(r.current, r.next...) {
+	waiting := append(r.current, r.take()...)
+	for _, round := range r.answered {
+		waiting = append(waiting, round.waiters...)
+	}
+	for _, w := range waiting {
 		w.answer <- readAnswer{err: err}
 	}
-	for _, round := range r.answered {
-		for _, w := range round.waiters {
-			w.answer <- readAnswer{err: err}
-		}
-	}
-	*r = reads{seq: r.seq}
+	r.current, r.answered = nil, nil
 }
 
 // readIndex gives the bounds of the log as applied here, which has all that was acknowledged before the call.
@@ -167,14 +185,16 @@ func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	defer r.gone.Store(true)
 	limit := time.NewTimer(n.log.opts.Timeout)
 	defer limit.Stop()
-	select {
-	case n.work <- func() { n.reads.ask(n, r) }:
-	case <-limit.C: // the loop waits for its disk
-		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
-	case <-ctx.Done():
-		return drivers.Bounds{}, ctx.Err()
-	case <-n.done:
-		return drivers.Bounds{}, n.ended()
+	if n.reads.join(r) {
+		select {
+		case n.work <- func() { n.reads.asked(n) }:
+		case <-limit.C: // the loop waits for its disk
+			return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
+		case <-ctx.Done():
+			return drivers.Bounds{}, ctx.Err()
+		case <-n.done:
+			return drivers.Bounds{}, n.ended()
+		}
 	}
 	select {
 	case a := <-r.answer:
