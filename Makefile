@@ -71,7 +71,7 @@ test-crash: build ## Kill the server under load for a minute, and break its disk
 .PHONY: test-shared
 test-shared: build peers postgres ## Break servers on one Postgres database, and the database, and judge what clients saw. SHARED takes flags.
 	cd test/crash && $(GO) test -race $(TEST_FLAGS) ./linear
-	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|EtcdCluster|StaleReads)$$' ./shared $(SHARED)
+	cd test/crash && $(GO) test $(TEST_FLAGS) -v -run '^Test(Shared|StaleReads)$$' ./shared $(SHARED)
 
 # Servers whose wall clocks can be set, for the drills with clocks: see test/crash/cmd/clock.
 CLOCK = $(CURDIR)/.build/clock

@@ -44,7 +44,8 @@ func TestShared(t *testing.T) {
 	}
 }
 
-// TestEtcdCluster proves that the checks hold for etcd.
+// TestEtcdCluster proves that the checks hold for etcd. It is not among what make test-shared runs: etcd has been seen to tell a watcher that came from another
+// server of progress before it sent it an event that was due.
 func TestEtcdCluster(t *testing.T) {
 	faults := serverFaults()
 	run(t, cluster(t, 3), theSeed(), next(&faults, (*rounds+1)/2))
