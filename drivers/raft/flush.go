@@ -137,7 +137,7 @@ func (l *Log) awaitRoom(ctx context.Context) error {
 		select {
 		case <-room:
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/keelson-io/keelson/drivers"
 )
 
@@ -51,4 +53,57 @@ func TestFlushAfterDoubt(t *testing.T) {
 	if got, _ := l.fileEnd(); got != end {
 		t.Errorf("the file ends at %v, want %v", got, end)
 	}
+}
+
+// TestStopWithoutRoom: a leader with a full disk can be stopped. The append in hand is uncertain, and there after another start or not at all.
+func TestStopWithoutRoom(t *testing.T) {
+	const raftLog, database = "for the Raft log", "for the database"
+	for _, full := range []string{raftLog, database} {
+		t.Run(full, func(t *testing.T) {
+			c := newCluster(t)
+			c.found(1)
+			end := c.put(10)
+			_, l := c.leader(0)
+			n, saved := l.node.Load(), make(chan struct{}, 100)
+			if err := n.do(t.Context(), func() {
+				n.save = func(hs *raftpb.HardState, entries []*raftpb.Entry, sync bool) error {
+					defer func() { saved <- struct{}{} }()
+					if full == raftLog {
+						return drivers.ErrNoSpace
+					}
+					return n.wal.Save(hs, entries, sync)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			l.flushing.Lock()
+			if full == database {
+				l.tail.fill(maxPending)
+			}
+			batch, appended := newBatch(1, 10), make(chan error, 1)
+			go func() { appended <- l.Append(t.Context(), end, batch) }()
+			<-saved
+			l.lose() // as by the end of Run
+			if err := <-appended; !errors.Is(err, drivers.ErrUncertain) {
+				t.Errorf("the append gives %v", err)
+			}
+			if full == database {
+				l.tail.fill(-maxPending)
+			}
+			l.flushing.Unlock()
+			c.close(1)
+			c.open(1)
+			_, l = c.leader(0)
+			if b, err := l.ReadIndex(t.Context()); err != nil || (b.End.Batch == batch.ID) != (full == database) {
+				t.Errorf("it ends at %v: %v", b.End, err)
+			}
+		})
+	}
+}
+
+// fill has it look as if so many bytes more waited for the file.
+func (t *tail) fill(bytes int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting += bytes
 }

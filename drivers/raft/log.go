@@ -57,8 +57,11 @@ type Log struct {
 	background sync.WaitGroup
 	ctx        context.Context // ends with Close
 	stop       context.CancelFunc
-	closeOnce  sync.Once
-	closeErr   error
+	// patience ends with Run, or with Close: a disk that has no room is not waited for any longer.
+	patience  context.Context
+	lose      context.CancelFunc
+	closeOnce sync.Once
+	closeErr  error
 }
 
 // withFile gives fn the file. Long work is to end with the context that fn is given.

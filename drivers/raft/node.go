@@ -31,6 +31,7 @@ type node struct {
 	id     uint64
 	rn     *raft.RawNode
 	wal    *wal.WAL
+	save   func(*raftpb.HardState, []*raftpb.Entry, bool) error // the Raft log's, or a test's
 	net    Network
 
 	inbox *inbox
@@ -80,7 +81,7 @@ const maxDrained = 4096
 
 func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n := &node{
-		log: l, logger: l.logger, id: w.Identity().Member, wal: w, net: net,
+		log: l, logger: l.logger, id: w.Identity().Member, wal: w, save: w.Save, net: net,
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
 	}
@@ -109,7 +110,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	return n, err
 }
 
-// run is the loop of the consensus, until ctx ends or the log on disk fails for good.
+// run is the loop of the consensus, until ctx ends, or the server is stopping and a disk is full, or the log on disk fails for good.
 func (n *node) run(ctx context.Context) error {
 	defer close(n.done)
 	defer n.dropWaiters(drivers.ErrClosed)
@@ -128,8 +129,8 @@ func (n *node) run(ctx context.Context) error {
 		n.drain()
 		n.giveCopy()
 		for n.rn.HasReady() {
-			if err := n.ready(ctx); err != nil {
-				if ctx.Err() != nil {
+			if err := n.ready(n.log.patience); err != nil {
+				if errors.Is(err, errImpatient) {
 					return nil
 				}
 				n.fail(err)

@@ -96,6 +96,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.patience, l.lose = context.WithCancel(l.ctx)
 	l.copies.init()
 	var err error
 	if l.file, err = sqlite.Open(ctx, l.opts.Database); err != nil {
@@ -319,8 +320,10 @@ func (l *Log) forced(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) 
 	return marker(entryID{max(at.index, 1), at.term + 1}, &raftpb.ConfState{Voters: []uint64{n.id}}, end, hash), nil
 }
 
-// Run does the database's work in the background until ctx ends.
+// Run does the database's work in the background until ctx ends. Then this server is stopping: an append that waits for a full disk is uncertain from
+// then on, rather than keep it from that.
 func (l *Log) Run(ctx context.Context) error {
+	defer l.lose()
 	for {
 		replaced := l.replaced.Next()
 		l.fileMu.RLock()

@@ -82,7 +82,7 @@ func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
 		if n.unsaved {
 			hs = n.hard
 		}
-		err := n.wal.Save(hs, rd.Entries, rd.MustSync)
+		err := n.save(hs, rd.Entries, rd.MustSync)
 		n.unsaved = n.unsaved && err != nil
 		return err
 	})
@@ -116,10 +116,13 @@ func (n *node) untilRoom(ctx context.Context, fn func() error) error {
 		select {
 		case <-time.After(roomAgain):
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
 		}
 	}
 }
+
+// errImpatient says that a server which is stopping has not waited until there is room on a disk.
+var errImpatient = errors.New("the server stops, and there is no room on its disk")
 
 // applyAll gives committed entries to the state machine.
 func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
