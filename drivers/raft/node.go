@@ -259,7 +259,13 @@ func (n *node) append(after drivers.End, batch *drivers.Batch) error {
 	}
 	data := encodeCommand(after, batch)
 	id, answer := batch.ID, make(chan error, 1)
+	term := batch.Term
 	propose := func() {
+		// Only here it is certain that the lead was not lost and won again since the author has looked.
+		if term != 0 && term != n.rn.BasicStatus().GetTerm() {
+			answer <- n.notLeading()
+			return
+		}
 		n.waiters[id] = answer
 		if err := n.rn.Propose(data); err != nil {
 			delete(n.waiters, id)
