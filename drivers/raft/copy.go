@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -78,13 +79,33 @@ func (c *copies) forget() {
 	}
 }
 
-// ServeCopy gives a copy of the database as the file has it now to fn, for a member. Scrubs wait meanwhile; all else goes on.
+// errStalled breaks off a copy that stands still.
+var errStalled = errors.New("nothing of it has come through for too long")
+
+// ServeCopy gives a copy of the database as the file has it now to fn, for a member. Scrubs wait meanwhile; all else goes on. If a part is not taken
+// within Options.CopyTimeout it is broken off, and fn may still be in that call when ServeCopy returns.
 func (l *Log) ServeCopy(ctx context.Context, id uint64, fn func(Part) error) error {
-	defer l.copies.begin(id)()
-	if err := l.copying.Acquire(ctx, 1); err != nil {
+	release, err := l.share(ctx)
+	if err != nil {
 		return err
 	}
-	defer l.copying.Release(1)
+	defer release()
+	defer l.copies.begin(id)()
+	return l.serveCopy(ctx, func(p Part) error {
+		taken := make(chan error, 1)
+		go func() { taken <- fn(p) }()
+		stalled := time.NewTimer(l.opts.CopyTimeout)
+		defer stalled.Stop()
+		select {
+		case err := <-taken:
+			return err
+		case <-stalled.C:
+			return errStalled
+		}
+	})
+}
+
+func (l *Log) serveCopy(ctx context.Context, fn func(Part) error) error {
 	var s Stand
 	var epoch uint64
 	err := l.withFile(ctx, func(_ context.Context, f *sqlite.Log) error {
@@ -254,7 +275,14 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raf
 	}
 	var stand *Stand
 	whole := false
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(l.opts.CopyTimeout, func() { cancel(errStalled) })
+	defer stalled.Stop()
 	err = net.Copy(ctx, from, func(p Part) error {
+		// The time that this member itself takes for it does not count.
+		stalled.Stop()
+		defer stalled.Reset(l.opts.CopyTimeout)
 		switch {
 		case p.Stand != nil:
 			if stand = p.Stand; !stand.covers(snap) {
@@ -267,6 +295,9 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raf
 		}
 		return nil
 	})
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		err = fmt.Errorf("%w: %w", errStalled, err)
+	}
 	if err == nil && (stand == nil || !whole) {
 		err = errors.New("it has no end")
 	}

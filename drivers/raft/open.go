@@ -37,6 +37,8 @@ type Options struct {
 	SnapshotCount, CatchUpEntries uint64
 	// Timeout is how long a question to the others may take. Default: 7 s.
 	Timeout time.Duration
+	// CopyTimeout is how long a copy of the database may stand still on its way before it is broken off. Default: 30 s.
+	CopyTimeout time.Duration
 	// Logger gets what operators should know. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -47,6 +49,7 @@ func (o Options) withDefaults() Options {
 	o.SnapshotCount = cmp.Or(o.SnapshotCount, 10_000)
 	o.CatchUpEntries = cmp.Or(o.CatchUpEntries, 5_000)
 	o.Timeout = cmp.Or(o.Timeout, 7*time.Second)
+	o.CopyTimeout = cmp.Or(o.CopyTimeout, 30*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.Database.Logger = cmp.Or(o.Database.Logger, o.Logger)
 	return o

@@ -240,10 +240,13 @@ func (c *cluster) await(leader *Log, id uint64, so func(Progress) bool) {
 // held has the first copy wait: begun is closed when it begins, and it goes on when hold is closed. It counts the copies.
 func (c *cluster) held() (begun, hold chan struct{}, copies *atomic.Int64) {
 	begun, hold, copies = make(chan struct{}), make(chan struct{}), new(atomic.Int64)
-	c.fabric.copying = func() {
+	c.fabric.copying = func(ctx context.Context) {
 		if copies.Add(1) == 1 {
 			close(begun)
-			<-hold
+			select {
+			case <-hold:
+			case <-ctx.Done():
+			}
 		}
 	}
 	return begun, hold, copies
@@ -351,6 +354,66 @@ func TestCopyBesideAnother(t *testing.T) {
 	c.same(id, 4, c.put(100))
 	if !lost.Load() {
 		t.Error("nothing was lost")
+	}
+}
+
+// TestCopyFromAHungSource: a copy of which nothing comes is broken off, and another member's is fetched.
+func TestCopyFromAHungSource(t *testing.T) {
+	c := newCluster(t)
+	c.copyTimeout = 500 * time.Millisecond
+	begun, hold, copies := c.held()
+	defer close(hold)
+	c.found(3)
+	id, behind := c.behind(begun)
+	next := 6 - id - behind
+	if err := c.log(id).Transfer(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	c.same(next, behind, c.put(10))
+	if n := copies.Load(); n < 2 {
+		t.Errorf("%d copies were made", n)
+	}
+}
+
+// TestCopyToAHungMember: a copy of which nothing is taken is broken off. A scrub that waits for it keeps nobody else from the file.
+func TestCopyToAHungMember(t *testing.T) {
+	c := newCluster(t)
+	c.copyTimeout = time.Second
+	c.found(1)
+	c.put(10)
+	c.put(10)
+	_, l := c.leader(0)
+	if err := l.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hung, scrubbed := make(chan error, 1), make(chan error, 1)
+	begun, hold := make(chan struct{}), make(chan struct{})
+	defer close(hold)
+	go func() {
+		hung <- l.ServeCopy(t.Context(), 2, func(Part) error {
+			close(begun)
+			<-hold
+			return nil
+		})
+	}()
+	<-begun
+	go func() { scrubbed <- l.Scrub(t.Context(), []int64{1}) }()
+	for range 10 { // of which the scrub comes before some
+		if err := l.ServeCopy(t.Context(), 3, func(Part) error { return nil }); err != nil {
+			t.Errorf("another member's copy: %v", err)
+		}
+		if _, err := l.Load(t.Context(), func([]drivers.Entry) error { return nil }); err != nil {
+			t.Errorf("loading: %v", err)
+		}
+	}
+	if err := <-hung; !errors.Is(err, errStalled) {
+		t.Errorf("the copy that stands still: %v", err)
+	}
+	if err := <-scrubbed; err != nil {
+		t.Errorf("the scrub: %v", err)
+	}
+	if l.copies.fetches(2) {
+		t.Error("it counts as fetched")
 	}
 }
 
