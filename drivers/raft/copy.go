@@ -249,7 +249,7 @@ func (n *node) giveCopy() {
 		return
 	}
 	now := n.rn.BasicStatus()
-	if f.snap.GetMetadata().GetIndex() > now.GetCommit() {
+	if f.snap.GetMetadata().GetIndex() > now.GetCommit() && n.log.goesOn(f.stand) == nil {
 		if now.Lead == raft.None || now.Lead == n.id {
 			return
 		}
@@ -265,6 +265,15 @@ func (n *node) dropCopy() {
 	if n.fetched != nil && n.fetched.given {
 		n.fetched = nil
 	}
+}
+
+// goesOn refuses a copy that ends before what this member has. That is ahead of its Raft log if it was killed when it had a copy and not yet the Raft log for it, and
+// another member's file, which is behind what is agreed on, may not be that far.
+func (l *Log) goesOn(stand *Stand) error {
+	if end, _ := l.tail.ends(); stand.End.Position < end.Position {
+		return fmt.Errorf("it ends at %d, and this member has the log up to %d", stand.End.Position, end.Position)
+	}
+	return nil
 }
 
 // fetchCopy makes a whole copy, durable, beside the database, of one that covers a marker.
@@ -288,6 +297,7 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raf
 			if stand = p.Stand; !stand.covers(snap) {
 				return fmt.Errorf("it ends at %d and is not one of what entry %d of Raft's log stands for", stand.End.Position, snap.GetMetadata().GetIndex())
 			}
+			return l.goesOn(stand)
 		case p.Last:
 			whole = true
 		default:

@@ -85,6 +85,31 @@ func TestInstallWithEntries(t *testing.T) {
 	}
 }
 
+// TestCopyOfAnEarlierState: a copy that ends before the member's own log, though not before the marker, is neither fetched nor installed.
+func TestCopyOfAnEarlierState(t *testing.T) {
+	c, n, snap := joining(t)
+	end := c.log(1).Known().End
+	ahead := drivers.End{Position: end.Position + 1, Batch: drivers.BatchID{1}}
+	if err := n.do(t.Context(), func() {
+		n.log.tail.reset(ahead, 0)
+		_, mark := c.log(1).fileEnd()
+		n.fetched = &fetched{snap: snap, stand: &Stand{End: end, Mark: mark}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for kept := true; kept; {
+		if err := n.do(t.Context(), func() { kept = n.fetched != nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := n.log.Known().End; got != ahead {
+		t.Errorf("it ends at %v, want %v", got, ahead)
+	}
+	if _, err := n.log.fetchCopy(t.Context(), n.net, 1, snap); err == nil {
+		t.Error("it is fetched")
+	}
+}
+
 // replacedBySame has it look as if a newer copy came in the file's place. The file must not be in use, but by who calls.
 func (l *Log) replacedBySame() {
 	l.fileEnds()
