@@ -194,10 +194,13 @@ func (n *node) cut() {
 }
 
 // mark sets the marker to what the file has, if the configuration as of then is known: it is the one of now, or none has come since. It gives
-// the marker's index, 0 if there is no new one.
+// the marker's index, 0 if there is no new one. A file that is ahead, after a start or as a copy, says nothing of where the log stood at an entry that is passed over.
 func (n *node) mark() (uint64, error) {
 	end, mark := n.log.fileEnd()
 	entry, hash := decodeMark(mark)
+	if entry.index > n.applied.Load() {
+		return 0, nil
+	}
 	if n.log.tail.pending() == 0 {
 		// The file has all that was applied.
 		term, err := n.wal.Term(n.applied.Load())

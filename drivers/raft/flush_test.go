@@ -55,6 +55,30 @@ func TestFlushAfterDoubt(t *testing.T) {
 	}
 }
 
+// TestNoMarkerOfAFileAhead: while the state machine passes over what the file has, no marker says of an earlier entry that the log stood there.
+func TestNoMarkerOfAFileAhead(t *testing.T) {
+	c := newCluster(t)
+	c.found(1)
+	c.put(10)
+	c.put(10)
+	_, l := c.leader(0)
+	if err := l.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := l.node.Load()
+	if err := n.do(t.Context(), func() {
+		at := n.applied.Load()
+		for _, test := range []struct{ applied, marked uint64 }{{at - 1, 0}, {at, at}} {
+			n.applied.Store(test.applied)
+			if marked, err := n.mark(); err != nil || marked != test.marked {
+				t.Errorf("the file is at %d and the state machine at %d: a marker at %d, %v", at, test.applied, marked, err)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestStopWithoutRoom: a leader with a full disk can be stopped. The append in hand is uncertain, and there after another start or not at all.
 func TestStopWithoutRoom(t *testing.T) {
 	const raftLog, database = "for the Raft log", "for the database"
