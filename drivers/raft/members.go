@@ -97,9 +97,10 @@ func (l *Log) Clustered() (Identity, bool) {
 // Leader gives the leader that is known, 0 if none is, and the term; leading tells whether it is this server. The channel is closed when any
 // of it changes. A server that is alone leads itself, as member 0.
 func (l *Log) Leader() (leader, term uint64, leading bool, changed <-chan struct{}) {
+	grown := l.grown.Next() // first, so that it is closed by whatever comes after the look
 	n := l.node.Load()
 	if n == nil {
-		return 0, 0, true, l.grown.Next()
+		return 0, 0, true, grown
 	}
 	changed = n.changed.Next()
 	return n.lead.Load(), n.term.Load(), n.leading.Load(), changed
