@@ -166,8 +166,10 @@ type fetched struct {
 	snap *raftpb.Snapshot
 	// later is the newest marker that was offered while it was on its way.
 	later *raftpb.Snapshot
-	// given is set when Raft was told of it, or needs it no more.
-	given bool
+	// given is set when Raft was told of it, or needs it no more, and installed when it has taken the database's place.
+	given, installed bool
+	// dropped is set while it is removed from the disk.
+	dropped bool
 }
 
 // offer takes note of another marker that a leader has.
@@ -245,7 +247,7 @@ func (n *node) fetch(from uint64, snap *raftpb.Snapshot) {
 // giveCopy has Raft install the copy that was fetched, as a snapshot of whoever leads now. While nobody is known to, it waits.
 func (n *node) giveCopy() {
 	f := n.fetched
-	if f == nil || f.stand == nil {
+	if f == nil || f.stand == nil || f.given {
 		return
 	}
 	now := n.rn.BasicStatus()
@@ -262,8 +264,24 @@ func (n *node) giveCopy() {
 
 // dropCopy lets another copy take the place of one that was installed or passed over.
 func (n *node) dropCopy() {
-	if n.fetched != nil && n.fetched.given {
+	f := n.fetched
+	switch {
+	case f == nil, !f.given, f.dropped:
+	case f.installed:
 		n.fetched = nil
+	default:
+		f.dropped = true
+		n.log.background.Go(func() {
+			n.log.removeCopy()
+			_ = n.do(n.log.ctx, func() { n.fetched = nil })
+		})
+	}
+}
+
+// removeCopy removes a copy that is not used. It may be large.
+func (l *Log) removeCopy() {
+	if err := sqlite.RemoveCopy(l.opts.Database.Path + copySuffix); err != nil {
+		l.logger.Warn("a copy of another member's database, which is of no use any more, is still there", "error", err)
 	}
 }
 
@@ -330,6 +348,9 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 			return fmt.Errorf("install a copy of the database: %w", err)
 		}
 		n.placed = m.GetIndex()
+		if n.fetched != nil {
+			n.fetched.installed = true
+		}
 	}
 	// Entries after it may have come along, agreed on already.
 	hard := n.hard

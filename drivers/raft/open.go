@@ -106,6 +106,9 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		return nil, err
 	}
 	l.fileCtx, l.fileEnds = context.WithCancel(l.ctx)
+	if !o.Database.ReadOnly {
+		l.removeCopy() // of before, if it was killed or stopped then
+	}
 	return l, nil
 }
 

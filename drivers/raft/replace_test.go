@@ -110,6 +110,40 @@ func TestCopyOfAnEarlierState(t *testing.T) {
 	}
 }
 
+// TestCopyIsRemoved: a copy that is of no use does not stay on the disk, nor does one that a start finds.
+func TestCopyIsRemoved(t *testing.T) {
+	c, n, snap := joining(t)
+	path := n.log.opts.Database.Path + copySuffix
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mark := c.log(1).fileEnd()
+	if err := n.do(t.Context(), func() {
+		// What it has is ahead of the copy.
+		n.log.tail.reset(drivers.End{Position: c.log(1).Known().End.Position + 1}, 0)
+		n.fetched = &fetched{snap: snap, stand: &Stand{End: c.log(1).Known().End, Mark: mark}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for kept := true; kept; {
+		if err := n.do(t.Context(), func() { kept = n.fetched != nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("passed over, it is there: %v", err)
+	}
+	c.close(2)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.open(2)
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after a start, it is there: %v", err)
+	}
+}
+
 // replacedBySame has it look as if a newer copy came in the file's place. The file must not be in use, but by who calls.
 func (l *Log) replacedBySame() {
 	l.fileEnds()
