@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -40,7 +41,7 @@ func (l *Log) flusher(ctx context.Context, n *node) error {
 		}
 		l.gather(ctx)
 		err := l.flush(context.WithoutCancel(ctx))
-		l.noted(err)
+		l.noted(&l.database, err)
 		switch {
 		case err == nil:
 			l.cutWAL(n)
@@ -150,21 +151,37 @@ func (l *Log) hasten() {
 	}
 }
 
-// noted remembers what keeps this server from writing to its disk, or that nothing does. Who follows Leader hears of it: a leader that
+// disk is where one of the two logs is kept. They may be of different file systems, and each is found out about by another goroutine.
+type disk struct {
+	has     string
+	failure atomic.Pointer[error] // what keeps this server from writing to it
+}
+
+// noted remembers what keeps this server from writing to a disk, or that nothing does. Who follows Leader hears of it: a leader that
 // cannot write refuses to append, and another member should lead.
-func (l *Log) noted(err error) {
-	old := l.unwritable.Load()
+func (l *Log) noted(d *disk, err error) {
+	old := d.failure.Load()
 	switch {
 	case err != nil:
-		if l.unwritable.Swap(&err) == nil {
-			l.logger.Error("the disk cannot be written, trying again", "error", err)
+		if d.failure.Swap(&err) == nil {
+			l.logger.Error("a disk cannot be written, trying again", "has", d.has, "error", err)
 			if n := l.node.Load(); n != nil {
 				n.changed.All()
 			}
 		}
-	case old != nil && l.unwritable.CompareAndSwap(old, nil):
-		l.logger.Info("the disk can be written again")
+	case old != nil && d.failure.CompareAndSwap(old, nil):
+		l.logger.Info("the disk can be written again", "has", d.has)
 	}
+}
+
+// unwritable says why a disk cannot be written, if one cannot.
+func (l *Log) unwritable() error {
+	for _, d := range []*disk{&l.raftLog, &l.database} {
+		if p := d.failure.Load(); p != nil {
+			return *p
+		}
+	}
+	return nil
 }
 
 // cutWAL asks for a new marker, and for the Raft log before it to go, once it is long enough.

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -122,6 +123,44 @@ func TestStopWithoutRoom(t *testing.T) {
 				t.Errorf("it ends at %v: %v", b.End, err)
 			}
 		})
+	}
+}
+
+// TestTwoDisks: that the database can be written does not hide that the Raft log cannot.
+func TestTwoDisks(t *testing.T) {
+	c := newCluster(t)
+	c.found(1)
+	end := c.put(10)
+	_, l := c.leader(0)
+	n := l.node.Load()
+	var room atomic.Bool
+	if err := n.do(t.Context(), func() {
+		n.save = func(hs *raftpb.HardState, entries []*raftpb.Entry, sync bool) error {
+			if !room.Load() {
+				return drivers.ErrNoSpace
+			}
+			return n.wal.Save(hs, entries, sync)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	appended := make(chan error, 1)
+	go func() { appended <- l.Append(t.Context(), end, newBatch(1, 10)) }()
+	for _, _, _, changed := l.Leader(); l.Failure() == nil; _, _, _, changed = l.Leader() {
+		<-changed
+	}
+	for _, database := range []error{nil, errSeen, nil} {
+		l.noted(&l.database, database)
+		if err := l.Failure(); !errors.Is(err, drivers.ErrNoSpace) {
+			t.Errorf("%v", err)
+		}
+	}
+	room.Store(true)
+	if err := <-appended; err != nil {
+		t.Error(err)
+	}
+	if err := l.Failure(); err != nil {
+		t.Errorf("there is room again: %v", err)
 	}
 }
 

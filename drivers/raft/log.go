@@ -46,11 +46,12 @@ type Log struct {
 	replaced wake.Signal
 	epoch    atomic.Uint64 // how often it was replaced
 
-	flushing   sync.Mutex          // held while the tail goes to the file
-	copying    *semaphore.Weighted // held shared by copies of the file, as a whole by scrubs: see share and alone
-	freed      wake.Signal         // somebody holds copying no more
-	hurry      chan struct{}
-	unwritable atomic.Pointer[error]
+	flushing sync.Mutex          // held while the tail goes to the file
+	copying  *semaphore.Weighted // held shared by copies of the file, as a whole by scrubs: see share and alone
+	freed    wake.Signal         // somebody holds copying no more
+	hurry    chan struct{}
+	// raftLog and database are the disks of the two logs.
+	raftLog, database disk
 	// unresolved is set while the outcome of an append is not known.
 	unresolved atomic.Bool
 	copies     copies
@@ -167,8 +168,8 @@ func (l *Log) append(ctx context.Context, after drivers.End, batch *drivers.Batc
 	if end, _ := l.tail.ends(); end != after {
 		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, end.Position)
 	}
-	if p := l.unwritable.Load(); p != nil {
-		return fmt.Errorf("append after %d: %w", after.Position, *p)
+	if err := l.unwritable(); err != nil {
+		return fmt.Errorf("append after %d: %w", after.Position, err)
 	}
 	if err := n.append(after, batch); err != nil {
 		return fmt.Errorf("append after %d: %w", after.Position, err)

@@ -195,17 +195,14 @@ func (l *Log) Follows(want []Member) bool {
 	return n != nil && nextChange(n.conf.Load(), n.id, want) == nil
 }
 
-// Failure tells what keeps this server from its disk, or ended its part in the consensus.
+// Failure tells what keeps this server from a disk of its own, or ended its part in the consensus.
 func (l *Log) Failure() error {
 	if n := l.node.Load(); n != nil {
 		if p := n.failure.Load(); p != nil {
 			return *p
 		}
 	}
-	if p := l.unwritable.Load(); p != nil {
-		return *p
-	}
-	return nil
+	return l.unwritable()
 }
 
 // Configure brings the configuration to these members, one change after the other, and returns when it is applied here. The leader alone can:

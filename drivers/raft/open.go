@@ -98,6 +98,7 @@ func beginning(voters []uint64, end drivers.End, chain uint64) *raftpb.Snapshot 
 func Open(ctx context.Context, o Options) (*Log, error) {
 	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
+	l.raftLog.has, l.database.has = "the Raft log", "the database"
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
 	l.patience, l.lose = context.WithCancel(l.ctx)
 	l.copies.init()

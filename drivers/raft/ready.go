@@ -100,18 +100,13 @@ func (n *node) saveLast() error {
 const roomAgain = 500 * time.Millisecond
 
 func (n *node) untilRoom(ctx context.Context, fn func() error) error {
-	for full := false; ; full = true {
+	for {
 		err := fn()
-		if !errors.Is(err, drivers.ErrNoSpace) {
-			if full && err == nil {
-				n.logger.Info("there is room again for the Raft log")
-				n.log.noted(nil)
-			}
-			return err
+		if err == nil || errors.Is(err, drivers.ErrNoSpace) {
+			n.log.noted(&n.log.raftLog, err)
 		}
-		if !full {
-			n.logger.Error("the Raft log cannot be written, trying again", "error", err)
-			n.log.noted(err)
+		if !errors.Is(err, drivers.ErrNoSpace) {
+			return err
 		}
 		select {
 		case <-time.After(roomAgain):
