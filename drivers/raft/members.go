@@ -369,9 +369,16 @@ func (l *Log) Unreachable(id uint64) {
 	}
 }
 
-// SnapshotLost says that another member may not have heard that it needs a copy of the database.
+// SnapshotLost says that another member may not have heard that it needs a copy of the database. One that fetches one here has: what it will need after that is kept
+// for it only as long as it counts as waiting.
 func (l *Log) SnapshotLost(id uint64) {
-	if n := l.node.Load(); n != nil {
-		n.post(func() { n.rn.ReportSnapshot(id, raft.SnapshotFailure) })
+	n := l.node.Load()
+	if n == nil {
+		return
 	}
+	n.post(func() {
+		if !l.copies.fetches(id) {
+			n.rn.ReportSnapshot(id, raft.SnapshotFailure)
+		}
+	})
 }

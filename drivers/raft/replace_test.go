@@ -368,6 +368,26 @@ func TestCopyOutlivesLead(t *testing.T) {
 	}
 }
 
+// TestSnapshotLostWhileFetched: a connection that breaks while a member fetches a copy does not make the copy useless.
+func TestSnapshotLostWhileFetched(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	c.found(3)
+	id, behind := c.behind(begun)
+	l := c.log(id)
+	var end drivers.End
+	for range 3 {
+		c.await(l, behind, func(p Progress) bool { return p.Copying })
+		end = c.fill(l)
+		l.SnapshotLost(behind)
+	}
+	close(hold)
+	c.same(id, behind, end)
+	if n := copies.Load(); n != 1 {
+		t.Errorf("%d copies were made", n)
+	}
+}
+
 // TestCopyWithoutLead: a copy that is whole while nobody leads waits for who will.
 func TestCopyWithoutLead(t *testing.T) {
 	c := newCluster(t)
