@@ -211,7 +211,7 @@ func (s *Stand) covers(snap *raftpb.Snapshot) bool {
 }
 
 // offered hears from a leader that this member is too far behind to get the log. It fetches a copy of that leader's database, unless one is there or on its
-// way. The leader asks again.
+// way, or the leader may not have heard of the last one. The leader asks again.
 func (n *node) offered(m *raftpb.Message) {
 	snap, now := m.GetSnapshot(), n.rn.BasicStatus()
 	switch {
@@ -219,9 +219,25 @@ func (n *node) offered(m *raftpb.Message) {
 		n.pass(m) // Raft knows what to answer
 	case n.fetched != nil:
 		n.fetched.offer(snap)
+	case n.begins > 0 && n.begins == now.GetCommit():
+		n.answer(m)
 	default:
 		n.fetch(m.GetFrom(), snap)
 	}
+}
+
+// answer tells a leader what this member's Raft log begins with, since that it was installed may have been lost on the way. It does so once: if that is not enough for the leader, the
+// next offer is taken.
+func (n *node) answer(m *raftpb.Message) {
+	n.begins = 0
+	own, err := n.wal.Snapshot()
+	if err != nil {
+		return
+	}
+	// Raft has it already, and says so.
+	n.pass(&raftpb.Message{
+		Type: raftpb.MsgSnap.Enum(), From: new(m.GetFrom()), To: new(n.id), Term: new(m.GetTerm()), Snapshot: own,
+	})
 }
 
 // fetch begins to make a copy of the database of a member that has a marker.
@@ -360,7 +376,7 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 	if err := n.wal.Install(hard, snap); err != nil {
 		return fmt.Errorf("install a copy of the database: %w", err)
 	}
-	n.placed, n.unsaved = 0, hard != n.hard
+	n.placed, n.unsaved, n.begins = 0, hard != n.hard, m.GetIndex()
 	n.setConf(m.GetConfState(), m.GetIndex())
 	n.member = n.member || isMember(n.conf.Load(), n.id)
 	n.applied.Store(m.GetIndex())

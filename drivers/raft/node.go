@@ -67,6 +67,9 @@ type node struct {
 	fetched *fetched
 	// placed is the index of the snapshot whose copy has taken the file's place, and that the Raft log does not have yet.
 	placed uint64
+	// begins is the index of the marker that the Raft log began with when it was opened, or a copy was installed. If nothing is agreed on after it, as far as this
+	// member knows, the leader may not know that it has it. 0 once that was told again.
+	begins uint64
 }
 
 // maxMessage bounds the bytes of entries in one message to another member, the other two the messages on the way to it. A larger entry goes alone.
@@ -96,6 +99,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n.setConf(conf, snap.GetMetadata().GetIndex())
 	n.member = isMember(conf, n.id)
 	n.hard = hs
+	n.begins = snap.GetMetadata().GetIndex()
 	n.applied.Store(snap.GetMetadata().GetIndex())
 	n.term.Store(hs.GetTerm())
 	n.rn, err = raft.NewRawNode(&raft.Config{

@@ -388,6 +388,26 @@ func TestSnapshotLostWhileFetched(t *testing.T) {
 	}
 }
 
+// TestAnswerLost: that a copy was installed does not come through to the leader. It is told when it offers another one, and that is not made.
+func TestAnswerLost(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	var who, lost atomic.Uint64
+	c.fabric.loses = func(m *raftpb.Message) bool {
+		return m.GetFrom() == who.Load() && m.GetType() == raftpb.MsgAppResp && !m.GetReject() && lost.CompareAndSwap(0, m.GetIndex())
+	}
+	c.found(3)
+	id, behind := c.behind(begun)
+	c.fill(c.log(id))
+	end := c.fill(c.log(id))
+	who.Store(behind)
+	close(hold)
+	c.same(id, behind, end)
+	if n := copies.Load(); n != 1 || lost.Load() == 0 {
+		t.Errorf("%d copies were made, and the answer %d was lost", n, lost.Load())
+	}
+}
+
 // TestCopyWithoutLead: a copy that is whole while nobody leads waits for who will.
 func TestCopyWithoutLead(t *testing.T) {
 	c := newCluster(t)
