@@ -248,7 +248,7 @@ func (n *node) keepFrom(marked uint64) uint64 {
 	if n.state == raft.StateLeader && size <= tooLarge*walBytes {
 		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 			switch {
-			case !pr.RecentActive:
+			case !n.active(id):
 			case pr.State == tracker.StateSnapshot && !n.log.copies.begun(id):
 				// It may be fetching one of whoever led before, and need the log from an earlier marker on.
 				index = 0

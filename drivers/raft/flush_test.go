@@ -5,7 +5,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -77,6 +79,51 @@ func TestNoMarkerOfAFileAhead(t *testing.T) {
 		}
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestKeptForActive: what an active member that is behind lacks is kept for it, also at the moment at which Raft begins to count anew who is active.
+func TestKeptForActive(t *testing.T) {
+	c := newCluster(t)
+	var behind atomic.Uint64
+	c.fabric.loses = func(m *raftpb.Message) bool { return m.GetType() == raftpb.MsgApp && m.GetTo() == behind.Load() }
+	c.found(3)
+	c.put(10)
+	id, l := c.leader(0)
+	behind.Store(id%3 + 1)
+	for range 30 {
+		c.put(10)
+	}
+	n := l.node.Load()
+	progress := func() (match uint64, active bool) {
+		active = true
+		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+			if id == behind.Load() {
+				match = pr.Match
+			}
+			active = active && pr.RecentActive
+		})
+		return match, active
+	}
+	for tried := false; !tried; {
+		if err := n.do(t.Context(), func() {
+			if _, tried = progress(); !tried {
+				return
+			}
+			for {
+				n.tick()
+				match, active := progress()
+				if active {
+					continue
+				}
+				if from := n.keepFrom(n.applied.Load()); from > match {
+					t.Errorf("the Raft log would go up to %d, and the member has it up to %d", from, match)
+				}
+				return
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ type Member struct {
 type Progress struct {
 	// Match is the index up to which its Raft log is known to be the leader's.
 	Match uint64
-	// Active: it was heard of during the last election timeout.
+	// Active: it was heard of of late, or this member leads for no longer than an election timeout.
 	Active bool
 	// Copying: it needs a copy of the database.
 	Copying bool
@@ -62,11 +62,29 @@ func (n *node) status() Status {
 	s.Learner = slices.Contains(s.Members, Member{n.id, true})
 	if n.state == raft.StateLeader {
 		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-			s.Progress[id] = Progress{Match: pr.Match, Active: pr.RecentActive || id == n.id, Copying: pr.State == tracker.StateSnapshot}
+			s.Progress[id] = Progress{Match: pr.Match, Active: n.active(id), Copying: pr.State == tracker.StateSnapshot}
 		})
 	}
 	return s
 }
+
+// listen counts for how long members are silent. Raft's own note of who is active does not do: every election timeout it begins anew with nobody.
+func (n *node) listen() {
+	if n.state != raft.StateLeader {
+		clear(n.silent)
+		return
+	}
+	n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if pr.RecentActive || id == n.id {
+			n.silent[id] = 0
+			return
+		}
+		n.silent[id]++
+	})
+}
+
+// active tells whether another member, or this one, was heard of of late.
+func (n *node) active(id uint64) bool { return n.silent[id] < n.log.opts.electionTicks() }
 
 // members gives a configuration's members by id.
 func members(conf *raftpb.ConfState) []Member {

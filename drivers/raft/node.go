@@ -47,6 +47,8 @@ type node struct {
 	confIndex uint64
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
 	stuck map[uint64]int
+	// silent counts the ticks for which a leader has not heard of a member, beginning when Raft says so for the first time.
+	silent map[uint64]int
 	// hard is Raft's hard state; unsaved is set while its commit index is newer than on disk.
 	hard    *raftpb.HardState
 	unsaved bool
@@ -86,7 +88,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n := &node{
 		log: l, logger: l.logger, id: w.Identity().Member, wal: w, save: w.Save, net: net,
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
-		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
+		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int), silent: make(map[uint64]int),
 	}
 	snap, err := w.Snapshot()
 	if err != nil {
@@ -104,7 +106,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n.term.Store(hs.GetTerm())
 	n.rn, err = raft.NewRawNode(&raft.Config{
 		ID: n.id, Storage: storage{w, n}, Logger: raftLogger{n.logger},
-		ElectionTick: max(int(l.opts.ElectionTimeout/l.opts.HeartbeatInterval), 2), HeartbeatTick: 1,
+		ElectionTick: l.opts.electionTicks(), HeartbeatTick: 1,
 		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight, MaxInflightBytes: maxInflightBytes,
 		CheckQuorum: true, PreVote: l.opts.PreVote, ReadOnlyOption: raft.ReadOnlySafe,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
@@ -178,6 +180,7 @@ func (n *node) pass(m *raftpb.Message) {
 }
 
 func (n *node) tick() {
+	n.listen()
 	n.rn.Tick()
 	n.reads.tick(n)
 	n.unstick()

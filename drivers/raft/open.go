@@ -55,6 +55,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// electionTicks is ElectionTimeout in heartbeats.
+func (o Options) electionTicks() int { return max(int(o.ElectionTimeout/o.HeartbeatInterval), 2) }
+
 func (o Options) wal() wal.Options {
 	return wal.Options{Dir: o.Dir, CacheBytes: 2 << 20, Logger: o.Logger}
 }
