@@ -273,7 +273,7 @@ func TestTransfer(t *testing.T) {
 	if err := l.Resign(t.Context(), func(uint64) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
-	id, l = c.leader(0)
+	id, _ = c.leader(0)
 	if id == to {
 		t.Fatalf("%d still leads", id)
 	}
