@@ -52,7 +52,7 @@ type cluster struct {
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
 	forgotten chan struct{}      // closed when --force-new-cluster is done
-	yielded   time.Time          // when this member handed over the lead since it cannot write, last; of run
+	patience  patience           // of run
 }
 
 // raftDir is the directory of the Raft log, which is there if the server is a member of a cluster.

@@ -291,6 +291,42 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
+// TestHandOn: handed on by each that has it, the lead comes to all voters that are fit before it comes back, and passes over who does not take it.
+func TestHandOn(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	all := func(uint64) bool { return true }
+	first, l := c.leader(0)
+	id := first
+	for range 3 {
+		if err := l.HandOn(t.Context(), all); err != nil {
+			t.Fatal(err)
+		}
+		next := id%3 + 1
+		if id, l = c.leader(id); id != next {
+			t.Fatalf("%d leads, want %d", id, next)
+		}
+	}
+	if id != first {
+		t.Errorf("%d leads, want %d", id, first)
+	}
+	after, before := id%3+1, (id+1)%3+1
+	if err := l.HandOn(t.Context(), func(id uint64) bool { return id != after }); err != nil {
+		t.Fatal(err)
+	}
+	if id, l = c.leader(id); id != before {
+		t.Fatalf("%d leads, want %d: the other one is not fit", id, before)
+	}
+	gone, left := id%3+1, (id+1)%3+1
+	c.close(gone)
+	if err := l.HandOn(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ = c.leader(id); id != left {
+		t.Errorf("%d leads, want %d: the other one is not there", id, left)
+	}
+}
+
 // shrink has a leader leave, and gives the next one, when that has it so.
 func (c *cluster) shrink(id uint64, rest []Member) (next uint64) {
 	c.t.Helper()
