@@ -192,6 +192,44 @@ func TestRemoveLeader(t *testing.T) {
 	}
 }
 
+// TestForceOther: who was removed from a cluster of two and has lost its Raft log has a database with one member, which is the other one. It is not told to become that, and
+// does not.
+func TestForceOther(t *testing.T) {
+	m := newMembers(t, 2)
+	nodes, stops := m.start(t)
+	m.remove(t, nodes)
+	stops[0]()
+	stops[1]()
+	if err := os.RemoveAll(filepath.Join(m.dir[0], "member", "raft")); err != nil {
+		t.Fatal(err)
+	}
+	for _, extra := range [][]string{nil, {"--force-new-cluster"}} {
+		n, err := m.open(t, 0, config.ClusterStateNew, extra...)
+		if !errors.Is(err, errNoRaft) {
+			t.Errorf("%v: %v", extra, err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
+}
+
+// remove removes the first of two members, and returns when it knows.
+func (m members) remove(t *testing.T, nodes []*Node) {
+	t.Helper()
+	id, _ := nodes[0].clustered()
+	until(t, func() bool {
+		for _, n := range nodes {
+			if n.leads() {
+				_, _ = n.cluster.Change(t.Context(), &mvcc.RemoveMember{ID: id.Member})
+			}
+		}
+		return nodes[1].store.Index().Removed(id.Member)
+	})
+	until(t, func() bool { return nodes[0].store.Index().Removed(id.Member) })
+	<-nodes[0].cluster.log.Removed()
+}
+
 // TestRemovedVotes: of three members one is removed, another one is down, and the two that are left are started again before Raft's configuration follows. The vote of the
 // one that was removed is needed for that, so it must be found where the log says that it was.
 func TestRemovedVotes(t *testing.T) {
