@@ -104,7 +104,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	clustered, err := raft.Clustered(o.Dir)
 	if err == nil && clustered && n.opts.ForceNewCluster {
-		err = c.log.ForceNew(ctx)
+		err = advise(c.log.ForceNew(ctx))
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.log.Close())
@@ -123,7 +123,8 @@ func (c *cluster) start(ctx context.Context) error {
 	if !clustered {
 		switch err := c.lacksRaft(ix); {
 		case err == nil:
-			return nil // it is alone
+			close(c.forgotten) // it is alone, and has nobody to forget; if it grows, those are added
+			return nil
 		case !c.node.opts.ForceNewCluster:
 			return err
 		default:
@@ -138,6 +139,10 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 	}
 	err = c.log.Start(func(id raft.Identity) (raft.Network, error) {
+		if c.node.opts.ForceNewCluster && ix.Removed(id.Member) {
+			// The log says so first, and Raft's configuration follows.
+			return nil, fmt.Errorf("member %x: %w", id.Member, raft.ErrRemoved)
+		}
 		net, err := c.network(id)
 		if err == nil {
 			c.told(ix)
@@ -145,15 +150,20 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 		return net, err
 	})
-	switch {
-	case errors.Is(err, raft.ErrRemoved):
-		return fmt.Errorf("%w: its data directory is of no use any more: to have this server in the cluster again, add a member (etcdctl member add) and start it with an empty one", err)
-	case err != nil:
-		return err
+	if err != nil {
+		return advise(err)
 	}
 	c.alarmed(ix)
 	c.growOnce.Do(func() { close(c.grown) })
 	return nil
+}
+
+// advise adds to the error of a member that was removed what can be done.
+func advise(err error) error {
+	if errors.Is(err, raft.ErrRemoved) {
+		return fmt.Errorf("%w: its data directory is of no use any more: to have this server in the cluster again, add a member (etcdctl member add) and start it with an empty one", err)
+	}
+	return err
 }
 
 // errRemoved ends a server that is a member no more.

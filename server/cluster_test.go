@@ -214,6 +214,99 @@ func TestForceOther(t *testing.T) {
 	}
 }
 
+// TestForceRemoved: no new cluster is forced from the data of a member that was removed, as Raft's configuration says, or as the log does alone.
+func TestForceRemoved(t *testing.T) {
+	for _, configured := range []bool{false, true} {
+		m := newMembers(t, 2)
+		nodes, stops := m.start(t)
+		if configured {
+			for _, n := range nodes {
+				n.cluster.configuring <- struct{}{} // held: nobody changes Raft's configuration
+			}
+			id, _ := nodes[0].clustered()
+			until(t, func() bool {
+				return slices.ContainsFunc(nodes, func(n *Node) bool {
+					_, err := n.store.Do(t.Context(), &mvcc.RemoveMember{ID: id.Member}, 0)
+					return err == nil || errors.Is(err, mvcc.ErrMemberRemoved)
+				})
+			})
+			until(t, func() bool { return nodes[0].store.Index().Removed(id.Member) })
+		} else {
+			m.remove(t, nodes)
+		}
+		stops[0]()
+		stops[1]()
+		for range 2 {
+			n, err := m.open(t, 0, config.ClusterStateNew, "--force-new-cluster")
+			if !errors.Is(err, raft.ErrRemoved) {
+				t.Errorf("still in Raft's configuration: %v: %v", configured, err)
+			}
+			if err == nil {
+				_ = n.Close()
+			}
+		}
+	}
+}
+
+// TestForceBrokenOff: a new cluster is forced, and the server is killed before it has removed the others. It does not start without the flag, which would have those vote again; with
+// it the new cluster is made, and then it starts without.
+func TestForceBrokenOff(t *testing.T) {
+	m := newMembers(t, 2)
+	_, stops := m.start(t)
+	stops[0]()
+	stops[1]()
+	n, err := m.open(t, 0, config.ClusterStateNew, "--force-new-cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := m.open(t, 0, config.ClusterStateNew); err == nil {
+		t.Error("it starts without the flag")
+		_ = n.Close()
+	}
+	for _, extra := range [][]string{{"--force-new-cluster"}, nil} {
+		if n, err = m.open(t, 0, config.ClusterStateNew, extra...); err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, n)
+		until(t, n.leads)
+		if extra != nil {
+			<-n.cluster.forgotten
+		}
+		if _, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1); err != nil || len(n.members()) != 1 {
+			t.Errorf("%v: %v, members %v", extra, err, n.members())
+		}
+		stop()
+	}
+}
+
+// TestForceAlone: a server that is alone has nobody to forget, and so it does not forget the member that is added to it.
+func TestForceAlone(t *testing.T) {
+	m := newMembers(t, 1)
+	n, err := m.open(t, 0, config.ClusterStateNew, "--force-new-cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, n)
+	until(t, func() bool {
+		_, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1)
+		return err == nil && n.store.Index().Member() != nil
+	})
+	add := &mvcc.AddMember{Member: &pb.Member{ID: 77, PeerURLs: []string{"http://127.0.0.1:1"}, IsLearner: true}, MaxLearners: 1}
+	if _, err := n.cluster.Change(t.Context(), add); err != nil {
+		t.Fatal(err)
+	}
+	_, term, _, _ := n.cluster.log.Leader()
+	if err := n.cluster.takeOver(t.Context(), term); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.members()) != 2 {
+		t.Errorf("the members are %v", n.members())
+	}
+}
+
 // remove removes the first of two members, and returns when it knows.
 func (m members) remove(t *testing.T, nodes []*Node) {
 	t.Helper()

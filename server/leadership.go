@@ -137,7 +137,8 @@ func (c *cluster) takeOver(ctx context.Context, term uint64) error {
 	return c.configure(ctx)
 }
 
-// forget removes all other members, once: there is no way to them any more.
+// forget removes all other members, once: there is no way to them any more. A start without --force-new-cluster is refused until it is done: this member would have
+// them vote again.
 func (c *cluster) forget(ctx context.Context) error {
 	select {
 	case <-c.forgotten:
@@ -157,6 +158,9 @@ func (c *cluster) forget(ctx context.Context) error {
 		if _, err := c.node.store.Do(ctx, &mvcc.RemoveMember{ID: m.ID}, 0); err != nil {
 			return err
 		}
+	}
+	if err := c.log.EndForcing(); err != nil {
+		return fmt.Errorf("note that the new cluster is there: %w", err)
 	}
 	close(c.forgotten)
 	return nil

@@ -163,7 +163,7 @@ func TestForceNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(l.ForceNew(t.Context()), l.Close()); err != nil {
+	if err := errors.Join(l.ForceNew(t.Context()), l.EndForcing(), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	c.open(2)
@@ -206,7 +206,7 @@ func TestForceAnew(t *testing.T) {
 	if !l.HadRaftLog() {
 		t.Error("it had no Raft log")
 	}
-	if err := errors.Join(l.ForceAnew(Identity{Cluster: 7, Member: 1}), l.Close()); err != nil {
+	if err := errors.Join(l.ForceAnew(Identity{Cluster: 7, Member: 1}), l.EndForcing(), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -230,26 +230,40 @@ func TestForceAnew(t *testing.T) {
 	c.same(1, 4, c.put(10))
 }
 
-// TestForceNewBrokenOff: a member that was to become the only one, and did not, takes part in nothing until it has.
+// TestForceNewBrokenOff: a member that was to become the only one, and did not, takes part in nothing until it has: whether its Raft log was made anew or not, and whether from an
+// old one or for want of one.
 func TestForceNewBrokenOff(t *testing.T) {
 	c := newCluster(t)
 	c.found(1)
 	end := c.put(10)
 	c.close(1)
 	o := c.options(1)
-	l, err := Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
+	forced := func(force func(*Log) error) {
+		t.Helper()
+		l, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(force(l), l.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := l.noteForcing(); err != nil {
-		t.Fatal(err)
+	for _, begun := range []func(*Log) error{
+		(*Log).noteForcing,
+		func(l *Log) error { return l.ForceNew(t.Context()) },
+		func(l *Log) error {
+			return errors.Join(os.RemoveAll(o.Dir), l.ForceAnew(Identity{Cluster: 7, Member: 1}))
+		},
+	} {
+		forced(begun)
+		forced(func(l *Log) error {
+			if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, errForcing) {
+				t.Errorf("it starts: %v", err)
+			}
+			return nil
+		})
 	}
-	if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, errForcing) {
-		t.Errorf("it starts: %v", err)
-	}
-	if err := errors.Join(l.ForceNew(t.Context()), l.Close()); err != nil {
-		t.Fatal(err)
-	}
+	forced(func(l *Log) error { return errors.Join(l.ForceNew(t.Context()), l.EndForcing()) })
 	c.open(1)
 	if _, l := c.leader(0); l.Known().End != end {
 		t.Errorf("it ends at %v, want %v", l.Known().End, end)
