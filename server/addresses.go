@@ -3,6 +3,8 @@ package server
 import (
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -16,6 +18,14 @@ type addresses struct {
 	parting map[uint64]bool
 	// toldAt is the position up to which the log was taken in that told of the members last.
 	toldAt int64
+}
+
+// meet takes note of the members that another one has told of.
+func (a *addresses) meet(members []*pb.Member) {
+	a.urls = map[uint64][]string{}
+	for _, m := range members {
+		a.urls[m.ID] = m.PeerURLs
+	}
 }
 
 // take takes note of the members that the log has. It gives those that were removed and are to be parted from, once.

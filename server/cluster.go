@@ -133,12 +133,12 @@ func (c *cluster) start(ctx context.Context) error {
 			}
 		}
 	}
-	if len(ix.Members()) == 0 && c.addresses.urls == nil {
-		if _, _, err := c.ask(ctx); err != nil {
-			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)
-		}
-	}
 	err = c.log.Start(func(id raft.Identity) (raft.Network, error) {
+		if len(ix.Members()) == 0 && c.addresses.urls == nil {
+			if err := c.introduce(ctx, id.Cluster); err != nil {
+				c.logger.Warn("the other members do not answer, and this one does not know them yet: it asks again", "error", err)
+			}
+		}
 		if c.node.opts.ForceNewCluster && ix.Removed(id.Member) {
 			// The log says so first, and Raft's configuration follows.
 			return nil, fmt.Errorf("member %x: %w", id.Member, raft.ErrRemoved)

@@ -361,6 +361,43 @@ func TestRemovedVotes(t *testing.T) {
 	})
 }
 
+// TestJoinerFirst: the second voter has joined and has no data yet, both are stopped, and it is started first. It knows nobody then, and without its vote there is no leader: it asks
+// until somebody tells who the members are.
+func TestJoinerFirst(t *testing.T) {
+	m := newMembers(t, 2)
+	one := members{m.dir[:1], m.names[:1], m.peers[:1], m.clients[:1]}
+	start := func(m members, i int, state string) (*Node, func()) {
+		n, err := m.open(t, i, state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n, run(t, n)
+	}
+	first, stop := start(one, 0, config.ClusterStateNew)
+	until(t, func() bool {
+		_, err := first.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1)
+		return err == nil && first.store.Index().Member() != nil
+	})
+	add := &mvcc.AddMember{Member: &pb.Member{ID: 77, PeerURLs: []string{m.peers[1]}}}
+	if _, err := first.cluster.Change(t.Context(), add); err != nil {
+		t.Fatal(err)
+	}
+	joiner, err := m.open(t, 1, "existing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := joiner.Close(); err != nil { // as if killed
+		t.Fatal(err)
+	}
+	stop()
+	joiner, _ = start(m, 1, "existing")
+	if joiner.cluster.met() || joiner.HasLeader() {
+		t.Error("it knows somebody")
+	}
+	first, _ = start(one, 0, config.ClusterStateNew)
+	until(t, func() bool { return len(joiner.members()) == 2 && (first.leads() || joiner.leads()) })
+}
+
 // TestQuorate: a member that is left alone of three knows that it is no quorum, and nobody is fit to take over from it.
 func TestQuorate(t *testing.T) {
 	nodes, stops := newMembers(t, 3).start(t)
