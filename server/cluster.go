@@ -34,6 +34,9 @@ type cluster struct {
 	net       *peer.Network // nil while alone
 	id        raft.Identity
 	addresses addresses
+	// partings are the timers of members that are to be parted from, by id; none when closed.
+	partings map[uint64]*time.Timer
+	closed   bool
 	// founders is what the first leader founds the cluster with, if the log has no member.
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
@@ -84,7 +87,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
 		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
-		addresses: addresses{parting: map[uint64]bool{}},
+		addresses: addresses{parting: map[uint64]bool{}}, partings: map[uint64]*time.Timer{},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
@@ -188,13 +191,6 @@ func (c *cluster) ended() error {
 		return c.why
 	default:
 		return nil
-	}
-}
-
-// close closes the connections to the others, after the log.
-func (c *cluster) close() {
-	if net := c.connections(); net != nil {
-		net.Close()
 	}
 }
 

@@ -339,9 +339,19 @@ func TestRemovedVotes(t *testing.T) {
 		})
 	})
 	until(t, func() bool { return nodes[0].store.Index().Removed(gone.Member) })
+	c := nodes[0].cluster
+	parting := func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.partings) > 0
+	}
+	until(t, parting)
 	stops[2]()
 	stops[1]()
 	stops[0]()
+	if c.part(gone.Member); parting() {
+		t.Error("a server that has ended will part from a member")
+	}
 	start := func(i int) *Node {
 		n, err := m.open(t, i, "existing") // the flags tell nothing of the others
 		if err != nil {
