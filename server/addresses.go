@@ -3,6 +3,8 @@ package server
 import (
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -16,6 +18,14 @@ type addresses struct {
 	parting map[uint64]bool
 	// toldAt is the position up to which the log was taken in that told of the members last.
 	toldAt int64
+}
+
+// meet takes note of the members that another one has told of.
+func (a *addresses) meet(members []*pb.Member) {
+	a.urls = map[uint64][]string{}
+	for _, m := range members {
+		a.urls[m.ID] = m.PeerURLs
+	}
 }
 
 // take takes note of the members that the log has. It gives those that were removed and are to be parted from, once.
@@ -70,7 +80,7 @@ func (c *cluster) connect(ix *mvcc.Index) {
 		return
 	}
 	for _, id := range c.addresses.take(ix, c.log.Configured) {
-		time.AfterFunc(partTime, func() { c.part(id) })
+		c.partLater(id)
 	}
 	c.net.SetPeers(c.addresses.urls)
 }
@@ -85,14 +95,39 @@ const partTime = 5 * time.Second
 
 // part ends the connections to a member that was removed.
 func (c *cluster) part(id uint64) {
-	if c.log.Configured(id) {
-		time.AfterFunc(partTime, func() { c.part(id) })
-		return
-	}
+	configured := c.log.Configured(id)
 	c.mu.Lock()
-	c.addresses.parting[id] = true
+	if configured {
+		c.partLater(id)
+	} else {
+		c.addresses.parting[id] = true
+	}
 	c.mu.Unlock()
-	c.told(c.node.store.Index())
+	if !configured {
+		c.told(c.node.store.Index())
+	}
+}
+
+// partLater has that done in a while, but not after close. The mutex is held.
+func (c *cluster) partLater(id uint64) {
+	if !c.closed {
+		c.partings[id] = time.AfterFunc(partTime, func() { c.part(id) })
+	}
+}
+
+// close closes the connections to the others, after the log.
+func (c *cluster) close() {
+	c.mu.Lock()
+	c.closed = true
+	for id, timer := range c.partings {
+		timer.Stop()
+		delete(c.partings, id)
+	}
+	net := c.net
+	c.mu.Unlock()
+	if net != nil {
+		net.Close()
+	}
 }
 
 func (c *cluster) connections() *peer.Network {

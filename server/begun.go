@@ -35,28 +35,28 @@ var errLostRaft = errors.New("the database is of a server with a Raft log, and t
 // lacksRaft refuses a database without a Raft log of which something tells that there was one: the members, or its own last batch.
 func (c *cluster) lacksRaft(ix *mvcc.Index) error {
 	err := errNoRaft
-	switch members := len(ix.Members()); {
-	case members > 1:
+	switch members := ix.Members(); {
+	case len(members) > 1:
 	case !c.log.HadRaftLog():
 		return nil
-	case members == 1:
+	case len(members) == 1 && c.named(members[0]):
 		err = errLostRaft
 	}
 	return fmt.Errorf("%w (looked for in %s)", err, raftDir(c.node.opts))
 }
 
-// forceAnew makes the member that has lost its Raft log the only one of its cluster. Of several members it is the one with its name; if it cannot be told
-// which it is, why is the error.
+// forceAnew makes the member that has lost its Raft log the only one of its cluster. It is the one with its name, also if there is one alone: that may be
+// another one, from which this one was removed. If it cannot be told which it is, why is the error.
 func (c *cluster) forceAnew(ix *mvcc.Index, why error) error {
-	members := ix.Members()
-	if len(members) > 1 {
-		members = slices.DeleteFunc(slices.Clone(members), func(m *mvcc.Member) bool { return m.Name != c.node.opts.Name })
-	}
+	members := slices.DeleteFunc(slices.Clone(ix.Members()), func(m *mvcc.Member) bool { return !c.named(m) })
 	if len(members) != 1 {
 		return why
 	}
 	return c.log.ForceAnew(raft.Identity{Cluster: members[0].ClusterID, Member: members[0].ID})
 }
+
+// named tells whether a member has this server's name.
+func (c *cluster) named(m *mvcc.Member) bool { return m.Name == c.node.opts.Name }
 
 // unknown asks all others whether they know the founder that this server would be as one that was there before. In a new
 // cluster nobody answers, or who does knows of nobody.

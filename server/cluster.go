@@ -34,6 +34,9 @@ type cluster struct {
 	net       *peer.Network // nil while alone
 	id        raft.Identity
 	addresses addresses
+	// partings are the timers of members that are to be parted from, by id; none when closed.
+	partings map[uint64]*time.Timer
+	closed   bool
 	// founders is what the first leader founds the cluster with, if the log has no member.
 	founders *mvcc.Bootstrap
 	// lost is closed when there has been no leader for long.
@@ -52,7 +55,7 @@ type cluster struct {
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
 	forgotten chan struct{}      // closed when --force-new-cluster is done
-	yielded   time.Time          // when this member handed over the lead since it cannot write, last; of run
+	patience  patience           // of run
 }
 
 // raftDir is the directory of the Raft log, which is there if the server is a member of a cluster.
@@ -84,7 +87,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
 		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
-		addresses: addresses{parting: map[uint64]bool{}},
+		addresses: addresses{parting: map[uint64]bool{}}, partings: map[uint64]*time.Timer{},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
@@ -104,7 +107,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	clustered, err := raft.Clustered(o.Dir)
 	if err == nil && clustered && n.opts.ForceNewCluster {
-		err = c.log.ForceNew(ctx)
+		err = advise(c.log.ForceNew(ctx))
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.log.Close())
@@ -123,7 +126,8 @@ func (c *cluster) start(ctx context.Context) error {
 	if !clustered {
 		switch err := c.lacksRaft(ix); {
 		case err == nil:
-			return nil // it is alone
+			close(c.forgotten) // it is alone, and has nobody to forget; if it grows, those are added
+			return nil
 		case !c.node.opts.ForceNewCluster:
 			return err
 		default:
@@ -132,12 +136,16 @@ func (c *cluster) start(ctx context.Context) error {
 			}
 		}
 	}
-	if len(ix.Members()) == 0 && c.addresses.urls == nil {
-		if _, _, err := c.ask(ctx); err != nil {
-			c.logger.Warn("the other members do not answer, and this one does not know them yet", "error", err)
-		}
-	}
 	err = c.log.Start(func(id raft.Identity) (raft.Network, error) {
+		if len(ix.Members()) == 0 && c.addresses.urls == nil {
+			if err := c.introduce(ctx, id.Cluster); err != nil {
+				c.logger.Warn("the other members do not answer, and this one does not know them yet: it asks again", "error", err)
+			}
+		}
+		if c.node.opts.ForceNewCluster && ix.Removed(id.Member) {
+			// The log says so first, and Raft's configuration follows.
+			return nil, fmt.Errorf("member %x: %w", id.Member, raft.ErrRemoved)
+		}
 		net, err := c.network(id)
 		if err == nil {
 			c.told(ix)
@@ -145,15 +153,20 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 		return net, err
 	})
-	switch {
-	case errors.Is(err, raft.ErrRemoved):
-		return fmt.Errorf("%w: its data directory is of no use any more: to have this server in the cluster again, add a member (etcdctl member add) and start it with an empty one", err)
-	case err != nil:
-		return err
+	if err != nil {
+		return advise(err)
 	}
 	c.alarmed(ix)
 	c.growOnce.Do(func() { close(c.grown) })
 	return nil
+}
+
+// advise adds to the error of a member that was removed what can be done.
+func advise(err error) error {
+	if errors.Is(err, raft.ErrRemoved) {
+		return fmt.Errorf("%w: its data directory is of no use any more: to have this server in the cluster again, add a member (etcdctl member add) and start it with an empty one", err)
+	}
+	return err
 }
 
 // errRemoved ends a server that is a member no more.
@@ -178,13 +191,6 @@ func (c *cluster) ended() error {
 		return c.why
 	default:
 		return nil
-	}
-}
-
-// close closes the connections to the others, after the log.
-func (c *cluster) close() {
-	if net := c.connections(); net != nil {
-		net.Close()
 	}
 }
 

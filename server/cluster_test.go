@@ -192,6 +192,137 @@ func TestRemoveLeader(t *testing.T) {
 	}
 }
 
+// TestForceOther: who was removed from a cluster of two and has lost its Raft log has a database with one member, which is the other one. It is not told to become that, and
+// does not.
+func TestForceOther(t *testing.T) {
+	m := newMembers(t, 2)
+	nodes, stops := m.start(t)
+	m.remove(t, nodes)
+	stops[0]()
+	stops[1]()
+	if err := os.RemoveAll(filepath.Join(m.dir[0], "member", "raft")); err != nil {
+		t.Fatal(err)
+	}
+	for _, extra := range [][]string{nil, {"--force-new-cluster"}} {
+		n, err := m.open(t, 0, config.ClusterStateNew, extra...)
+		if !errors.Is(err, errNoRaft) {
+			t.Errorf("%v: %v", extra, err)
+		}
+		if err == nil {
+			_ = n.Close()
+		}
+	}
+}
+
+// TestForceRemoved: no new cluster is forced from the data of a member that was removed, as Raft's configuration says, or as the log does alone.
+func TestForceRemoved(t *testing.T) {
+	for _, configured := range []bool{false, true} {
+		m := newMembers(t, 2)
+		nodes, stops := m.start(t)
+		if configured {
+			for _, n := range nodes {
+				n.cluster.configuring <- struct{}{} // held: nobody changes Raft's configuration
+			}
+			id, _ := nodes[0].clustered()
+			until(t, func() bool {
+				return slices.ContainsFunc(nodes, func(n *Node) bool {
+					_, err := n.store.Do(t.Context(), &mvcc.RemoveMember{ID: id.Member}, 0)
+					return err == nil || errors.Is(err, mvcc.ErrMemberRemoved)
+				})
+			})
+			until(t, func() bool { return nodes[0].store.Index().Removed(id.Member) })
+		} else {
+			m.remove(t, nodes)
+		}
+		stops[0]()
+		stops[1]()
+		for range 2 {
+			n, err := m.open(t, 0, config.ClusterStateNew, "--force-new-cluster")
+			if !errors.Is(err, raft.ErrRemoved) {
+				t.Errorf("still in Raft's configuration: %v: %v", configured, err)
+			}
+			if err == nil {
+				_ = n.Close()
+			}
+		}
+	}
+}
+
+// TestForceBrokenOff: a new cluster is forced, and the server is killed before it has removed the others. It does not start without the flag, which would have those vote again; with
+// it the new cluster is made, and then it starts without.
+func TestForceBrokenOff(t *testing.T) {
+	m := newMembers(t, 2)
+	_, stops := m.start(t)
+	stops[0]()
+	stops[1]()
+	n, err := m.open(t, 0, config.ClusterStateNew, "--force-new-cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := m.open(t, 0, config.ClusterStateNew); err == nil {
+		t.Error("it starts without the flag")
+		_ = n.Close()
+	}
+	for _, extra := range [][]string{{"--force-new-cluster"}, nil} {
+		if n, err = m.open(t, 0, config.ClusterStateNew, extra...); err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, n)
+		until(t, n.leads)
+		if extra != nil {
+			<-n.cluster.forgotten
+		}
+		if _, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1); err != nil || len(n.members()) != 1 {
+			t.Errorf("%v: %v, members %v", extra, err, n.members())
+		}
+		stop()
+	}
+}
+
+// TestForceAlone: a server that is alone has nobody to forget, and so it does not forget the member that is added to it.
+func TestForceAlone(t *testing.T) {
+	m := newMembers(t, 1)
+	n, err := m.open(t, 0, config.ClusterStateNew, "--force-new-cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, n)
+	until(t, func() bool {
+		_, err := n.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1)
+		return err == nil && n.store.Index().Member() != nil
+	})
+	add := &mvcc.AddMember{Member: &pb.Member{ID: 77, PeerURLs: []string{"http://127.0.0.1:1"}, IsLearner: true}, MaxLearners: 1}
+	if _, err := n.cluster.Change(t.Context(), add); err != nil {
+		t.Fatal(err)
+	}
+	_, term, _, _ := n.cluster.log.Leader()
+	if err := n.cluster.takeOver(t.Context(), term); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.members()) != 2 {
+		t.Errorf("the members are %v", n.members())
+	}
+}
+
+// remove removes the first of two members, and returns when it knows.
+func (m members) remove(t *testing.T, nodes []*Node) {
+	t.Helper()
+	id, _ := nodes[0].clustered()
+	until(t, func() bool {
+		for _, n := range nodes {
+			if n.leads() {
+				_, _ = n.cluster.Change(t.Context(), &mvcc.RemoveMember{ID: id.Member})
+			}
+		}
+		return nodes[1].store.Index().Removed(id.Member)
+	})
+	until(t, func() bool { return nodes[0].store.Index().Removed(id.Member) })
+	<-nodes[0].cluster.log.Removed()
+}
+
 // TestRemovedVotes: of three members one is removed, another one is down, and the two that are left are started again before Raft's configuration follows. The vote of the
 // one that was removed is needed for that, so it must be found where the log says that it was.
 func TestRemovedVotes(t *testing.T) {
@@ -208,9 +339,19 @@ func TestRemovedVotes(t *testing.T) {
 		})
 	})
 	until(t, func() bool { return nodes[0].store.Index().Removed(gone.Member) })
+	c := nodes[0].cluster
+	parting := func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.partings) > 0
+	}
+	until(t, parting)
 	stops[2]()
 	stops[1]()
 	stops[0]()
+	if c.part(gone.Member); parting() {
+		t.Error("a server that has ended will part from a member")
+	}
 	start := func(i int) *Node {
 		n, err := m.open(t, i, "existing") // the flags tell nothing of the others
 		if err != nil {
@@ -228,6 +369,43 @@ func TestRemovedVotes(t *testing.T) {
 		_, err := n.store.Linearizable(t.Context())
 		return err == nil && len(n.members()) == 2
 	})
+}
+
+// TestJoinerFirst: the second voter has joined and has no data yet, both are stopped, and it is started first. It knows nobody then, and without its vote there is no leader: it asks
+// until somebody tells who the members are.
+func TestJoinerFirst(t *testing.T) {
+	m := newMembers(t, 2)
+	one := members{m.dir[:1], m.names[:1], m.peers[:1], m.clients[:1]}
+	start := func(m members, i int, state string) (*Node, func()) {
+		n, err := m.open(t, i, state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n, run(t, n)
+	}
+	first, stop := start(one, 0, config.ClusterStateNew)
+	until(t, func() bool {
+		_, err := first.store.Do(t.Context(), &pb.PutRequest{Key: []byte("k")}, 1)
+		return err == nil && first.store.Index().Member() != nil
+	})
+	add := &mvcc.AddMember{Member: &pb.Member{ID: 77, PeerURLs: []string{m.peers[1]}}}
+	if _, err := first.cluster.Change(t.Context(), add); err != nil {
+		t.Fatal(err)
+	}
+	joiner, err := m.open(t, 1, "existing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := joiner.Close(); err != nil { // as if killed
+		t.Fatal(err)
+	}
+	stop()
+	joiner, _ = start(m, 1, "existing")
+	if joiner.cluster.met() || joiner.HasLeader() {
+		t.Error("it knows somebody")
+	}
+	first, _ = start(one, 0, config.ClusterStateNew)
+	until(t, func() bool { return len(joiner.members()) == 2 && (first.leads() || joiner.leads()) })
 }
 
 // TestQuorate: a member that is left alone of three knows that it is no quorum, and nobody is fit to take over from it.

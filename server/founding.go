@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -106,6 +108,7 @@ func (c *cluster) join(ctx context.Context, o raft.Options) error {
 	if err := begun(members[i]); err != nil {
 		return err
 	}
+	c.addresses.meet(members)
 	c.logger.Info("joining a cluster", "cluster_id", fmt.Sprintf("%x", id), "member_id", fmt.Sprintf("%x", members[i].ID))
 	return raft.Join(o, raft.Identity{Cluster: id, Member: members[i].ID})
 }
@@ -130,12 +133,57 @@ func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err
 			all = append(all, u.Strings()...)
 		}
 	}
-	if id, members, err = peer.Members(ctx, all, c.clientTLS); err != nil {
-		return 0, nil, err
-	}
-	c.addresses.urls = map[uint64][]string{}
-	for _, m := range members {
-		c.addresses.urls[m.ID] = m.PeerURLs
-	}
-	return id, members, nil
+	return peer.Members(ctx, all, c.clientTLS)
 }
+
+// introduce asks them, and takes note of where the members are as long as nobody else tells.
+func (c *cluster) introduce(ctx context.Context, cluster uint64) error {
+	id, members, err := c.ask(ctx)
+	switch {
+	case err != nil:
+		return err
+	case id != cluster || len(members) == 0:
+		return errStrangers
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.addresses.meet(members)
+	return nil
+}
+
+// errStrangers says that who was asked does not know the members either.
+var errStrangers = errors.New("who answers is not a member of the cluster, or has no data yet")
+
+// seek asks who the members are as long as the log does not say, from time to time, until ctx ends. One that knows nobody cannot answer anybody: without its vote there may
+// be no leader, from whom it would learn it. Who leads may also be one that was added since it was told.
+func (c *cluster) seek(ctx context.Context) error {
+	id, clustered := c.log.Clustered()
+	for clustered && c.founders == nil && len(c.node.store.Index().Members()) == 0 {
+		pause := leaderCheck
+		if !c.met() {
+			pause = seekAgain
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		if err := c.introduce(ctx, id.Cluster); err != nil {
+			c.logger.Debug("the other members do not answer", "error", err)
+		}
+		c.connect(c.node.store.Index())
+	}
+	return nil
+}
+
+// met tells whether anybody has told where the members are.
+func (c *cluster) met() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.addresses.urls != nil
+}
+
+// seekAgain is the pause before the others are asked again who the members are, if nobody has told.
+const seekAgain = time.Second

@@ -14,6 +14,9 @@ import (
 func (c *cluster) run(ctx context.Context) error {
 	leaving := false
 	for {
+		if c.log.Failure() == nil {
+			c.patience.healed()
+		}
 		leader, term, leading, moved := c.log.Leader()
 		removed := c.log.Removed()
 		if leaving {
@@ -69,25 +72,47 @@ const leaveTime = time.Second
 func (c *cluster) yield(ctx context.Context) bool {
 	id, _ := c.log.Clustered()
 	var why string
+	hand := c.log.Resign
 	switch err := c.log.Failure(); {
 	case !c.sound(id.Member):
 		why = "a CORRUPT alarm is raised for it"
-	case err != nil && time.Since(c.yielded) > leaderCheck:
-		// Nobody knows whether the others' disks can be written: if none can, the lead does not go round faster than that.
-		c.yielded = time.Now()
-		why = err.Error()
+	case err != nil && c.patience.over(time.Now()):
+		// Nobody knows whether the others' disks can be written: the lead goes round until it is with one whose disk can.
+		why, hand = err.Error(), c.log.HandOn
 	default:
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaderCheck)
 	defer cancel()
 	c.logger.Warn("this member hands over the lead, if another one can take it", "why", why)
-	if err := c.log.Resign(ctx, c.fit); err != nil {
+	if err := hand(ctx, c.fit); err != nil {
 		c.logger.Warn("the lead could not be handed over", "error", err)
 	}
 	_, _, leading, _ := c.log.Leader()
 	return !leading
 }
+
+// patience says when a member that cannot write may hand over the lead again: each time after a longer pause. If nobody can write the lead would go
+// round for nothing, and every change gives all leases more time.
+type patience struct {
+	last  time.Time // when it did
+	pause time.Duration
+}
+
+// maxPatience is the longest pause.
+const maxPatience = time.Minute
+
+// over tells whether the pause is, and begins the next one.
+func (p *patience) over(now time.Time) bool {
+	if now.Sub(p.last) < p.pause {
+		return false
+	}
+	p.last, p.pause = now, min(max(2*p.pause, leaderCheck), maxPatience)
+	return true
+}
+
+// healed makes the pause a short one: the disk can be written. One that comes and goes does not have the lead go round faster.
+func (p *patience) healed() { p.pause = min(p.pause, leaderCheck) }
 
 // takeOver does what a leader of a term does, once it has applied all that was agreed on before it led.
 func (c *cluster) takeOver(ctx context.Context, term uint64) error {
@@ -112,7 +137,8 @@ func (c *cluster) takeOver(ctx context.Context, term uint64) error {
 	return c.configure(ctx)
 }
 
-// forget removes all other members, once: there is no way to them any more.
+// forget removes all other members, once: there is no way to them any more. A start without --force-new-cluster is refused until it is done: this member would have
+// them vote again.
 func (c *cluster) forget(ctx context.Context) error {
 	select {
 	case <-c.forgotten:
@@ -132,6 +158,9 @@ func (c *cluster) forget(ctx context.Context) error {
 		if _, err := c.node.store.Do(ctx, &mvcc.RemoveMember{ID: m.ID}, 0); err != nil {
 			return err
 		}
+	}
+	if err := c.log.EndForcing(); err != nil {
+		return fmt.Errorf("note that the new cluster is there: %w", err)
 	}
 	close(c.forgotten)
 	return nil

@@ -250,6 +250,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		api.Corrupted = func() <-chan struct{} { return *c.corrupted.Load() }
 		background.Go(func() error { return c.serve(bctx, api) })
 		background.Go(func() error { return c.run(bctx) })
+		background.Go(func() error { return c.seek(bctx) })
 		background.Go(func() error { return c.watchLead(bctx) })
 		background.Go(func() error { return c.watchData(bctx) })
 	}

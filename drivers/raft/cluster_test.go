@@ -163,7 +163,7 @@ func TestForceNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(l.ForceNew(t.Context()), l.Close()); err != nil {
+	if err := errors.Join(l.ForceNew(t.Context()), l.EndForcing(), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	c.open(2)
@@ -206,7 +206,7 @@ func TestForceAnew(t *testing.T) {
 	if !l.HadRaftLog() {
 		t.Error("it had no Raft log")
 	}
-	if err := errors.Join(l.ForceAnew(Identity{Cluster: 7, Member: 1}), l.Close()); err != nil {
+	if err := errors.Join(l.ForceAnew(Identity{Cluster: 7, Member: 1}), l.EndForcing(), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -230,26 +230,40 @@ func TestForceAnew(t *testing.T) {
 	c.same(1, 4, c.put(10))
 }
 
-// TestForceNewBrokenOff: a member that was to become the only one, and did not, takes part in nothing until it has.
+// TestForceNewBrokenOff: a member that was to become the only one, and did not, takes part in nothing until it has: whether its Raft log was made anew or not, and whether from an
+// old one or for want of one.
 func TestForceNewBrokenOff(t *testing.T) {
 	c := newCluster(t)
 	c.found(1)
 	end := c.put(10)
 	c.close(1)
 	o := c.options(1)
-	l, err := Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
+	forced := func(force func(*Log) error) {
+		t.Helper()
+		l, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(force(l), l.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := l.noteForcing(); err != nil {
-		t.Fatal(err)
+	for _, begun := range []func(*Log) error{
+		(*Log).noteForcing,
+		func(l *Log) error { return l.ForceNew(t.Context()) },
+		func(l *Log) error {
+			return errors.Join(os.RemoveAll(o.Dir), l.ForceAnew(Identity{Cluster: 7, Member: 1}))
+		},
+	} {
+		forced(begun)
+		forced(func(l *Log) error {
+			if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, errForcing) {
+				t.Errorf("it starts: %v", err)
+			}
+			return nil
+		})
 	}
-	if err := l.Start(func(Identity) (Network, error) { return nowhere{}, nil }); !errors.Is(err, errForcing) {
-		t.Errorf("it starts: %v", err)
-	}
-	if err := errors.Join(l.ForceNew(t.Context()), l.Close()); err != nil {
-		t.Fatal(err)
-	}
+	forced(func(l *Log) error { return errors.Join(l.ForceNew(t.Context()), l.EndForcing()) })
 	c.open(1)
 	if _, l := c.leader(0); l.Known().End != end {
 		t.Errorf("it ends at %v, want %v", l.Known().End, end)
@@ -288,6 +302,42 @@ func TestTransfer(t *testing.T) {
 	c.putOn(next, 10)
 	if c.log(next).Configured(id) {
 		t.Errorf("%d is a member still", id)
+	}
+}
+
+// TestHandOn: handed on by each that has it, the lead comes to all voters that are fit before it comes back, and passes over who does not take it.
+func TestHandOn(t *testing.T) {
+	c := newCluster(t)
+	c.found(3)
+	all := func(uint64) bool { return true }
+	first, l := c.leader(0)
+	id := first
+	for range 3 {
+		if err := l.HandOn(t.Context(), all); err != nil {
+			t.Fatal(err)
+		}
+		next := id%3 + 1
+		if id, l = c.leader(id); id != next {
+			t.Fatalf("%d leads, want %d", id, next)
+		}
+	}
+	if id != first {
+		t.Errorf("%d leads, want %d", id, first)
+	}
+	after, before := id%3+1, (id+1)%3+1
+	if err := l.HandOn(t.Context(), func(id uint64) bool { return id != after }); err != nil {
+		t.Fatal(err)
+	}
+	if id, l = c.leader(id); id != before {
+		t.Fatalf("%d leads, want %d: the other one is not fit", id, before)
+	}
+	gone, left := id%3+1, (id+1)%3+1
+	c.close(gone)
+	if err := l.HandOn(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ = c.leader(id); id != left {
+		t.Errorf("%d leads, want %d: the other one is not there", id, left)
 	}
 }
 

@@ -55,6 +55,7 @@ type Log struct {
 	// unresolved is set while the outcome of an append is not known.
 	unresolved atomic.Bool
 	copies     copies
+	forced     bool // ForceNew or ForceAnew was done since Open; only before Start
 
 	background sync.WaitGroup
 	ctx        context.Context // ends with Close

@@ -370,6 +370,39 @@ func (l *Log) Resign(ctx context.Context, fit func(id uint64) bool) error {
 	return l.Transfer(ctx, to)
 }
 
+// HandOn hands over the lead, if this server has it, to the next fit voter by id, after the last of them the first; if that does not take it, to the one
+// after it. It is for a reason that others may have too, unknown to this one: handed on for it by each, the lead comes to every fit voter before it comes back.
+func (l *Log) HandOn(ctx context.Context, fit func(id uint64) bool) error {
+	s, err := l.Status(ctx)
+	if err != nil || s.ID == 0 || s.Leader != s.ID {
+		return err
+	}
+	for _, id := range ring(s) {
+		if !fit(id) {
+			continue
+		}
+		if err = l.Transfer(ctx, id); !errors.Is(err, drivers.ErrNoQuorum) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// ring gives the other voters, those whose ids come after this member's first. Who needs a copy of the database cannot lead.
+func ring(s Status) []uint64 {
+	var after, before []uint64
+	for _, m := range s.Members {
+		switch {
+		case m.ID == s.ID || m.Learner || s.Progress[m.ID].Copying:
+		case m.ID > s.ID:
+			after = append(after, m.ID)
+		default:
+			before = append(before, m.ID)
+		}
+	}
+	return append(after, before...)
+}
+
 // Deliver takes in a message that another member has sent. It does not wait: if more comes than is taken in, the message is dropped, with ErrBusy if the sender's
 // Raft is to be told.
 func (l *Log) Deliver(m *raftpb.Message) error {

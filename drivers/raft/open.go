@@ -118,7 +118,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 
 // Start has a member of a cluster take part in it, by a network that reaches the others. ErrRemoved if its own data tell that it was removed.
 func (l *Log) Start(net func(Identity) (Network, error)) error {
-	if _, err := os.Stat(l.forcing()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(l.forcing()); !l.forced && !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(errForcing, err)
 	}
 	n, err := l.begin(net)
@@ -235,26 +235,33 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 }
 
 // ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been
-// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start.
+// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start. ErrRemoved, and nothing is changed, if the member's own data tell that it was removed.
 //
-// It has begun when a file beside the Raft log says so, and until it has ended Start refuses: the database may have by then what the others never agreed on.
+// It has begun when a file beside the Raft log says so, and until EndForcing Start refuses, but after this: the database may have by then what the others never agreed on,
+// and the log above has them as members until they are removed there.
 func (l *Log) ForceNew(ctx context.Context) error {
-	if err := l.noteForcing(); err != nil {
-		return fmt.Errorf("note that a new cluster is forced: %w", err)
-	}
 	w, err := wal.Open(l.opts.wal())
 	if err != nil {
 		return fmt.Errorf("open the Raft log: %w", err)
 	}
 	id := w.Identity()
-	snap, err := l.forced(ctx, w)
+	snap, err := l.force(ctx, w)
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
 	if err := wal.Replace(l.opts.wal(), id, snap); err != nil {
 		return err
 	}
-	return errors.Join(os.Remove(l.forcing()), syncDir(filepath.Dir(l.opts.Dir)))
+	l.forced = true
+	return nil
+}
+
+// EndForcing says that the log above has no other members any more: what ForceNew or ForceAnew has begun is done.
+func (l *Log) EndForcing() error {
+	if err := os.Remove(l.forcing()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(l.opts.Dir))
 }
 
 // HadRaftLog tells whether the database was written by way of a Raft log last. If that is gone, what was acknowledged and not in the database yet is, too.
@@ -263,34 +270,48 @@ func (l *Log) HadRaftLog() bool {
 	return mark != sqlite.Mark{}
 }
 
-// ForceAnew makes a Raft log for a member that has lost its own, as the only one of its cluster, with what the database has. It comes before Start.
+// ForceAnew makes a Raft log for a member that has lost its own, as the only one of its cluster, with what the database has. It comes before Start, and is done, as
+// ForceNew is, with EndForcing.
 func (l *Log) ForceAnew(id Identity) error {
 	end, mark := l.fileEnd()
 	entry, hash := decodeMark(mark)
 	l.logger.Warn("this member has lost its Raft log, and is made the only one of its cluster with what its database has", "member", fmt.Sprintf("%x", id.Member), "position", end.Position)
+	if err := l.noteForcing(); err != nil {
+		return err
+	}
 	at := entryID{max(entry.index, 1), entry.term + 1}
 	if err := create(l.opts, id, marker(at, &raftpb.ConfState{Voters: []uint64{id.Member}}, end, hash)); err != nil {
 		return fmt.Errorf("make the Raft log anew: %w", err)
 	}
+	l.forced = true
 	return nil
 }
 
-// forcing is the file that is there while ForceNew is under way.
+// forcing is the file that is there while ForceNew or ForceAnew is not done.
 func (l *Log) forcing() string { return l.opts.Dir + ".forcing" }
 
 func (l *Log) noteForcing() error {
 	f, err := os.OpenFile(l.forcing(), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close(), syncDir(filepath.Dir(l.opts.Dir)))
 	}
-	return errors.Join(f.Sync(), f.Close(), syncDir(filepath.Dir(l.opts.Dir)))
+	if err != nil {
+		return fmt.Errorf("note that a new cluster is forced: %w", err)
+	}
+	return nil
 }
 
-// errForcing says that ForceNew was broken off.
+// errForcing says that ForceNew or ForceAnew was broken off.
 var errForcing = errors.New("making this member the only one of its cluster was broken off: do it again (--force-new-cluster)")
 
-// forced brings all of a Raft log to the file, and gives the marker for after it.
-func (l *Log) forced(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
+// force brings all of a Raft log to the file, and gives the marker for after it.
+func (l *Log) force(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
+	if err := refuseRemoved(w); err != nil {
+		return nil, err
+	}
+	if err := l.noteForcing(); err != nil {
+		return nil, err
+	}
 	snap, err := w.Snapshot()
 	if err != nil {
 		return nil, err

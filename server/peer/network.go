@@ -52,7 +52,7 @@ type Network struct {
 // peer is another member.
 type peer struct {
 	urls []string // sorted
-	// next are where the member is said to be now, while the connections to where it was are whole. Nil: it has not moved. Guarded by Network.mu.
+	// next are where the member is said to be now, while there are connections to where it was. Nil: it has not moved. Guarded by Network.mu.
 	next    []string
 	cancel  context.CancelFunc
 	appends *link
@@ -86,7 +86,7 @@ func NewNetwork(o NetworkOptions) *Network {
 }
 
 // SetPeers says who the other members are and where. Connections to those that are gone are closed; calls on them fail. Those to
-// a member that has moved stay until one of them breaks: its URLs are changed before it is started again to listen there. It does not wait for anything.
+// a member that has moved stay as long as one of them is whole: its URLs are changed before it is started again to listen there. It does not wait for anything.
 func (n *Network) SetPeers(urls map[uint64][]string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -122,11 +122,11 @@ func (n *Network) add(id uint64, urls []string) {
 	n.peers[id] = p
 }
 
-// follow goes after a member that has moved, since a connection to where it was has broken.
+// follow goes after a member that has moved, if the last connection to where it was has broken. One of several may have by itself, and comes back there.
 func (n *Network) follow(id uint64, p *peer) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed || n.peers[id] != p || p.next == nil {
+	if n.closed || n.peers[id] != p || p.next == nil || p.connected() {
 		return
 	}
 	p.close()
@@ -177,9 +177,9 @@ func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientCon
 
 func (p *peer) links() []*link { return []*link{p.control, p.appends, p.calls} }
 
-// connected tells whether all connections are whole.
+// connected tells whether any of the connections is whole.
 func (p *peer) connected() bool {
-	return !slices.ContainsFunc(p.links(), func(l *link) bool { return l.active.Load() == 0 })
+	return slices.ContainsFunc(p.links(), func(l *link) bool { return l.active.Load() != 0 })
 }
 
 // close lets the goroutines end; Network.running waits for them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,26 @@ func TestTwoURLs(t *testing.T) {
 		n.Close()
 		t.Log(what)
 	}
+}
+
+// TestMoveWhileReconnecting: a member is to move while one of the connections to it is being made anew, in vain at first. The others stay until the last of them is broken, too.
+func TestMoveWhileReconnecting(t *testing.T) {
+	a, b := start(t, memberOptions{}), start(t, memberOptions{})
+	n, _ := network(t, nil, a.url)
+	reach(t, n, a, 1)
+	p := n.peer(other)
+	for slices.ContainsFunc(p.links(), func(l *link) bool { return l.active.Load() == 0 }) {
+		time.Sleep(time.Millisecond)
+	}
+	p.control.active.Store(0)
+	n.SetPeers(map[uint64][]string{other: {b.url}})
+	p.control.broke()
+	if n.peer(other) != p {
+		t.Error("all connections were given up for one")
+	}
+	reach(t, n, a, 2)
+	a.stop()
+	reach(t, n, b, 3)
 }
 
 // TestSetPeers: a member moves, and is reached where it was until it is not there any more; it goes; others keep their connections.

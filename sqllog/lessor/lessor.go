@@ -4,8 +4,8 @@
 //
 // What is left of a lease is checkpointed into the log from time to time, so
 // that its deadline survives a restart: the time during which nothing served
-// does not count. A renewal of a lease with a checkpoint takes that back, durably, before it is
-// acknowledged; one without a checkpoint writes nothing.
+// does not count. A renewal of a lease with a checkpoint, or with one that may come to the log yet, takes that back, durably, before it is
+// acknowledged; one without writes nothing.
 package lessor
 
 import (
@@ -89,7 +89,10 @@ type lease struct {
 	gone     chan struct{}
 	// recording is closed when the checkpoint in flight that has this lease is done; nil: none is.
 	recording <-chan struct{}
-	at        int // in the queue
+	// doubtful is the last checkpoint in flight that has this lease and was given up: it may come to the log yet, before what is asked for later. Nil: there is none, or it has
+	// been taken back.
+	doubtful *mvcc.Checkpoint
+	at       int // in the queue
 }
 
 // New makes a lessor. Attach comes before anything else.
@@ -131,7 +134,8 @@ func (l *Lessor) Promote(term uint64) {
 	l.idle, l.term = false, term
 	now := time.Now()
 	for _, le := range l.leases {
-		le.deadline, le.renewed, le.expiring = now.Add(le.recorded), false, false
+		// Checkpoints of earlier terms are passed over.
+		le.deadline, le.renewed, le.expiring, le.doubtful = now.Add(le.recorded), false, false, nil
 	}
 	heap.Init(&l.queue)
 	l.signal()
@@ -265,7 +269,7 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 	old, renewed := le.deadline, time.Now().Add(le.ttl)
 	l.extend(le, renewed)
 	le.renewed = true
-	checkpointed, recording := le.recorded < le.ttl, le.recording
+	checkpointed, recording := le.recorded < le.ttl || le.doubtful != nil, le.recording
 	l.mu.Unlock()
 	if checkpointed || recording != nil {
 		if err := l.takeBack(ctx, le, term, recording); err != nil {
@@ -310,7 +314,18 @@ func (l *Lessor) takeBack(ctx context.Context, le *lease, term uint64, recording
 			return ctx.Err()
 		}
 	}
+	l.mu.Lock()
+	doubtful := le.doubtful
+	l.mu.Unlock()
 	_, err := l.store.Do(ctx, &mvcc.Checkpoint{Term: term, Leases: []mvcc.Remaining{{ID: le.id, Grant: le.grant}}}, 0)
+	if err == nil {
+		l.mu.Lock()
+		// Another one may be in doubt since.
+		if le.doubtful == doubtful {
+			le.doubtful = nil
+		}
+		l.mu.Unlock()
+	}
 	return err
 }
 
@@ -500,7 +515,7 @@ func (l *Lessor) checkpoint(ctx context.Context, all bool) {
 			return
 		}
 		_, err := l.store.Do(ctx, c, 0)
-		l.recorded(c, done)
+		l.recorded(c, done, err)
 		if err != nil {
 			l.opts.Logger.Warn("what is left of leases could not be recorded", "error", err)
 			return
@@ -508,14 +523,19 @@ func (l *Lessor) checkpoint(ctx context.Context, all bool) {
 	}
 }
 
-// recorded ends what overdue began.
-func (l *Lessor) recorded(c *mvcc.Checkpoint, done chan struct{}) {
+// recorded ends what overdue began, with what came of it. An error does not say that the checkpoint never comes to the log.
+func (l *Lessor) recorded(c *mvcc.Checkpoint, done chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	close(done)
 	for _, r := range c.Leases {
-		if le, ok := l.leases[r.ID]; ok {
-			le.recording = nil
+		le, ok := l.leases[r.ID]
+		if !ok {
+			continue
+		}
+		le.recording = nil
+		if err != nil && le.grant == r.Grant && l.term == c.Term {
+			le.doubtful = c
 		}
 	}
 }

@@ -205,6 +205,53 @@ func TestRenewalOfEarlierLease(t *testing.T) {
 	})
 }
 
+// TestRenewalAfterLateCheckpoint: a checkpoint takes too long and is given up, and comes to the log after all: before what is asked for later, so a renewal takes it back. The
+// next one has nothing to take back any more.
+func TestRenewalAfterLateCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := begin(mvcc.NewIndex())
+		s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 100})
+		var late *mvcc.Checkpoint
+		slow, asked := true, 0
+		land := func() {
+			if late != nil {
+				s.batch(late)
+				late = nil
+			}
+		}
+		s.before = func(request any) error {
+			c, ok := request.(*mvcc.Checkpoint)
+			switch {
+			case ok && slow:
+				late = c
+				return errors.New("the log took too long")
+			case ok:
+				asked++
+				land()
+			}
+			return nil
+		}
+		s.run(61 * time.Second)
+		if late == nil {
+			t.Fatal("no checkpoint")
+		}
+		slow = false
+		for range 2 {
+			if _, err := s.lessor.Renew(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+			land()
+			// A restart, or another leader, begins with what the log says.
+			if left := s.Index().Lease(1).Remaining; left != 0 {
+				t.Errorf("the log says that %d s are left of 100 s that were acknowledged just now", left)
+			}
+		}
+		if asked != 1 {
+			t.Errorf("%d renewals took something back, want 1", asked)
+		}
+	})
+}
+
 // TestRenewals: at random moments, the deadline among them, with a slow store that fails at times: a renewal
 // that is acknowledged lasts, one that is refused is of a lease which is gone and whose time was up.
 func TestRenewals(t *testing.T) {
