@@ -34,12 +34,17 @@ func fullDisk(t *testing.T, leads bool) {
 	}
 	d.form(3)
 	d.step("a disk is full", func() error {
-		leader, err := d.anyLeader()
-		for ; err == nil && (leader == full) != leads; leader, err = d.anyLeader() {
-			err = d.handOver()
-		}
-		if err != nil {
-			return err
+		for {
+			leader, err := d.anyLeader()
+			if err != nil {
+				return err
+			}
+			if (leader == full) == leads {
+				break
+			}
+			if err := d.handOver(); err != nil {
+				return err
+			}
 		}
 		if err := m.fill(); err != nil {
 			return err
@@ -57,7 +62,7 @@ func fullDisk(t *testing.T, leads bool) {
 				return err
 			}
 		}
-		err = errors.Join(d.withoutMe(full), m.free())
+		err := errors.Join(d.withoutMe(full), m.free())
 		d.t.Logf("the member with a full disk has ended: %v", m.gone())
 		if err != nil {
 			return err
