@@ -38,7 +38,10 @@ type Batch struct {
 	// kept at a resolution of milliseconds and decides nothing.
 	Time time.Time
 	// Server is the member id of the server that wrote the batch.
-	Server  uint64
+	Server uint64
+	// Term is the term of its lead in which the writer decided on the batch, where one server leads the others: in another one the
+	// batch is refused, with ErrNotLeader. 0: it may come in any. It is not kept.
+	Term    uint64
 	Entries []Entry
 }
 
@@ -151,7 +154,7 @@ var (
 	ErrDiverged = errors.New("the log has another history")
 	// ErrEpoch: the database may have lost scrubs since the epoch that was named; nothing was scrubbed.
 	ErrEpoch = errors.New("the database may have lost what was scrubbed")
-	// ErrNotLeader: another server is to append, and this one does not. Nothing was appended.
+	// ErrNotLeader: another server is to append, and this one does not, or not in the term of the batch. Nothing was appended.
 	ErrNotLeader = errors.New("this server does not lead")
 	// ErrNoQuorum: too few servers answered in time. What was asked for was not begun, or changes nothing.
 	ErrNoQuorum = errors.New("no majority of the servers answers")

@@ -116,7 +116,7 @@ func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.Positio
 	return out, nil
 }
 
-// Copy implements peer.Service.
+// Copy implements peer.Service. A send that the member does not take ends when this returns, with the stream.
 func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error {
 	s.logger.Info("a member fetches a copy of the database", "member", fmt.Sprintf("%x", peer.From(ctx)))
 	err := s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {

@@ -208,6 +208,7 @@ func (s *Store) commit(ctx context.Context, batch []*call) []*call {
 type decision struct {
 	requests []any
 	turn     drivers.Turn // nil: none is held
+	term     uint64       // as of the last evaluation
 	stale    int          // how often values were gone
 }
 
@@ -287,8 +288,9 @@ var errStale = errors.New("the index is behind the log")
 // that is gone again and again is missing, and the failure of the request that needs it.
 func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error) {
 	var stale error
+	d.term = s.opts.Term()
 	env := mvcc.Env{
-		MinLeaseTTL: s.opts.MinLeaseTTL, Term: s.opts.Term(), Corrupt: s.opts.Corrupt,
+		MinLeaseTTL: s.opts.MinLeaseTTL, Term: d.term, Corrupt: s.opts.Corrupt,
 		Values: func(positions []int64) ([][]byte, error) {
 			got, err := s.fetch(ctx, positions)
 			if errors.Is(err, drivers.ErrScrubbed) {
@@ -304,7 +306,7 @@ func (s *Store) tryOnce(ctx context.Context, d *decision) ([]mvcc.Result, error)
 		d.stale++
 		return nil, stale
 	case len(b.Entries()) > 0:
-		return results, s.append(ctx, ix, b, len(d.requests))
+		return results, s.append(ctx, ix, b, d)
 	}
 	// Also in a turn: it may have ended by itself before the last of the requests came.
 	return results, s.proveCurrent(ctx, ix)
@@ -320,8 +322,8 @@ func (s *Store) proveCurrent(ctx context.Context, ix *mvcc.Index) error {
 }
 
 // append makes the builder's entries durable and publishes what it built.
-func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder, requests int) error {
-	batch := drivers.Batch{Time: s.opts.Now(), Server: s.opts.Server(), Entries: b.Entries()}
+func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder, d *decision) error {
+	batch := drivers.Batch{Time: s.opts.Now(), Server: s.opts.Server(), Term: d.term, Entries: b.Entries()}
 	if _, err := rand.Read(batch.ID[:]); err != nil {
 		return err
 	}
@@ -332,7 +334,7 @@ func (s *Store) append(ctx context.Context, ix *mvcc.Index, b *mvcc.Builder, req
 		}
 		return err
 	}
-	s.opts.Appended(requests, len(batch.Entries), time.Since(start))
+	s.opts.Appended(len(d.requests), len(batch.Entries), time.Since(start))
 	s.failure.Store(nil)
 	end := drivers.End{Position: ix.End.Position + int64(len(batch.Entries)), Batch: batch.ID}
 	s.publish(b, end)

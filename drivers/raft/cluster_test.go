@@ -287,7 +287,7 @@ func TestTransfer(t *testing.T) {
 	if err := l.Resign(t.Context(), func(uint64) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
-	id, l = c.leader(0)
+	id, _ = c.leader(0)
 	if id == to {
 		t.Fatalf("%d still leads", id)
 	}
@@ -425,5 +425,25 @@ func TestConfigureLate(t *testing.T) {
 	}
 	if s, err := now.Status(t.Context()); err != nil || len(s.Members) != 3 {
 		t.Errorf("%v, %v", s.Members, err)
+	}
+}
+
+// TestAppendOfATerm: what was decided in one term is not appended in a later one, by the same leader neither.
+func TestAppendOfATerm(t *testing.T) {
+	c := newCluster(t)
+	c.found(1)
+	end := c.put(10)
+	_, l := c.leader(0)
+	_, term, _, _ := l.Leader()
+	batch := newBatch(1, 10)
+	for _, other := range []uint64{term - 1, term + 1} {
+		batch.Term = other
+		if err := l.Append(t.Context(), end, batch); !errors.Is(err, drivers.ErrNotLeader) {
+			t.Errorf("in term %d a batch of term %d: %v", term, other, err)
+		}
+	}
+	batch.Term = term
+	if err := l.Append(t.Context(), end, batch); err != nil {
+		t.Error(err)
 	}
 }

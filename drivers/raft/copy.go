@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -78,13 +79,33 @@ func (c *copies) forget() {
 	}
 }
 
-// ServeCopy gives a copy of the database as the file has it now to fn, for a member. Scrubs wait meanwhile; all else goes on.
+// errStalled breaks off a copy that stands still.
+var errStalled = errors.New("nothing of it has come through for too long")
+
+// ServeCopy gives a copy of the database as the file has it now to fn, for a member. Scrubs wait meanwhile; all else goes on. If a part is not taken
+// within Options.CopyTimeout it is broken off, and fn may still be in that call when ServeCopy returns.
 func (l *Log) ServeCopy(ctx context.Context, id uint64, fn func(Part) error) error {
-	defer l.copies.begin(id)()
-	if err := l.copying.Acquire(ctx, 1); err != nil {
+	release, err := l.share(ctx)
+	if err != nil {
 		return err
 	}
-	defer l.copying.Release(1)
+	defer release()
+	defer l.copies.begin(id)()
+	return l.serveCopy(ctx, func(p Part) error {
+		taken := make(chan error, 1)
+		go func() { taken <- fn(p) }()
+		stalled := time.NewTimer(l.opts.CopyTimeout)
+		defer stalled.Stop()
+		select {
+		case err := <-taken:
+			return err
+		case <-stalled.C:
+			return errStalled
+		}
+	})
+}
+
+func (l *Log) serveCopy(ctx context.Context, fn func(Part) error) error {
 	var s Stand
 	var epoch uint64
 	err := l.withFile(ctx, func(_ context.Context, f *sqlite.Log) error {
@@ -145,8 +166,10 @@ type fetched struct {
 	snap *raftpb.Snapshot
 	// later is the newest marker that was offered while it was on its way.
 	later *raftpb.Snapshot
-	// given is set when Raft was told of it, or needs it no more.
-	given bool
+	// given is set when Raft was told of it, or needs it no more, and installed when it has taken the database's place.
+	given, installed bool
+	// dropped is set while it is removed from the disk.
+	dropped bool
 }
 
 // offer takes note of another marker that a leader has.
@@ -188,7 +211,7 @@ func (s *Stand) covers(snap *raftpb.Snapshot) bool {
 }
 
 // offered hears from a leader that this member is too far behind to get the log. It fetches a copy of that leader's database, unless one is there or on its
-// way. The leader asks again.
+// way, or the leader may not have heard of the last one. The leader asks again.
 func (n *node) offered(m *raftpb.Message) {
 	snap, now := m.GetSnapshot(), n.rn.BasicStatus()
 	switch {
@@ -196,9 +219,25 @@ func (n *node) offered(m *raftpb.Message) {
 		n.pass(m) // Raft knows what to answer
 	case n.fetched != nil:
 		n.fetched.offer(snap)
+	case n.begins > 0 && n.begins == now.GetCommit():
+		n.answer(m)
 	default:
 		n.fetch(m.GetFrom(), snap)
 	}
+}
+
+// answer tells a leader what this member's Raft log begins with, since that it was installed may have been lost on the way. It does so once: if that is not enough for the leader, the
+// next offer is taken.
+func (n *node) answer(m *raftpb.Message) {
+	n.begins = 0
+	own, err := n.wal.Snapshot()
+	if err != nil {
+		return
+	}
+	// Raft has it already, and says so.
+	n.pass(&raftpb.Message{
+		Type: raftpb.MsgSnap.Enum(), From: new(m.GetFrom()), To: new(n.id), Term: new(m.GetTerm()), Snapshot: own,
+	})
 }
 
 // fetch begins to make a copy of the database of a member that has a marker.
@@ -224,11 +263,11 @@ func (n *node) fetch(from uint64, snap *raftpb.Snapshot) {
 // giveCopy has Raft install the copy that was fetched, as a snapshot of whoever leads now. While nobody is known to, it waits.
 func (n *node) giveCopy() {
 	f := n.fetched
-	if f == nil || f.stand == nil {
+	if f == nil || f.stand == nil || f.given {
 		return
 	}
 	now := n.rn.BasicStatus()
-	if f.snap.GetMetadata().GetIndex() > now.GetCommit() {
+	if f.snap.GetMetadata().GetIndex() > now.GetCommit() && n.log.goesOn(f.stand) == nil {
 		if now.Lead == raft.None || now.Lead == n.id {
 			return
 		}
@@ -241,9 +280,34 @@ func (n *node) giveCopy() {
 
 // dropCopy lets another copy take the place of one that was installed or passed over.
 func (n *node) dropCopy() {
-	if n.fetched != nil && n.fetched.given {
+	f := n.fetched
+	switch {
+	case f == nil, !f.given, f.dropped:
+	case f.installed:
 		n.fetched = nil
+	default:
+		f.dropped = true
+		n.log.background.Go(func() {
+			n.log.removeCopy()
+			_ = n.do(n.log.ctx, func() { n.fetched = nil })
+		})
 	}
+}
+
+// removeCopy removes a copy that is not used. It may be large.
+func (l *Log) removeCopy() {
+	if err := sqlite.RemoveCopy(l.opts.Database.Path + copySuffix); err != nil {
+		l.logger.Warn("a copy of another member's database, which is of no use any more, is still there", "error", err)
+	}
+}
+
+// goesOn refuses a copy that ends before what this member has. That is ahead of its Raft log if it was killed when it had a copy and not yet the Raft log for it, and
+// another member's file, which is behind what is agreed on, may not be that far.
+func (l *Log) goesOn(stand *Stand) error {
+	if end, _ := l.tail.ends(); stand.End.Position < end.Position {
+		return fmt.Errorf("it ends at %d, and this member has the log up to %d", stand.End.Position, end.Position)
+	}
+	return nil
 }
 
 // fetchCopy makes a whole copy, durable, beside the database, of one that covers a marker.
@@ -254,12 +318,20 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raf
 	}
 	var stand *Stand
 	whole := false
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(l.opts.CopyTimeout, func() { cancel(errStalled) })
+	defer stalled.Stop()
 	err = net.Copy(ctx, from, func(p Part) error {
+		// The time that this member itself takes for it does not count.
+		stalled.Stop()
+		defer stalled.Reset(l.opts.CopyTimeout)
 		switch {
 		case p.Stand != nil:
 			if stand = p.Stand; !stand.covers(snap) {
 				return fmt.Errorf("it ends at %d and is not one of what entry %d of Raft's log stands for", stand.End.Position, snap.GetMetadata().GetIndex())
 			}
+			return l.goesOn(stand)
 		case p.Last:
 			whole = true
 		default:
@@ -267,6 +339,9 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raf
 		}
 		return nil
 	})
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		err = fmt.Errorf("%w: %w", errStalled, err)
+	}
 	if err == nil && (stand == nil || !whole) {
 		err = errors.New("it has no end")
 	}
@@ -289,6 +364,9 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 			return fmt.Errorf("install a copy of the database: %w", err)
 		}
 		n.placed = m.GetIndex()
+		if n.fetched != nil {
+			n.fetched.installed = true
+		}
 	}
 	// Entries after it may have come along, agreed on already.
 	hard := n.hard
@@ -298,7 +376,7 @@ func (n *node) install(snap *raftpb.Snapshot) error {
 	if err := n.wal.Install(hard, snap); err != nil {
 		return fmt.Errorf("install a copy of the database: %w", err)
 	}
-	n.placed, n.unsaved = 0, hard != n.hard
+	n.placed, n.unsaved, n.begins = 0, hard != n.hard, m.GetIndex()
 	n.setConf(m.GetConfState(), m.GetIndex())
 	n.member = n.member || isMember(n.conf.Load(), n.id)
 	n.applied.Store(m.GetIndex())

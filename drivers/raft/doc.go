@@ -3,7 +3,8 @@
 // grows into the first member of a cluster.
 //
 // An append is a command in Raft's log: a batch, and the end of the log that its author has seen. When it is agreed on, every member's state machine compares that end
-// with its own and appends the batch or does nothing: on every member alike.
+// with its own and appends the batch or does nothing: on every member alike. A batch that was decided on in a
+// term of this server's lead is proposed in that one or not at all.
 //
 // What is committed is first in memory, in the tail, and so can be read at once. It goes to the file in the background, many batches
 // in one transaction. Durable it is before that, in the Raft logs of a majority (internal/wal), which are synced before anything is acknowledged.

@@ -29,7 +29,7 @@ type fabric struct {
 	// loses has a message be lost. Optional; it is set before there are any.
 	loses func(*raftpb.Message) bool
 	// copying is called when a copy begins to be sent. Optional; it is set before there are any.
-	copying func()
+	copying func(context.Context)
 }
 
 func (f *fabric) reaches(from, to uint64) *Log {
@@ -93,7 +93,7 @@ func (l *link) Copy(ctx context.Context, from uint64, receive func(Part) error) 
 	}
 	return to.ServeCopy(ctx, l.id, func(p Part) error {
 		if p.Stand != nil && l.fabric.copying != nil {
-			l.fabric.copying()
+			l.fabric.copying(ctx)
 		}
 		return receive(p)
 	})
@@ -105,6 +105,8 @@ type cluster struct {
 	fabric *fabric
 	dirs   map[uint64]string
 	stop   map[uint64]func()
+	// copyTimeout is Options.CopyTimeout.
+	copyTimeout time.Duration
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -128,7 +130,7 @@ func (c *cluster) options(id uint64) Options {
 	return Options{
 		Database: sqlite.Options{Path: filepath.Join(c.dirs[id], "keelson.db")}, Dir: filepath.Join(c.dirs[id], "raft"),
 		HeartbeatInterval: 20 * time.Millisecond, ElectionTimeout: 200 * time.Millisecond, PreVote: true, Timeout: 5 * time.Second, Logger: logger,
-		SnapshotCount: 50, CatchUpEntries: 10,
+		SnapshotCount: 50, CatchUpEntries: 10, CopyTimeout: c.copyTimeout,
 	}
 }
 

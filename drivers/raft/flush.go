@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -40,7 +41,7 @@ func (l *Log) flusher(ctx context.Context, n *node) error {
 		}
 		l.gather(ctx)
 		err := l.flush(context.WithoutCancel(ctx))
-		l.noted(err)
+		l.noted(&l.database, err)
 		switch {
 		case err == nil:
 			l.cutWAL(n)
@@ -137,7 +138,7 @@ func (l *Log) awaitRoom(ctx context.Context) error {
 		select {
 		case <-room:
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
 		}
 	}
 }
@@ -150,21 +151,37 @@ func (l *Log) hasten() {
 	}
 }
 
-// noted remembers what keeps this server from writing to its disk, or that nothing does. Who follows Leader hears of it: a leader that
+// disk is where one of the two logs is kept. They may be of different file systems, and each is found out about by another goroutine.
+type disk struct {
+	has     string
+	failure atomic.Pointer[error] // what keeps this server from writing to it
+}
+
+// noted remembers what keeps this server from writing to a disk, or that nothing does. Who follows Leader hears of it: a leader that
 // cannot write refuses to append, and another member should lead.
-func (l *Log) noted(err error) {
-	old := l.unwritable.Load()
+func (l *Log) noted(d *disk, err error) {
+	old := d.failure.Load()
 	switch {
 	case err != nil:
-		if l.unwritable.Swap(&err) == nil {
-			l.logger.Error("the disk cannot be written, trying again", "error", err)
+		if d.failure.Swap(&err) == nil {
+			l.logger.Error("a disk cannot be written, trying again", "has", d.has, "error", err)
 			if n := l.node.Load(); n != nil {
 				n.changed.All()
 			}
 		}
-	case old != nil && l.unwritable.CompareAndSwap(old, nil):
-		l.logger.Info("the disk can be written again")
+	case old != nil && d.failure.CompareAndSwap(old, nil):
+		l.logger.Info("the disk can be written again", "has", d.has)
 	}
+}
+
+// unwritable says why a disk cannot be written, if one cannot.
+func (l *Log) unwritable() error {
+	for _, d := range []*disk{&l.raftLog, &l.database} {
+		if p := d.failure.Load(); p != nil {
+			return *p
+		}
+	}
+	return nil
 }
 
 // cutWAL asks for a new marker, and for the Raft log before it to go, once it is long enough.
@@ -194,10 +211,13 @@ func (n *node) cut() {
 }
 
 // mark sets the marker to what the file has, if the configuration as of then is known: it is the one of now, or none has come since. It gives
-// the marker's index, 0 if there is no new one.
+// the marker's index, 0 if there is no new one. A file that is ahead, after a start or as a copy, says nothing of where the log stood at an entry that is passed over.
 func (n *node) mark() (uint64, error) {
 	end, mark := n.log.fileEnd()
 	entry, hash := decodeMark(mark)
+	if entry.index > n.applied.Load() {
+		return 0, nil
+	}
 	if n.log.tail.pending() == 0 {
 		// The file has all that was applied.
 		term, err := n.wal.Term(n.applied.Load())
@@ -228,7 +248,7 @@ func (n *node) keepFrom(marked uint64) uint64 {
 	if n.state == raft.StateLeader && size <= tooLarge*walBytes {
 		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 			switch {
-			case !pr.RecentActive:
+			case !n.active(id):
 			case pr.State == tracker.StateSnapshot && !n.log.copies.begun(id):
 				// It may be fetching one of whoever led before, and need the log from an earlier marker on.
 				index = 0

@@ -30,3 +30,25 @@ func TestGrowFails(t *testing.T) {
 	}
 	c.put(10)
 }
+
+// TestLeaderWhileGrowing: who has asked a server that is alone hears that it is so no more, however close the two are.
+func TestLeaderWhileGrowing(t *testing.T) {
+	for range 5000 {
+		l, grown := new(Log), make(chan struct{})
+		go func() {
+			defer close(grown)
+			l.node.Store(new(node))
+			l.grown.All()
+		}()
+		_, _, alone, changed := l.Leader()
+		<-grown
+		if !alone {
+			continue
+		}
+		select {
+		case <-changed:
+		default:
+			t.Fatal("it is not told")
+		}
+	}
+}

@@ -46,10 +46,12 @@ type Log struct {
 	replaced wake.Signal
 	epoch    atomic.Uint64 // how often it was replaced
 
-	flushing   sync.Mutex          // held while the tail goes to the file
-	copying    *semaphore.Weighted // held shared by copies of the file, as a whole by scrubs
-	hurry      chan struct{}
-	unwritable atomic.Pointer[error]
+	flushing sync.Mutex          // held while the tail goes to the file
+	copying  *semaphore.Weighted // held shared by copies of the file, as a whole by scrubs: see share and alone
+	freed    wake.Signal         // somebody holds copying no more
+	hurry    chan struct{}
+	// raftLog and database are the disks of the two logs.
+	raftLog, database disk
 	// unresolved is set while the outcome of an append is not known.
 	unresolved atomic.Bool
 	copies     copies
@@ -58,8 +60,11 @@ type Log struct {
 	background sync.WaitGroup
 	ctx        context.Context // ends with Close
 	stop       context.CancelFunc
-	closeOnce  sync.Once
-	closeErr   error
+	// patience ends with Run, or with Close: a disk that has no room is not waited for any longer.
+	patience  context.Context
+	lose      context.CancelFunc
+	closeOnce sync.Once
+	closeErr  error
 }
 
 // withFile gives fn the file. Long work is to end with the context that fn is given.
@@ -95,6 +100,35 @@ func (l *Log) briefly(fn func(*sqlite.Log) error) error {
 
 // allCopies is what a scrub takes of copying, of which a copy takes 1.
 const allCopies = math.MaxInt64
+
+// share waits until no scrub is under way, and keeps off any until release is called.
+func (l *Log) share(ctx context.Context) (release func(), err error) {
+	if err := l.copying.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	return func() { l.release(1) }, nil
+}
+
+// alone waits until nothing of the file is copied or loaded, and keeps that off until release is called. A copy may take long, so who waits here
+// keeps no other from beginning.
+func (l *Log) alone(ctx context.Context) (release func(), err error) {
+	for {
+		freed := l.freed.Next()
+		if l.copying.TryAcquire(allCopies) {
+			return func() { l.release(allCopies) }, nil
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (l *Log) release(n int64) {
+	l.copying.Release(n)
+	l.freed.All()
+}
 
 // errReplaced ends what reads a file in whose place a newer one comes.
 var errReplaced = errors.New("the database is being replaced by a newer copy")
@@ -135,8 +169,8 @@ func (l *Log) append(ctx context.Context, after drivers.End, batch *drivers.Batc
 	if end, _ := l.tail.ends(); end != after {
 		return fmt.Errorf("append after %d: %w: it is at %d", after.Position, drivers.ErrConflict, end.Position)
 	}
-	if p := l.unwritable.Load(); p != nil {
-		return fmt.Errorf("append after %d: %w", after.Position, *p)
+	if err := l.unwritable(); err != nil {
+		return fmt.Errorf("append after %d: %w", after.Position, err)
 	}
 	if err := n.append(after, batch); err != nil {
 		return fmt.Errorf("append after %d: %w", after.Position, err)
@@ -263,10 +297,11 @@ func (l *Log) scanFile(ctx context.Context, opts drivers.ScanOptions, fn func([]
 // Load implements drivers.Followed: scrubs wait meanwhile. If the file is replaced it ends with drivers.ErrEpoch, since in the newer one things are
 // scrubbed that were superseded after the end of this one.
 func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
-	if err := l.copying.Acquire(ctx, 1); err != nil {
+	release, err := l.share(ctx)
+	if err != nil {
 		return drivers.Bounds{}, err
 	}
-	defer l.copying.Release(1)
+	defer release()
 	epoch := l.Epoch()
 	b := l.bounds()
 	if b.End.Position == 0 {
@@ -397,10 +432,11 @@ func (l *Log) ScrubIn(ctx context.Context, epoch uint64, positions []int64) erro
 	if l.unresolved.Load() {
 		return fmt.Errorf("scrub: %w", drivers.ErrUnresolved)
 	}
-	if err := l.copying.Acquire(ctx, allCopies); err != nil {
+	release, err := l.alone(ctx)
+	if err != nil {
 		return fmt.Errorf("scrub: %w", err)
 	}
-	defer l.copying.Release(allCopies)
+	defer release()
 	if l.node.Load() != nil && len(positions) > 0 {
 		if end, _ := l.tail.ends(); positions[len(positions)-1] >= end.Position {
 			return fmt.Errorf("scrub: position %d is not below the log's last, %d", positions[len(positions)-1], end.Position)

@@ -25,7 +25,7 @@ type Member struct {
 type Progress struct {
 	// Match is the index up to which its Raft log is known to be the leader's.
 	Match uint64
-	// Active: it was heard of during the last election timeout.
+	// Active: it was heard of of late, or this member leads for no longer than an election timeout.
 	Active bool
 	// Copying: it needs a copy of the database.
 	Copying bool
@@ -62,11 +62,29 @@ func (n *node) status() Status {
 	s.Learner = slices.Contains(s.Members, Member{n.id, true})
 	if n.state == raft.StateLeader {
 		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-			s.Progress[id] = Progress{Match: pr.Match, Active: pr.RecentActive || id == n.id, Copying: pr.State == tracker.StateSnapshot}
+			s.Progress[id] = Progress{Match: pr.Match, Active: n.active(id), Copying: pr.State == tracker.StateSnapshot}
 		})
 	}
 	return s
 }
+
+// listen counts for how long members are silent. Raft's own note of who is active does not do: every election timeout it begins anew with nobody.
+func (n *node) listen() {
+	if n.state != raft.StateLeader {
+		clear(n.silent)
+		return
+	}
+	n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if pr.RecentActive || id == n.id {
+			n.silent[id] = 0
+			return
+		}
+		n.silent[id]++
+	})
+}
+
+// active tells whether another member, or this one, was heard of of late.
+func (n *node) active(id uint64) bool { return n.silent[id] < n.log.opts.electionTicks() }
 
 // members gives a configuration's members by id.
 func members(conf *raftpb.ConfState) []Member {
@@ -97,9 +115,10 @@ func (l *Log) Clustered() (Identity, bool) {
 // Leader gives the leader that is known, 0 if none is, and the term; leading tells whether it is this server. The channel is closed when any
 // of it changes. A server that is alone leads itself, as member 0.
 func (l *Log) Leader() (leader, term uint64, leading bool, changed <-chan struct{}) {
+	grown := l.grown.Next() // first, so that it is closed by whatever comes after the look
 	n := l.node.Load()
 	if n == nil {
-		return 0, 0, true, l.grown.Next()
+		return 0, 0, true, grown
 	}
 	changed = n.changed.Next()
 	return n.lead.Load(), n.term.Load(), n.leading.Load(), changed
@@ -194,17 +213,14 @@ func (l *Log) Follows(want []Member) bool {
 	return n != nil && nextChange(n.conf.Load(), n.id, want) == nil
 }
 
-// Failure tells what keeps this server from its disk, or ended its part in the consensus.
+// Failure tells what keeps this server from a disk of its own, or ended its part in the consensus.
 func (l *Log) Failure() error {
 	if n := l.node.Load(); n != nil {
 		if p := n.failure.Load(); p != nil {
 			return *p
 		}
 	}
-	if p := l.unwritable.Load(); p != nil {
-		return *p
-	}
-	return nil
+	return l.unwritable()
 }
 
 // Configure brings the configuration to these members, one change after the other, and returns when it is applied here. The leader alone can:
@@ -404,9 +420,16 @@ func (l *Log) Unreachable(id uint64) {
 	}
 }
 
-// SnapshotLost says that another member may not have heard that it needs a copy of the database.
+// SnapshotLost says that another member may not have heard that it needs a copy of the database. One that fetches one here has: what it will need after that is kept
+// for it only as long as it counts as waiting.
 func (l *Log) SnapshotLost(id uint64) {
-	if n := l.node.Load(); n != nil {
-		n.post(func() { n.rn.ReportSnapshot(id, raft.SnapshotFailure) })
+	n := l.node.Load()
+	if n == nil {
+		return
 	}
+	n.post(func() {
+		if !l.copies.fetches(id) {
+			n.rn.ReportSnapshot(id, raft.SnapshotFailure)
+		}
+	})
 }

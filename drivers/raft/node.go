@@ -31,6 +31,7 @@ type node struct {
 	id     uint64
 	rn     *raft.RawNode
 	wal    *wal.WAL
+	save   func(*raftpb.HardState, []*raftpb.Entry, bool) error // the Raft log's, or a test's
 	net    Network
 
 	inbox *inbox
@@ -46,6 +47,8 @@ type node struct {
 	confIndex uint64
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
 	stuck map[uint64]int
+	// silent counts the ticks for which a leader has not heard of a member, beginning when Raft says so for the first time.
+	silent map[uint64]int
 	// hard is Raft's hard state; unsaved is set while its commit index is newer than on disk.
 	hard    *raftpb.HardState
 	unsaved bool
@@ -66,6 +69,9 @@ type node struct {
 	fetched *fetched
 	// placed is the index of the snapshot whose copy has taken the file's place, and that the Raft log does not have yet.
 	placed uint64
+	// begins is the index of the marker that the Raft log began with when it was opened, or a copy was installed. If nothing is agreed on after it, as far as this
+	// member knows, the leader may not know that it has it. 0 once that was told again.
+	begins uint64
 }
 
 // maxMessage bounds the bytes of entries in one message to another member, the other two the messages on the way to it. A larger entry goes alone.
@@ -80,9 +86,9 @@ const maxDrained = 4096
 
 func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n := &node{
-		log: l, logger: l.logger, id: w.Identity().Member, wal: w, net: net,
+		log: l, logger: l.logger, id: w.Identity().Member, wal: w, save: w.Save, net: net,
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
-		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int),
+		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int), silent: make(map[uint64]int),
 	}
 	snap, err := w.Snapshot()
 	if err != nil {
@@ -95,11 +101,12 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n.setConf(conf, snap.GetMetadata().GetIndex())
 	n.member = isMember(conf, n.id)
 	n.hard = hs
+	n.begins = snap.GetMetadata().GetIndex()
 	n.applied.Store(snap.GetMetadata().GetIndex())
 	n.term.Store(hs.GetTerm())
 	n.rn, err = raft.NewRawNode(&raft.Config{
 		ID: n.id, Storage: storage{w, n}, Logger: raftLogger{n.logger},
-		ElectionTick: max(int(l.opts.ElectionTimeout/l.opts.HeartbeatInterval), 2), HeartbeatTick: 1,
+		ElectionTick: l.opts.electionTicks(), HeartbeatTick: 1,
 		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight, MaxInflightBytes: maxInflightBytes,
 		CheckQuorum: true, PreVote: l.opts.PreVote, ReadOnlyOption: raft.ReadOnlySafe,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
@@ -109,7 +116,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	return n, err
 }
 
-// run is the loop of the consensus, until ctx ends or the log on disk fails for good.
+// run is the loop of the consensus, until ctx ends, or the server is stopping and a disk is full, or the log on disk fails for good.
 func (n *node) run(ctx context.Context) error {
 	defer close(n.done)
 	defer n.dropWaiters(drivers.ErrClosed)
@@ -128,8 +135,8 @@ func (n *node) run(ctx context.Context) error {
 		n.drain()
 		n.giveCopy()
 		for n.rn.HasReady() {
-			if err := n.ready(ctx); err != nil {
-				if ctx.Err() != nil {
+			if err := n.ready(n.log.patience); err != nil {
+				if errors.Is(err, errImpatient) {
 					return nil
 				}
 				n.fail(err)
@@ -173,6 +180,7 @@ func (n *node) pass(m *raftpb.Message) {
 }
 
 func (n *node) tick() {
+	n.listen()
 	n.rn.Tick()
 	n.reads.tick(n)
 	n.unstick()
@@ -258,7 +266,13 @@ func (n *node) append(after drivers.End, batch *drivers.Batch) error {
 	}
 	data := encodeCommand(after, batch)
 	id, answer := batch.ID, make(chan error, 1)
+	term := batch.Term
 	propose := func() {
+		// Only here it is certain that the lead was not lost and won again since the author has looked.
+		if term != 0 && term != n.rn.BasicStatus().GetTerm() {
+			answer <- n.notLeading()
+			return
+		}
 		n.waiters[id] = answer
 		if err := n.rn.Propose(data); err != nil {
 			delete(n.waiters, id)

@@ -37,6 +37,8 @@ type Options struct {
 	SnapshotCount, CatchUpEntries uint64
 	// Timeout is how long a question to the others may take. Default: 7 s.
 	Timeout time.Duration
+	// CopyTimeout is how long a copy of the database may stand still on its way before it is broken off. Default: 30 s.
+	CopyTimeout time.Duration
 	// Logger gets what operators should know. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -47,10 +49,14 @@ func (o Options) withDefaults() Options {
 	o.SnapshotCount = cmp.Or(o.SnapshotCount, 10_000)
 	o.CatchUpEntries = cmp.Or(o.CatchUpEntries, 5_000)
 	o.Timeout = cmp.Or(o.Timeout, 7*time.Second)
+	o.CopyTimeout = cmp.Or(o.CopyTimeout, 30*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.Database.Logger = cmp.Or(o.Database.Logger, o.Logger)
 	return o
 }
+
+// electionTicks is ElectionTimeout in heartbeats.
+func (o Options) electionTicks() int { return max(int(o.ElectionTimeout/o.HeartbeatInterval), 2) }
 
 func (o Options) wal() wal.Options {
 	return wal.Options{Dir: o.Dir, CacheBytes: 2 << 20, Logger: o.Logger}
@@ -95,13 +101,18 @@ func beginning(voters []uint64, end drivers.End, chain uint64) *raftpb.Snapshot 
 func Open(ctx context.Context, o Options) (*Log, error) {
 	l := &Log{opts: o.withDefaults(), born: rand.Uint64(), hurry: make(chan struct{}, 1), copying: semaphore.NewWeighted(allCopies)}
 	l.logger = l.opts.Logger
+	l.raftLog.has, l.database.has = "the Raft log", "the database"
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.patience, l.lose = context.WithCancel(l.ctx)
 	l.copies.init()
 	var err error
 	if l.file, err = sqlite.Open(ctx, l.opts.Database); err != nil {
 		return nil, err
 	}
 	l.fileCtx, l.fileEnds = context.WithCancel(l.ctx)
+	if !o.Database.ReadOnly {
+		l.removeCopy() // of before, if it was killed or stopped then
+	}
 	return l, nil
 }
 
@@ -340,8 +351,10 @@ func (l *Log) force(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
 	return marker(entryID{max(at.index, 1), at.term + 1}, &raftpb.ConfState{Voters: []uint64{n.id}}, end, hash), nil
 }
 
-// Run does the database's work in the background until ctx ends.
+// Run does the database's work in the background until ctx ends. Then this server is stopping: an append that waits for a full disk is uncertain from
+// then on, rather than keep it from that.
 func (l *Log) Run(ctx context.Context) error {
+	defer l.lose()
 	for {
 		replaced := l.replaced.Next()
 		l.fileMu.RLock()

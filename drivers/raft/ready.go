@@ -82,7 +82,7 @@ func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
 		if n.unsaved {
 			hs = n.hard
 		}
-		err := n.wal.Save(hs, rd.Entries, rd.MustSync)
+		err := n.save(hs, rd.Entries, rd.MustSync)
 		n.unsaved = n.unsaved && err != nil
 		return err
 	})
@@ -100,26 +100,24 @@ func (n *node) saveLast() error {
 const roomAgain = 500 * time.Millisecond
 
 func (n *node) untilRoom(ctx context.Context, fn func() error) error {
-	for full := false; ; full = true {
+	for {
 		err := fn()
-		if !errors.Is(err, drivers.ErrNoSpace) {
-			if full && err == nil {
-				n.logger.Info("there is room again for the Raft log")
-				n.log.noted(nil)
-			}
-			return err
+		if err == nil || errors.Is(err, drivers.ErrNoSpace) {
+			n.log.noted(&n.log.raftLog, err)
 		}
-		if !full {
-			n.logger.Error("the Raft log cannot be written, trying again", "error", err)
-			n.log.noted(err)
+		if !errors.Is(err, drivers.ErrNoSpace) {
+			return err
 		}
 		select {
 		case <-time.After(roomAgain):
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
 		}
 	}
 }
+
+// errImpatient says that a server which is stopping has not waited until there is room on a disk.
+var errImpatient = errors.New("the server stops, and there is no room on its disk")
 
 // applyAll gives committed entries to the state machine.
 func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {

@@ -85,6 +85,65 @@ func TestInstallWithEntries(t *testing.T) {
 	}
 }
 
+// TestCopyOfAnEarlierState: a copy that ends before the member's own log, though not before the marker, is neither fetched nor installed.
+func TestCopyOfAnEarlierState(t *testing.T) {
+	c, n, snap := joining(t)
+	end := c.log(1).Known().End
+	ahead := drivers.End{Position: end.Position + 1, Batch: drivers.BatchID{1}}
+	if err := n.do(t.Context(), func() {
+		n.log.tail.reset(ahead, 0)
+		_, mark := c.log(1).fileEnd()
+		n.fetched = &fetched{snap: snap, stand: &Stand{End: end, Mark: mark}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for kept := true; kept; {
+		if err := n.do(t.Context(), func() { kept = n.fetched != nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := n.log.Known().End; got != ahead {
+		t.Errorf("it ends at %v, want %v", got, ahead)
+	}
+	if _, err := n.log.fetchCopy(t.Context(), n.net, 1, snap); err == nil {
+		t.Error("it is fetched")
+	}
+}
+
+// TestCopyIsRemoved: a copy that is of no use does not stay on the disk, nor does one that a start finds.
+func TestCopyIsRemoved(t *testing.T) {
+	c, n, snap := joining(t)
+	path := n.log.opts.Database.Path + copySuffix
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mark := c.log(1).fileEnd()
+	if err := n.do(t.Context(), func() {
+		// What it has is ahead of the copy.
+		n.log.tail.reset(drivers.End{Position: c.log(1).Known().End.Position + 1}, 0)
+		n.fetched = &fetched{snap: snap, stand: &Stand{End: c.log(1).Known().End, Mark: mark}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for kept := true; kept; {
+		if err := n.do(t.Context(), func() { kept = n.fetched != nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("passed over, it is there: %v", err)
+	}
+	c.close(2)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.open(2)
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after a start, it is there: %v", err)
+	}
+}
+
 // replacedBySame has it look as if a newer copy came in the file's place. The file must not be in use, but by who calls.
 func (l *Log) replacedBySame() {
 	l.fileEnds()
@@ -240,10 +299,13 @@ func (c *cluster) await(leader *Log, id uint64, so func(Progress) bool) {
 // held has the first copy wait: begun is closed when it begins, and it goes on when hold is closed. It counts the copies.
 func (c *cluster) held() (begun, hold chan struct{}, copies *atomic.Int64) {
 	begun, hold, copies = make(chan struct{}), make(chan struct{}), new(atomic.Int64)
-	c.fabric.copying = func() {
+	c.fabric.copying = func(ctx context.Context) {
 		if copies.Add(1) == 1 {
 			close(begun)
-			<-hold
+			select {
+			case <-hold:
+			case <-ctx.Done():
+			}
 		}
 	}
 	return begun, hold, copies
@@ -306,6 +368,46 @@ func TestCopyOutlivesLead(t *testing.T) {
 	}
 }
 
+// TestSnapshotLostWhileFetched: a connection that breaks while a member fetches a copy does not make the copy useless.
+func TestSnapshotLostWhileFetched(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	c.found(3)
+	id, behind := c.behind(begun)
+	l := c.log(id)
+	var end drivers.End
+	for range 3 {
+		c.await(l, behind, func(p Progress) bool { return p.Copying })
+		end = c.fill(l)
+		l.SnapshotLost(behind)
+	}
+	close(hold)
+	c.same(id, behind, end)
+	if n := copies.Load(); n != 1 {
+		t.Errorf("%d copies were made", n)
+	}
+}
+
+// TestAnswerLost: that a copy was installed does not come through to the leader. It is told when it offers another one, and that is not made.
+func TestAnswerLost(t *testing.T) {
+	c := newCluster(t)
+	begun, hold, copies := c.held()
+	var who, lost atomic.Uint64
+	c.fabric.loses = func(m *raftpb.Message) bool {
+		return m.GetFrom() == who.Load() && m.GetType() == raftpb.MsgAppResp && !m.GetReject() && lost.CompareAndSwap(0, m.GetIndex())
+	}
+	c.found(3)
+	id, behind := c.behind(begun)
+	c.fill(c.log(id))
+	end := c.fill(c.log(id))
+	who.Store(behind)
+	close(hold)
+	c.same(id, behind, end)
+	if n := copies.Load(); n != 1 || lost.Load() == 0 {
+		t.Errorf("%d copies were made, and the answer %d was lost", n, lost.Load())
+	}
+}
+
 // TestCopyWithoutLead: a copy that is whole while nobody leads waits for who will.
 func TestCopyWithoutLead(t *testing.T) {
 	c := newCluster(t)
@@ -351,6 +453,66 @@ func TestCopyBesideAnother(t *testing.T) {
 	c.same(id, 4, c.put(100))
 	if !lost.Load() {
 		t.Error("nothing was lost")
+	}
+}
+
+// TestCopyFromAHungSource: a copy of which nothing comes is broken off, and another member's is fetched.
+func TestCopyFromAHungSource(t *testing.T) {
+	c := newCluster(t)
+	c.copyTimeout = 500 * time.Millisecond
+	begun, hold, copies := c.held()
+	defer close(hold)
+	c.found(3)
+	id, behind := c.behind(begun)
+	next := 6 - id - behind
+	if err := c.log(id).Transfer(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	c.same(next, behind, c.put(10))
+	if n := copies.Load(); n < 2 {
+		t.Errorf("%d copies were made", n)
+	}
+}
+
+// TestCopyToAHungMember: a copy of which nothing is taken is broken off. A scrub that waits for it keeps nobody else from the file.
+func TestCopyToAHungMember(t *testing.T) {
+	c := newCluster(t)
+	c.copyTimeout = time.Second
+	c.found(1)
+	c.put(10)
+	c.put(10)
+	_, l := c.leader(0)
+	if err := l.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hung, scrubbed := make(chan error, 1), make(chan error, 1)
+	begun, hold := make(chan struct{}), make(chan struct{})
+	defer close(hold)
+	go func() {
+		hung <- l.ServeCopy(t.Context(), 2, func(Part) error {
+			close(begun)
+			<-hold
+			return nil
+		})
+	}()
+	<-begun
+	go func() { scrubbed <- l.Scrub(t.Context(), []int64{1}) }()
+	for range 10 { // of which the scrub comes before some
+		if err := l.ServeCopy(t.Context(), 3, func(Part) error { return nil }); err != nil {
+			t.Errorf("another member's copy: %v", err)
+		}
+		if _, err := l.Load(t.Context(), func([]drivers.Entry) error { return nil }); err != nil {
+			t.Errorf("loading: %v", err)
+		}
+	}
+	if err := <-hung; !errors.Is(err, errStalled) {
+		t.Errorf("the copy that stands still: %v", err)
+	}
+	if err := <-scrubbed; err != nil {
+		t.Errorf("the scrub: %v", err)
+	}
+	if l.copies.fetches(2) {
+		t.Error("it counts as fetched")
 	}
 }
 

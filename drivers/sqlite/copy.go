@@ -94,6 +94,14 @@ func (c *Copy) open(opts Options) error {
 	return c.inserter.prepare(c.conn)
 }
 
+// RemoveCopy removes a copy that is of no use, finished or broken off, with what lies beside it. It does nothing if there is none. ErrLocked if somebody has it open.
+func RemoveCopy(path string) error {
+	if err := removeCopy(path); err != nil {
+		return fmt.Errorf("remove the copy %s: %w", path, classify(err))
+	}
+	return nil
+}
+
 // removeCopy removes the file at a path, unless somebody has it open, and what lies beside it.
 func removeCopy(path string) error {
 	info, err := os.Lstat(path)

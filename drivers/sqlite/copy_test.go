@@ -421,3 +421,25 @@ func TestCopyWithOneFault(t *testing.T) {
 	}
 	t.Logf("%d copies failed, %d of %d images are logs", failed, logs, images)
 }
+
+// TestRemoveCopy: a finished copy that is not used is removed, one that is being made is not.
+func TestRemoveCopy(t *testing.T) {
+	l := openLog(t, Options{})
+	end, path := marked(t, l, 3, 4, 10), filepath.Join(t.TempDir(), "copy.db")
+	if err := RemoveCopy(path); err != nil {
+		t.Errorf("nothing is there: %v", err)
+	}
+	open, err := NewCopy(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveCopy(path); !errors.Is(err, drivers.ErrLocked) {
+		t.Errorf("it is being made: %v", err)
+	}
+	if err := errors.Join(open.Abort(), copyRows(t.Context(), l, path, Options{}, end), RemoveCopy(path)); err != nil {
+		t.Error(err)
+	}
+	if got := files(t, path); got != "" {
+		t.Errorf("there are %s", got)
+	}
+}
