@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
 )
 
@@ -242,7 +243,10 @@ func (n *Network) ActiveSince(id uint64) time.Time {
 func (n *Network) Retry(id uint64) {
 	if p := n.peer(id); p != nil {
 		for _, l := range p.links() {
-			l.conn.ResetConnectBackoff()
+			// What is not waiting for that has nothing to be told. And gRPC goes through its transports here without a lock, so this must not be while it makes them.
+			if l.conn.GetState() == connectivity.TransientFailure {
+				l.conn.ResetConnectBackoff()
+			}
 		}
 	}
 }

@@ -2,11 +2,13 @@ package peer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"path/filepath"
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -169,6 +171,26 @@ func TestTwoURLs(t *testing.T) {
 		n.Close()
 		t.Log(what)
 	}
+}
+
+// TestRetryWhileConnecting: a member shows that it is there while the connections to it are being made.
+func TestRetryWhileConnecting(t *testing.T) {
+	m := start(t, memberOptions{})
+	n, _ := network(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var showing sync.WaitGroup
+	showing.Go(func() {
+		for ctx.Err() == nil {
+			n.Retry(other)
+		}
+	})
+	for i := range 20 {
+		n.SetPeers(map[uint64][]string{other: {m.url, closedPort(t)}})
+		reach(t, n, m, uint64(i+1))
+		n.SetPeers(map[uint64][]string{})
+	}
+	cancel()
+	showing.Wait()
 }
 
 // TestMoveWhileReconnecting: a member is to move while one of the connections to it is being made anew, in vain at first. The others stay until the last of them is broken, too.
