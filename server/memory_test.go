@@ -1,6 +1,12 @@
 package server
 
-import "testing"
+import (
+	"context"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+)
 
 // TestQuiet: memory is given back when there is much to give and little is asked for.
 func TestQuiet(t *testing.T) {
@@ -42,3 +48,28 @@ func TestUsage(t *testing.T) {
 }
 
 var garbage []byte
+
+// TestGiveBack: garbage that nothing follows on is collected within seconds.
+func TestGiveBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		collections := func() uint32 {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.NumForcedGC
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- giveBack(ctx) }()
+		garbage = make([]byte, 64<<20)
+		garbage = nil
+		before := collections()
+		time.Sleep(3 * quietCheck)
+		if collections() == before {
+			t.Error("nothing was given back")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

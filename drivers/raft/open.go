@@ -59,7 +59,7 @@ func (o Options) withDefaults() Options {
 func (o Options) electionTicks() int { return max(int(o.ElectionTimeout/o.HeartbeatInterval), 2) }
 
 func (o Options) wal() wal.Options {
-	return wal.Options{Dir: o.Dir, CacheBytes: 2 << 20, Logger: o.Logger}
+	return wal.Options{Dir: o.Dir, Logger: o.Logger}
 }
 
 // Identity says which member of which cluster a Raft log belongs to.

@@ -26,7 +26,7 @@ func TestFullDisk(t *testing.T) {
 
 func fullDisk(t *testing.T, leads bool) {
 	d := newDrill(t, 3)
-	d.full = true
+	d.full = leads // by a follower's disk nobody is refused
 	full := 2
 	m := d.members[full]
 	if err := m.smallDisk(diskSize); err != nil {

@@ -14,7 +14,7 @@ type Options struct {
 	Dir string
 	// SegmentBytes is the size at which a segment is closed. Default: 16 MiB.
 	SegmentBytes int64
-	// CacheBytes is how much of the latest entries is kept in memory; older ones are read from their segment. Default: 1 MiB.
+	// CacheBytes is how much of the latest entries is kept in memory; older ones are read from their segment. Default: 2 MiB.
 	CacheBytes int64
 	// Logger is told what was found and mended. Default: none.
 	Logger *slog.Logger
@@ -27,7 +27,7 @@ func (o Options) withDefaults() Options {
 		o.SegmentBytes = 16 << 20
 	}
 	if o.CacheBytes <= 0 {
-		o.CacheBytes = 1 << 20
+		o.CacheBytes = 2 << 20
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
