@@ -77,13 +77,21 @@ func (l *Log) giveBack(ctx context.Context) error {
 func (l *Log) rest(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
+	return l.await(ctx, timer.C, nil)
+}
+
+// await waits until the time has come or the turn has been given, and checkpoints meanwhile if one
+// becomes due. A nil channel is not waited for.
+func (l *Log) await(ctx context.Context, until <-chan time.Time, turn chan<- struct{}) error {
 	for {
 		select {
-		case <-timer.C:
+		case <-until:
+			return nil
+		case turn <- struct{}{}:
 			return nil
 		case <-l.checkpointer.due:
-			if err := l.checkpointer.checkpoint(ctx); err != nil {
-				return err
+			if err := l.checkpointer.checkpoint(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, drivers.ErrClosed) {
+				l.checkpointer.report(err)
 			}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -93,8 +101,13 @@ func (l *Log) rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// vacuumSlice moves some pages from the end of the file into free ones.
+// vacuumSlice moves some pages from the end of the file into free ones. It waits for a check of the pages to
+// end: what it writes would use up the patience that commits have with one.
 func (l *Log) vacuumSlice(ctx context.Context) error {
+	if err := l.await(ctx, nil, l.checking); err != nil {
+		return err
+	}
+	defer func() { <-l.checking }()
 	if err := l.lockWriter(ctx); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -224,5 +225,32 @@ func TestCheckGivesWayToCommits(t *testing.T) {
 	goOn(t, l, 1, 1, 100<<10)
 	if !errors.Is(context.Cause(ctx), errPatience) {
 		t.Error("no patience was lost")
+	}
+}
+
+// TestNoVacuumBesideCheck: the log's own vacuum does not use up the patience that commits have with a check of the
+// pages, and goes on after it.
+func TestNoVacuumBesideCheck(t *testing.T) {
+	l := openLog(t, Options{CheckpointBytes: 16 << 10, FreePages: 1})
+	end := goOn(t, l, 40, 50, 1000)
+	scrubExcept(t, l, end, 1000)
+	l.checking <- struct{}{} // as who checks does
+	l.checkpointer.patience.Store(&patience{bytes: 1, end: func() { t.Error("the check was ended") }})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := l.giveBack(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("beside a check free pages are given back: %v", err)
+	}
+	l.checkpointer.patience.Store(nil)
+	<-l.checking
+	if err := l.giveBack(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	total, inUse, err := l.Size(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if total-inUse >= vacuumBytes+total/100 {
+		t.Errorf("after the check %d bytes of %d are in use", inUse, total)
 	}
 }
