@@ -31,5 +31,6 @@
 // # Reads
 //
 // ReadIndex asks a majority whether it still follows this leader, once for all who wait (thesis, 6.4), and answers when what the leader had
-// committed when the question came is applied here. No clock is trusted, so it holds for a server that was stopped and goes on.
+// committed when the question came is applied here. A member that asks says in what term: with the leader of that term it may be a majority by itself, and
+// then nobody else is asked. No clock is trusted, so it holds for a server that was stopped and goes on.
 package raft

@@ -45,6 +45,8 @@ type node struct {
 	conf atomic.Pointer[raftpb.ConfState]
 	// confIndex is the index of the entry that gave conf.
 	confIndex uint64
+	// appliedTerm is the term of the last entry applied since the start.
+	appliedTerm uint64
 	// stuck counts the ticks for which a member waits for a copy and fetches none.
 	stuck map[uint64]int
 	// silent counts the ticks for which a leader has not heard of a member, beginning when Raft says so for the first time.
@@ -164,11 +166,16 @@ func (n *node) drain() {
 
 // step takes in a message of another member. A copy of the database comes before the message that says that it was needed.
 func (n *node) step(m *raftpb.Message) {
-	if m.GetType() == raftpb.MsgSnap {
+	switch m.GetType() {
+	case raftpb.MsgSnap:
 		n.offered(m)
-		return
+	case raftpb.MsgReadIndex:
+		if !n.vouched(m) {
+			n.pass(m)
+		}
+	default:
+		n.pass(m)
 	}
-	n.pass(m)
 }
 
 // pass gives a message to Raft.

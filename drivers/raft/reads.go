@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -107,12 +108,39 @@ func (r *reads) begin(n *node) {
 	}
 }
 
-// send asks under a new name. Answers to old names are passed over.
+// send asks under a new name, which says in what term. Answers to old names are passed over.
 func (r *reads) send(n *node) {
 	r.seq++
 	r.ticks, r.began = 0, time.Now()
-	r.id = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, n.id^uint64(n.log.born)), r.seq)
+	r.id = nil
+	for _, part := range []uint64{n.id ^ uint64(n.log.born), r.seq, n.rn.BasicStatus().GetTerm()} {
+		r.id = binary.BigEndian.AppendUint64(r.id, part)
+	}
 	n.rn.ReadIndex(r.id)
+}
+
+// termAsked gives the term in which a question was asked, and 0 for one that does not say so.
+func termAsked(m *raftpb.Message) uint64 {
+	if len(m.GetEntries()) != 1 || len(m.GetEntries()[0].GetData()) != 3*8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(m.GetEntries()[0].GetData()[2*8:])
+}
+
+// vouched answers another member's question at once, if the question itself proves what a round of heartbeats would. A member that
+// asks in the leader's term had voted in no later one when it asked. If it and the leader are a majority, as any two of three are, nobody can have been elected since
+// whom this leader has not heard of: so what it has committed is all that was acknowledged before the question.
+func (n *node) vouched(m *raftpb.Message) bool {
+	status := n.rn.BasicStatus()
+	term := status.GetTerm()
+	// Of an earlier leader's commits this one knows only when an entry of its own term is committed.
+	if status.RaftState != raft.StateLeader || n.appliedTerm != term || termAsked(m) != term || !isMajority(n.conf.Load(), n.id, m.GetFrom()) {
+		return false
+	}
+	n.net.Send([]*raftpb.Message{{
+		Type: raftpb.MsgReadIndexResp.Enum(), From: &n.id, To: m.From, Term: &term, Index: status.Commit, Entries: m.GetEntries(),
+	}})
+	return true
 }
 
 func (r *reads) tick(n *node) {

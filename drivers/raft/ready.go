@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -126,6 +127,7 @@ func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
 			return err
 		}
 		n.applied.Store(e.GetIndex())
+		n.appliedTerm = e.GetTerm()
 	}
 	return nil
 }
@@ -215,6 +217,17 @@ func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 func (n *node) setConf(conf *raftpb.ConfState, index uint64) {
 	n.conf.Store(conf)
 	n.confIndex = index
+}
+
+// isMajority reports whether members, each given once, are most of those who vote. While a change of several at a time is under way nobody is.
+func isMajority(conf *raftpb.ConfState, ids ...uint64) bool {
+	votes := 0
+	for _, id := range ids {
+		if slices.Contains(conf.GetVoters(), id) {
+			votes++
+		}
+	}
+	return len(conf.GetVotersOutgoing()) == 0 && votes > len(conf.GetVoters())/2
 }
 
 func isMember(conf *raftpb.ConfState, id uint64) bool {
