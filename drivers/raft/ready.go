@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -215,6 +216,11 @@ func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 func (n *node) setConf(conf *raftpb.ConfState, index uint64) {
 	n.conf.Store(conf)
 	n.confIndex = index
+}
+
+// votesAlone tells whether a member is the only voter.
+func votesAlone(conf *raftpb.ConfState, id uint64) bool {
+	return len(conf.GetVotersOutgoing()) == 0 && slices.Equal(conf.GetVoters(), []uint64{id})
 }
 
 func isMember(conf *raftpb.ConfState, id uint64) bool {
