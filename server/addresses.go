@@ -140,7 +140,7 @@ func (c *cluster) connections() *peer.Network {
 func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	net := peer.NewNetwork(peer.NetworkOptions{
 		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
-		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
+		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.removedBy,
 	})
 	c.mu.Lock()
 	old := c.net

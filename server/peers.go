@@ -34,11 +34,15 @@ func (n *Node) bindPeers() error {
 	return err
 }
 
-// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends.
+// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends. What a new cluster that is forced has before it has removed the others would be no
+// answer to them.
 func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	select {
 	case <-c.grown:
 	case <-ctx.Done():
+		return nil
+	}
+	if c.awaitForgotten(ctx); ctx.Err() != nil {
 		return nil
 	}
 	id, _ := c.log.Clustered()

@@ -159,18 +159,18 @@ func start(t testing.TB, o memberOptions) *member {
 // told is what a Network has reported.
 type told struct {
 	unreachable, snapshots chan uint64
-	removed                chan struct{}
+	removed                chan uint64
 }
 
 // network is this member's Network, with the reports that it makes.
 func network(t testing.TB, config func() *tls.Config, urls ...string) (*Network, *told) {
 	t.Helper()
-	r := &told{unreachable: make(chan uint64, 1<<16), snapshots: make(chan uint64, 1<<16), removed: make(chan struct{}, 16)}
+	r := &told{unreachable: make(chan uint64, 1<<16), snapshots: make(chan uint64, 1<<16), removed: make(chan uint64, 1<<16)}
 	n := NewNetwork(NetworkOptions{
 		Cluster: testCluster, Self: self, TLS: config,
 		Unreachable:  func(id uint64) { r.unreachable <- id },
 		SnapshotLost: func(id uint64) { r.snapshots <- id },
-		Removed:      func() { r.removed <- struct{}{} },
+		Removed:      func(by uint64) { r.removed <- by },
 	})
 	t.Cleanup(n.Close)
 	if len(urls) > 0 {

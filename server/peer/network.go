@@ -29,8 +29,8 @@ type NetworkOptions struct {
 	// SnapshotLost is told that a MsgSnap did not reach the member, or may not have: its stream broke some
 	// time after it. Raft waits for a snapshot until it is told. Optional.
 	SnapshotLost func(id uint64)
-	// Removed is told, once, that another member says that this one was removed. Optional.
-	Removed func()
+	// Removed is told that another member says that this one was removed, and again as long as it says so. Optional.
+	Removed func(by uint64)
 	// DialTimeout bounds one attempt to connect to one address; 0 means 1.5 s.
 	DialTimeout time.Duration
 }
@@ -74,7 +74,7 @@ func NewNetwork(o NetworkOptions) *Network {
 		o.SnapshotLost = func(uint64) {}
 	}
 	if o.Removed == nil {
-		o.Removed = func() {}
+		o.Removed = func(uint64) {}
 	}
 	if o.DialTimeout == 0 {
 		o.DialTimeout = defaultDialTimeout
