@@ -88,7 +88,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
 		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
-		addresses: addresses{parting: map[uint64]bool{}}, partings: map[uint64]*time.Timer{}, hearsay: hearsay{heard: map[uint64]bool{}},
+		addresses: addresses{parting: map[uint64]bool{}, said: map[uint64]whereabouts{}}, partings: map[uint64]*time.Timer{}, hearsay: hearsay{heard: map[uint64]bool{}},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {

@@ -66,7 +66,10 @@ type service struct {
 	api *etcdv3.Server
 }
 
-var _ peer.Service = service{}
+var (
+	_ peer.Service = service{}
+	_ peer.Locator = service{}
+)
 
 // Deliver implements peer.Service.
 func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
@@ -76,6 +79,11 @@ func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return err
+}
+
+// Located implements peer.Locator.
+func (s service) Located(ctx context.Context, urls []string, position int64) {
+	s.located(peer.From(ctx), whereabouts{urls, position})
 }
 
 // Answer implements peer.Service.

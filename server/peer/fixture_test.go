@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +35,18 @@ type service struct {
 	hold func(m *raftpb.Message)
 	// endless has a copy not end.
 	endless bool
+	// located is where members say that they are.
+	located chan place
+}
+
+type place struct {
+	from     uint64
+	urls     string
+	position int64
+}
+
+func (s *service) Located(ctx context.Context, urls []string, position int64) {
+	s.located <- place{From(ctx), strings.Join(urls, " "), position}
 }
 
 func (s *service) Deliver(ctx context.Context, m *raftpb.Message) error {
@@ -131,7 +144,7 @@ func start(t testing.TB, o memberOptions) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless}, url: o.url}
+	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless, located: make(chan place, 64)}, url: o.url}
 	if u.Scheme == "http" || u.Scheme == "https" {
 		m.url = fmt.Sprintf("%s://%s", u.Scheme, listeners[0].Addr())
 	}
