@@ -127,9 +127,9 @@ func (c *cluster) connect(ix *mvcc.Index) {
 
 // located hears where another member says that it is.
 func (c *cluster) located(id uint64, w whereabouts) {
-	ix := c.node.store.Index()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ix := c.node.store.Index()
 	if !c.addresses.hear(ix, id, w) {
 		return
 	}
