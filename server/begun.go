@@ -53,7 +53,7 @@ func (c *cluster) forceAnew(ctx context.Context, ix *mvcc.Index, why error) erro
 		return why
 	}
 	self := raft.Identity{Cluster: members[0].ClusterID, Member: members[0].ID}
-	if err := c.lonely(ctx, self, ix); err != nil {
+	if err := c.refuseBeside(ctx, self, ix); err != nil {
 		return err
 	}
 	return c.log.ForceAnew(self)

@@ -24,14 +24,14 @@ var errBeside = errors.New("--force-new-cluster is for when no other member of t
 // besideTimeout bounds the question whether others run.
 const besideTimeout = 3 * time.Second
 
-// loneliness looks, before anything is changed, whether this member may be made the only one of its cluster: whether all others are gone.
-func (c *cluster) loneliness(ctx context.Context) func(raft.Identity) error {
+// mayForce looks, before anything is changed, whether this member may be made the only one of its cluster: whether all others are gone.
+func (c *cluster) mayForce(ctx context.Context) func(raft.Identity) error {
 	return func(self raft.Identity) error {
 		ix, err := c.recorded(ctx)
 		if err != nil {
 			return err
 		}
-		return c.lonely(ctx, self, ix)
+		return c.refuseBeside(ctx, self, ix)
 	}
 }
 
@@ -55,9 +55,9 @@ func (c *cluster) recorded(ctx context.Context) (*mvcc.Index, error) {
 	return b.Index(drivers.End{}), nil
 }
 
-// lonely asks all others that there are or were, at the same time, whether they run. Who is of another cluster does not count. Who is of this one does, whoever it is: one that
-// has come in the place of another, or has founded the cluster anew from nothing and by the same flags.
-func (c *cluster) lonely(ctx context.Context, self raft.Identity, ix *mvcc.Index) error {
+// refuseBeside asks all others that there are or were, at the same time, whether they run, and gives an error that names those that do. Who is of another cluster does not count. Who is of
+// this one does, whoever it is: one that has come in the place of another, or has founded the cluster anew from nothing and by the same flags.
+func (c *cluster) refuseBeside(ctx context.Context, self raft.Identity, ix *mvcc.Index) error {
 	ctx, cancel := context.WithTimeout(ctx, besideTimeout)
 	defer cancel()
 	var asking sync.WaitGroup

@@ -108,7 +108,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	clustered, err := raft.Clustered(o.Dir)
 	if err == nil && clustered && n.opts.ForceNewCluster {
-		err = advise(c.log.ForceNew(ctx, c.loneliness(ctx)))
+		err = advise(c.log.ForceNew(ctx, c.mayForce(ctx)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.log.Close())
