@@ -30,7 +30,7 @@ type whereabouts struct {
 	position int64
 }
 
-// hear takes note of where a member says that it is, and tells whether that is news. It may have moved while this member was away, and this one's answers go to where it takes it to be: without them
+// hear takes note of where a member says that it is, and tells whether it was taken to be elsewhere. It may have moved while this member was away, and this one's answers go to where it takes it to be: without them
 // the log that would tell does not come. What a member says is what the log has there, be it behind or ahead of this one's, so of the two the later entry holds.
 func (a *addresses) hear(ix *mvcc.Index, id uint64, w whereabouts) bool {
 	m := ix.MemberByID(id)
@@ -42,10 +42,11 @@ func (a *addresses) hear(ix *mvcc.Index, id uint64, w whereabouts) bool {
 		return false
 	}
 	a.said[id] = w
+	moved := !slices.Equal(a.urls[id], w.urls)
 	if a.urls != nil {
 		a.urls[id] = w.urls
 	}
-	return true
+	return moved
 }
 
 // meet takes note of the members that another one has told of.
@@ -133,9 +134,7 @@ func (c *cluster) located(id uint64, w whereabouts) {
 	if !c.addresses.hear(ix, id, w) {
 		return
 	}
-	if m := ix.MemberByID(id); m == nil || !slices.Equal(m.PeerURLs, w.urls) {
-		c.logger.Info("a member says that it has moved", "member", fmt.Sprintf("%x", id), "peer-urls", w.urls)
-	}
+	c.logger.Info("a member says that it has moved", "member", fmt.Sprintf("%x", id), "peer-urls", w.urls)
 	if c.net != nil && c.addresses.urls != nil {
 		c.net.SetPeers(c.addresses.urls)
 	}

@@ -106,6 +106,10 @@ func TestHear(t *testing.T) {
 		t.Error("what is later counts, and that once")
 	}
 	there(a, 2, "http://bb")
+	if a.hear(before, 2, whereabouts{[]string{"http://bb"}, is + 1}) || a.said[2].position != is+1 {
+		t.Error("it is where it was, as a later entry has it")
+	}
+	a.said[2] = bb
 	a.take(before, configured)
 	there(a, 2, "http://bb")
 	if a.hear(before, 4, whereabouts{[]string{"http://x"}, is + 9}) || a.urls[4] != nil {
