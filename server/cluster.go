@@ -56,6 +56,7 @@ type cluster struct {
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
 	forgotten chan struct{}      // closed when --force-new-cluster is done
 	patience  patience           // of run
+	hearsay   hearsay            // guarded by mu
 }
 
 // raftDir is the directory of the Raft log, which is there if the server is a member of a cluster.
@@ -87,7 +88,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
 		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
-		addresses: addresses{parting: map[uint64]bool{}}, partings: map[uint64]*time.Timer{},
+		addresses: addresses{parting: map[uint64]bool{}, said: map[uint64]whereabouts{}}, partings: map[uint64]*time.Timer{}, hearsay: hearsay{heard: map[uint64]bool{}},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
@@ -107,7 +108,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	clustered, err := raft.Clustered(o.Dir)
 	if err == nil && clustered && n.opts.ForceNewCluster {
-		err = advise(c.log.ForceNew(ctx))
+		err = advise(c.log.ForceNew(ctx, c.mayForce(ctx)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.log.Close())
@@ -131,7 +132,7 @@ func (c *cluster) start(ctx context.Context) error {
 		case !c.node.opts.ForceNewCluster:
 			return err
 		default:
-			if err := c.forceAnew(ix, err); err != nil {
+			if err := c.forceAnew(ctx, ix, err); err != nil {
 				return err
 			}
 		}

@@ -34,11 +34,15 @@ func (n *Node) bindPeers() error {
 	return err
 }
 
-// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends.
+// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends. What a new cluster that is forced has before it has removed the others would be no
+// answer to them.
 func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	select {
 	case <-c.grown:
 	case <-ctx.Done():
+		return nil
+	}
+	if c.awaitForgotten(ctx); ctx.Err() != nil {
 		return nil
 	}
 	id, _ := c.log.Clustered()
@@ -62,7 +66,10 @@ type service struct {
 	api *etcdv3.Server
 }
 
-var _ peer.Service = service{}
+var (
+	_ peer.Service = service{}
+	_ peer.Locator = service{}
+)
 
 // Deliver implements peer.Service.
 func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
@@ -72,6 +79,11 @@ func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return err
+}
+
+// Located implements peer.Locator.
+func (s service) Located(ctx context.Context, urls []string, position int64) {
+	s.located(peer.From(ctx), whereabouts{urls, position})
 }
 
 // Answer implements peer.Service.

@@ -165,7 +165,13 @@ func (n *node) drain() {
 }
 
 // step takes in a message of another member. A copy of the database comes before the message that says that it was needed.
+//
+// Where this member alone votes nobody else can lead, or stand for election, so a member that is not in the configuration has nothing to say to it. There is one
+// if a new cluster was forced beside others that run: that does not end by their leader's taking this member in again, nor by its answers' disturbing them.
 func (n *node) step(m *raftpb.Message) {
+	if conf := n.conf.Load(); votesAlone(conf, n.id) && !isMember(conf, m.GetFrom()) {
+		return
+	}
 	switch m.GetType() {
 	case raftpb.MsgSnap:
 		n.offered(m)

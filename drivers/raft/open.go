@@ -235,17 +235,24 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 }
 
 // ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been
-// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start. ErrRemoved, and nothing is changed, if the member's own data tell that it was removed.
+// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start. ErrRemoved, and nothing is changed, if the member's own data tell that it was removed; the same with
+// an error of may, which is asked whether this member, being who it is, may become that.
 //
 // It has begun when a file beside the Raft log says so, and until EndForcing Start refuses, but after this: the database may have by then what the others never agreed on,
 // and the log above has them as members until they are removed there.
-func (l *Log) ForceNew(ctx context.Context) error {
+func (l *Log) ForceNew(ctx context.Context, may func(Identity) error) error {
 	w, err := wal.Open(l.opts.wal())
 	if err != nil {
 		return fmt.Errorf("open the Raft log: %w", err)
 	}
 	id := w.Identity()
-	snap, err := l.force(ctx, w)
+	var snap *raftpb.Snapshot
+	if err = refuseRemoved(w); err == nil {
+		err = may(id)
+	}
+	if err == nil {
+		snap, err = l.force(ctx, w)
+	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
@@ -306,9 +313,6 @@ var errForcing = errors.New("making this member the only one of its cluster was 
 
 // force brings all of a Raft log to the file, and gives the marker for after it.
 func (l *Log) force(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
-	if err := refuseRemoved(w); err != nil {
-		return nil, err
-	}
 	if err := l.noteForcing(); err != nil {
 		return nil, err
 	}

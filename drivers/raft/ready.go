@@ -230,6 +230,11 @@ func isMajority(conf *raftpb.ConfState, ids ...uint64) bool {
 	return len(conf.GetVotersOutgoing()) == 0 && votes > len(conf.GetVoters())/2
 }
 
+// votesAlone tells whether a member is the only voter.
+func votesAlone(conf *raftpb.ConfState, id uint64) bool {
+	return len(conf.GetVotersOutgoing()) == 0 && slices.Equal(conf.GetVoters(), []uint64{id})
+}
+
 func isMember(conf *raftpb.ConfState, id uint64) bool {
 	for _, ids := range [][]uint64{conf.GetVoters(), conf.GetVotersOutgoing(), conf.GetLearners(), conf.GetLearnersNext()} {
 		for _, other := range ids {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +35,18 @@ type service struct {
 	hold func(m *raftpb.Message)
 	// endless has a copy not end.
 	endless bool
+	// located is where members say that they are.
+	located chan place
+}
+
+type place struct {
+	from     uint64
+	urls     string
+	position int64
+}
+
+func (s *service) Located(ctx context.Context, urls []string, position int64) {
+	s.located <- place{From(ctx), strings.Join(urls, " "), position}
 }
 
 func (s *service) Deliver(ctx context.Context, m *raftpb.Message) error {
@@ -131,7 +144,7 @@ func start(t testing.TB, o memberOptions) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless}, url: o.url}
+	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless, located: make(chan place, 64)}, url: o.url}
 	if u.Scheme == "http" || u.Scheme == "https" {
 		m.url = fmt.Sprintf("%s://%s", u.Scheme, listeners[0].Addr())
 	}
@@ -159,18 +172,18 @@ func start(t testing.TB, o memberOptions) *member {
 // told is what a Network has reported.
 type told struct {
 	unreachable, snapshots chan uint64
-	removed                chan struct{}
+	removed                chan uint64
 }
 
 // network is this member's Network, with the reports that it makes.
 func network(t testing.TB, config func() *tls.Config, urls ...string) (*Network, *told) {
 	t.Helper()
-	r := &told{unreachable: make(chan uint64, 1<<16), snapshots: make(chan uint64, 1<<16), removed: make(chan struct{}, 16)}
+	r := &told{unreachable: make(chan uint64, 1<<16), snapshots: make(chan uint64, 1<<16), removed: make(chan uint64, 1<<16)}
 	n := NewNetwork(NetworkOptions{
 		Cluster: testCluster, Self: self, TLS: config,
 		Unreachable:  func(id uint64) { r.unreachable <- id },
 		SnapshotLost: func(id uint64) { r.snapshots <- id },
-		Removed:      func() { r.removed <- struct{}{} },
+		Removed:      func(by uint64) { r.removed <- by },
 	})
 	t.Cleanup(n.Close)
 	if len(urls) > 0 {

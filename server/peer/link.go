@@ -24,6 +24,9 @@ type link struct {
 	reports *reports
 	log     *slog.Logger
 	broke   func() // called after a stream has ended
+	// at gives where this member is reached, for the other one to hear when a stream begins, and when telling has a token. Nil if another link tells.
+	at      func() *peerpb.Whereabouts
+	telling chan struct{}
 
 	// active is since for others to see, in nanoseconds; 0 while there is no stream.
 	active atomic.Int64
@@ -35,6 +38,14 @@ type link struct {
 }
 
 func (l *link) send(m *raftpb.Message) { l.reports.lost(l.id, l.queue.push(m)) }
+
+// tell has the other member told where this one is reached.
+func (l *link) tell() {
+	select {
+	case l.telling <- struct{}{}:
+	default:
+	}
+}
 
 // run keeps a stream open until ctx ends.
 func (l *link) run(ctx context.Context) {
@@ -126,9 +137,17 @@ var errSend = errors.New("the stream has ended")
 
 func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Message, peerpb.Pulse], began <-chan struct{}, ended chan error) error {
 	var batch []*raftpb.Message
+	if l.at != nil {
+		l.tell()
+	}
 	for {
 		select {
 		case <-l.queue.wake:
+		case <-l.telling:
+			if at := l.at(); at != nil && s.Send(&peerpb.Message{At: at}) != nil {
+				return errSend
+			}
+			continue
 		case <-began:
 			began = nil
 			l.begun()

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
+
+	"github.com/keelson-io/keelson/server/peer/peerpb"
 )
 
 // NetworkOptions say who this member is, and who wants to know what becomes of its messages.
@@ -29,8 +32,8 @@ type NetworkOptions struct {
 	// SnapshotLost is told that a MsgSnap did not reach the member, or may not have: its stream broke some
 	// time after it. Raft waits for a snapshot until it is told. Optional.
 	SnapshotLost func(id uint64)
-	// Removed is told, once, that another member says that this one was removed. Optional.
-	Removed func()
+	// Removed is told that another member says that this one was removed, and again as long as it says so. Optional.
+	Removed func(by uint64)
 	// DialTimeout bounds one attempt to connect to one address; 0 means 1.5 s.
 	DialTimeout time.Duration
 }
@@ -44,6 +47,7 @@ type Network struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	at      atomic.Pointer[peerpb.Whereabouts] // nil: not known
 
 	mu     sync.RWMutex
 	peers  map[uint64]*peer
@@ -74,7 +78,7 @@ func NewNetwork(o NetworkOptions) *Network {
 		o.SnapshotLost = func(uint64) {}
 	}
 	if o.Removed == nil {
-		o.Removed = func() {}
+		o.Removed = func(uint64) {}
 	}
 	if o.DialTimeout == 0 {
 		o.DialTimeout = defaultDialTimeout
@@ -110,6 +114,19 @@ func (n *Network) SetPeers(urls map[uint64][]string) {
 		if id != n.o.Self && n.peers[id] == nil {
 			n.add(id, list)
 		}
+	}
+}
+
+// Located takes note of where this member is reached, as the log says at a position, and tells the others. What it said at an earlier position has no effect.
+func (n *Network) Located(urls []string, position int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.at.Load().GetPosition() >= position {
+		return
+	}
+	n.at.Store(&peerpb.Whereabouts{PeerUrls: urls, Position: position})
+	for _, p := range n.peers {
+		p.calls.tell()
 	}
 }
 
@@ -152,6 +169,7 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 		return nil, err
 	}
 	p.calls.queue.told = true // nothing can be lost there, so its end is no loss
+	p.calls.at = n.at.Load
 	p.forward = newForwarder(p.calls.conn)
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
@@ -167,7 +185,7 @@ func (n *Network) link(id uint64, carries string, addresses []resolver.Address) 
 	if err != nil {
 		return nil, err
 	}
-	return &link{id: id, carries: carries, conn: conn, queue: newQueue(), reports: n.reports, log: n.o.Logger}, nil
+	return &link{id: id, carries: carries, conn: conn, queue: newQueue(), telling: make(chan struct{}, 1), reports: n.reports, log: n.o.Logger}, nil
 }
 
 func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientConn, error) {
