@@ -140,7 +140,7 @@ func (c *cluster) connections() *peer.Network {
 func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	net := peer.NewNetwork(peer.NetworkOptions{
 		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
-		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
+		Count: c.counter, Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
 	})
 	c.mu.Lock()
 	old := c.net
@@ -150,5 +150,5 @@ func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	if old != nil {
 		old.Close() // of a growth that failed
 	}
-	return copier{net}, nil
+	return copier{net, c.node.counted}, nil
 }

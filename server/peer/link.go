@@ -24,6 +24,7 @@ type link struct {
 	reports *reports
 	log     *slog.Logger
 	broke   func() // called after a stream has ended
+	gone    func() // called before that, if the member had accepted it
 
 	// active is since for others to see, in nanoseconds; 0 while there is no stream.
 	active atomic.Int64
@@ -40,9 +41,12 @@ func (l *link) send(m *raftpb.Message) { l.reports.lost(l.id, l.queue.push(m)) }
 func (l *link) run(ctx context.Context) {
 	for {
 		err := l.stream(ctx)
-		l.active.Store(0)
+		active := l.active.Swap(0)
 		if ctx.Err() != nil {
 			return
+		}
+		if active != 0 {
+			l.gone()
 		}
 		l.reports.lost(l.id, l.queue.drop())
 		l.logTrouble(err)
@@ -143,6 +147,7 @@ func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Messa
 				break
 			}
 			if s.Send(&peerpb.Message{Raft: batch}) != nil {
+				l.queue.dropped(len(batch))
 				return errSend
 			}
 			clear(batch)

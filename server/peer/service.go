@@ -106,6 +106,7 @@ func (s *server) Messages(stream messages) error {
 		select {
 		case m := <-received:
 			if err := s.deliver(stream.Context(), c, m.GetRaft()); err != nil {
+				receiveFailed(stream.Context())
 				return err
 			}
 		case err := <-failed:
