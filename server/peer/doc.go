@@ -7,12 +7,12 @@
 // for calls: etcd's API forwarded to the leader, copies, renewals. Each has a stream on which the other member pulses
 // every second; a connection that is silent for five seconds is given up. (gRPC's own pings take fifteen.)
 //
-// A Counter, if there is one, is told of the bytes of all connections, at both ends, of every message that is dropped, and of what a call each few seconds takes.
-//
 // A member that has moved is reached where it was as long as the connections to there are whole.
 //
 // Raft repairs what is lost, so messages that cannot be sent soon are dropped and reported, never kept: a message
 // to a member that is away would only be old when it comes back.
+//
+// A Counter, if there is one, is told of the bytes of all connections, at both ends, of every message that is dropped, and of what a call each few seconds takes.
 //
 // Every call says of which cluster and member it comes, and for which member it is (metadata.go). The Guard refuses
 // what does not fit. That is against confusion, such as an address that was given to another cluster. Who

@@ -19,12 +19,12 @@ import (
 type link struct {
 	id      uint64
 	carries string // what the log calls it
+	gone    func() // called when a stream has ended that the member had accepted
 	conn    *grpc.ClientConn
 	queue   *queue
 	reports *reports
 	log     *slog.Logger
 	broke   func() // called after a stream has ended
-	gone    func() // called before that, if the member had accepted it
 
 	// active is since for others to see, in nanoseconds; 0 while there is no stream.
 	active atomic.Int64

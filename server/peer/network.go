@@ -21,6 +21,8 @@ type NetworkOptions struct {
 	Cluster, Self uint64
 	// TLS gives the configuration for https and unixs URLs, at each handshake. Nil if there is none.
 	TLS func() *tls.Config
+	// Count gives who counts what passes between this member and another one, always the same for a member. Optional.
+	Count func(id uint64) Counter
 	// Logger hears of connections that come and go. Nil discards.
 	Logger *slog.Logger
 	// Unreachable is told that messages to a member were lost, once for each loss that follows on something sent,
@@ -31,8 +33,6 @@ type NetworkOptions struct {
 	SnapshotLost func(id uint64)
 	// Removed is told, once, that another member says that this one was removed. Optional.
 	Removed func()
-	// Count gives who counts what passes between this member and another one, always the same for a member. Optional.
-	Count func(id uint64) Counter
 	// DialTimeout bounds one attempt to connect to one address; 0 means 1.5 s.
 	DialTimeout time.Duration
 }
