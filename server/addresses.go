@@ -139,8 +139,9 @@ func (c *cluster) connections() *peer.Network {
 // network connects this member to the others.
 func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	net := peer.NewNetwork(peer.NetworkOptions{
+		Count:   c.counter,
 		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
-		Count: c.counter, Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
+		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
 	})
 	c.mu.Lock()
 	old := c.net

@@ -19,7 +19,7 @@ import (
 type link struct {
 	id      uint64
 	carries string // what the log calls it
-	gone    func() // called when a stream has ended that the member had accepted
+	gone    func() // called when a stream has ended that the member had accepted; nil: nobody
 	conn    *grpc.ClientConn
 	queue   *queue
 	reports *reports
@@ -45,7 +45,7 @@ func (l *link) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if active != 0 {
+		if active != 0 && l.gone != nil {
 			l.gone()
 		}
 		l.reports.lost(l.id, l.queue.drop())

@@ -158,6 +158,9 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
 	if of := n.counter(id); of != nil {
+		for _, l := range p.links() {
+			l.queue.dropped = of.SendFailed
+		}
 		p.calls.gone = of.Disconnected
 		n.running.Go(func() { probe(ctx, p.control.conn, of) })
 	}
@@ -173,11 +176,7 @@ func (n *Network) link(id uint64, carries string, addresses []resolver.Address) 
 	if err != nil {
 		return nil, err
 	}
-	l := &link{id: id, carries: carries, conn: conn, queue: newQueue(), reports: n.reports, log: n.o.Logger, gone: func() {}}
-	if of := n.counter(id); of != nil {
-		l.queue.dropped = of.SendFailed
-	}
-	return l, nil
+	return &link{id: id, carries: carries, conn: conn, queue: newQueue(), reports: n.reports, log: n.o.Logger}, nil
 }
 
 func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientConn, error) {
