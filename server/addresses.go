@@ -194,6 +194,7 @@ func (c *cluster) connections() *peer.Network {
 // network connects this member to the others.
 func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	net := peer.NewNetwork(peer.NetworkOptions{
+		Count:   c.counter,
 		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
 		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.removedBy,
 	})
@@ -205,5 +206,5 @@ func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	if old != nil {
 		old.Close() // of a growth that failed
 	}
-	return copier{net}, nil
+	return copier{net, c.node.counted}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/keelson-io/keelson/drivers/sqlite"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/listen"
+	"github.com/keelson-io/keelson/server/metrics"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -95,6 +96,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 		return nil, err
 	}
 	o := raftOptions(n.opts, path, n.logger)
+	o.Synced, o.Flushed = n.counted.Synced, n.counted.Committed
 	if n.opts.WALDir != "" {
 		if err := os.MkdirAll(n.opts.WALDir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the directory of the Raft log: %w", err)
@@ -196,10 +198,15 @@ func (c *cluster) ended() error {
 }
 
 // copier is a Network for the log.
-type copier struct{ *peer.Network }
+type copier struct {
+	*peer.Network
+	counted *metrics.Metrics
+}
 
 // Copy implements raft.Network.
-func (c copier) Copy(ctx context.Context, from uint64, receive func(raft.Part) error) error {
+func (c copier) Copy(ctx context.Context, from uint64, receive func(raft.Part) error) (err error) {
+	ended := c.counted.Peer(from).Receiving()
+	defer func() { ended(err) }()
 	return receiveCopy(ctx, c.Network, from, receive)
 }
 

@@ -49,10 +49,12 @@ func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	guard := peer.NewGuard(peer.GuardOptions{
 		Cluster: id.Cluster, Self: id.Member,
 		Removed: c.removed,
+		Count:   c.counter,
 		Seen:    c.connections().Retry,
 	})
 	api.Lead, api.Learner, api.ForMembers, api.Stopping = nil, nil, true, ctx.Done()
-	options := append(peer.ServerOptions(), grpc.Creds(listen.Credentials()),
+	api.Observe = c.node.counted.Forwarded() // clients are counted by who they have asked
+	options := append(peer.ServerOptions(), grpc.Creds(peer.Credentials(listen.Credentials())),
 		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
 	server := etcdv3.New(api)
 	g := server.Register(options...)
@@ -129,9 +131,11 @@ func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.Positio
 }
 
 // Copy implements peer.Service. A send that the member does not take ends when this returns, with the stream.
-func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error {
+func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) (err error) {
+	ended := s.node.counted.Peer(peer.From(ctx)).Sending()
+	defer func() { ended(err) }()
 	s.logger.Info("a member fetches a copy of the database", "member", fmt.Sprintf("%x", peer.From(ctx)))
-	err := s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {
+	err = s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {
 		switch {
 		case p.Stand != nil:
 			return send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_Header{Header: &peerpb.CopyHeader{

@@ -74,6 +74,7 @@ type node struct {
 	// begins is the index of the marker that the Raft log began with when it was opened, or a copy was installed. If nothing is agreed on after it, as far as this
 	// member knows, the leader may not know that it has it. 0 once that was told again.
 	begins uint64
+	counts counts
 }
 
 // maxMessage bounds the bytes of entries in one message to another member, the other two the messages on the way to it. A larger entry goes alone.
@@ -104,6 +105,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n.member = isMember(conf, n.id)
 	n.hard = hs
 	n.begins = snap.GetMetadata().GetIndex()
+	n.counts.committed.Store(hs.GetCommit())
 	n.applied.Store(snap.GetMetadata().GetIndex())
 	n.term.Store(hs.GetTerm())
 	n.rn, err = raft.NewRawNode(&raft.Config{
@@ -193,6 +195,7 @@ func (n *node) pass(m *raftpb.Message) {
 }
 
 func (n *node) tick() {
+	n.counts.tick(n, time.Now())
 	n.listen()
 	n.rn.Tick()
 	n.reads.tick(n)

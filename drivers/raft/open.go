@@ -39,6 +39,8 @@ type Options struct {
 	Timeout time.Duration
 	// CopyTimeout is how long a copy of the database may stand still on its way before it is broken off. Default: 30 s.
 	CopyTimeout time.Duration
+	// Synced is told how long each fsync of the Raft log took, and Flushed each transaction that brings batches to the database. They must not wait. Optional.
+	Synced, Flushed func(took time.Duration)
 	// Logger gets what operators should know. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -52,6 +54,12 @@ func (o Options) withDefaults() Options {
 	o.CopyTimeout = cmp.Or(o.CopyTimeout, 30*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.Database.Logger = cmp.Or(o.Database.Logger, o.Logger)
+	if o.Synced == nil {
+		o.Synced = func(time.Duration) {}
+	}
+	if o.Flushed == nil {
+		o.Flushed = func(time.Duration) {}
+	}
 	return o
 }
 
@@ -59,7 +67,7 @@ func (o Options) withDefaults() Options {
 func (o Options) electionTicks() int { return max(int(o.ElectionTimeout/o.HeartbeatInterval), 2) }
 
 func (o Options) wal() wal.Options {
-	return wal.Options{Dir: o.Dir, Logger: o.Logger}
+	return wal.Options{Dir: o.Dir, Synced: o.Synced, Logger: o.Logger}
 }
 
 // Identity says which member of which cluster a Raft log belongs to.
@@ -227,6 +235,7 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 		// It stays alone, and may try again.
 		return errors.Join(err, wal.Remove(l.opts.wal()))
 	}
+	n.counts.leaders.Store(1) // itself, alone
 	if err := n.rn.Campaign(); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		l.logger.Warn("the first election could not be held at once", "error", err)
 	}

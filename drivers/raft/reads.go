@@ -152,6 +152,7 @@ func (r *reads) tick(n *node) {
 		return
 	}
 	if r.ticks++; r.ticks >= askAgain {
+		n.counts.slowReads.Add(1)
 		r.again(n)
 	}
 }

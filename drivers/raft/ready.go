@@ -59,6 +59,9 @@ func (n *node) softState(s *raft.SoftState) {
 	if s.Lead != n.lead.Load() {
 		n.logger.Info("the leader has changed", "leader", fmt.Sprintf("%x", s.Lead), "this_member", fmt.Sprintf("%x", n.id), "term", n.rn.BasicStatus().GetTerm())
 	}
+	if s.Lead != raft.None && s.Lead != n.lead.Load() {
+		n.counts.leaders.Add(1)
+	}
 	n.setLead(s.Lead, leading)
 	n.reads.again(n)
 }
@@ -68,6 +71,7 @@ func (n *node) softState(s *raft.SoftState) {
 func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
 	if rd.HardState != nil {
 		n.hard, n.unsaved = rd.HardState, true
+		n.counts.committed.Store(rd.HardState.GetCommit())
 	}
 	if rd.Snapshot != nil && !raft.IsEmptySnap(rd.Snapshot) {
 		if err := n.untilRoom(ctx, func() error { return n.install(rd.Snapshot) }); err != nil {

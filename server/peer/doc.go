@@ -13,6 +13,8 @@
 // Raft repairs what is lost, so messages that cannot be sent soon are dropped and reported, never kept: a message
 // to a member that is away would only be old when it comes back.
 //
+// A Counter, if there is one, is told of the bytes of all connections, at both ends, of every message that is dropped, and of what a call each few seconds takes.
+//
 // Every call says of which cluster and member it comes, and for which member it is (metadata.go). The Guard refuses
 // what does not fit. That is against confusion, such as an address that was given to another cluster. Who
 // may come at all, TLS decides: as in etcd, whoever reaches a peer port that demands no client certificate may say

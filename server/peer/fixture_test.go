@@ -119,6 +119,8 @@ type memberOptions struct {
 	hold func(*raftpb.Message)
 	// endless has a copy not end.
 	endless bool
+	// busy has no message be taken in.
+	busy bool
 }
 
 func (o *memberOptions) setDefaults() {
@@ -149,10 +151,14 @@ func start(t testing.TB, o memberOptions) *member {
 		m.url = fmt.Sprintf("%s://%s", u.Scheme, listeners[0].Addr())
 	}
 	guard := NewGuard(o.GuardOptions)
-	g := grpc.NewServer(append(ServerOptions(), grpc.Creds(listen.Credentials()),
+	g := grpc.NewServer(append(ServerOptions(), grpc.Creds(Credentials(listen.Credentials())),
 		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))...)
 	stopping := make(chan struct{})
-	Register(g, m.service, stopping)
+	var svc Service = m.service
+	if o.busy {
+		svc = busy{m.service}
+	}
+	Register(g, svc, stopping)
 	pb.RegisterClusterServer(g, cluster{})
 	s := listen.NewServer(listen.ServerOptions{Listeners: listeners, GRPC: g, Name: "peer"})
 	ctx, cancel := context.WithCancel(context.Background())

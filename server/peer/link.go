@@ -19,6 +19,7 @@ import (
 type link struct {
 	id      uint64
 	carries string // what the log calls it
+	gone    func() // called when a stream has ended that the member had accepted; nil: nobody
 	conn    *grpc.ClientConn
 	queue   *queue
 	reports *reports
@@ -51,9 +52,12 @@ func (l *link) tell() {
 func (l *link) run(ctx context.Context) {
 	for {
 		err := l.stream(ctx)
-		l.active.Store(0)
+		active := l.active.Swap(0)
 		if ctx.Err() != nil {
 			return
+		}
+		if active != 0 && l.gone != nil {
+			l.gone()
 		}
 		l.reports.lost(l.id, l.queue.drop())
 		l.logTrouble(err)
@@ -162,6 +166,7 @@ func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Messa
 				break
 			}
 			if s.Send(&peerpb.Message{Raft: batch}) != nil {
+				l.queue.dropped(len(batch))
 				return errSend
 			}
 			clear(batch)

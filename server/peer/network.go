@@ -24,6 +24,8 @@ type NetworkOptions struct {
 	Cluster, Self uint64
 	// TLS gives the configuration for https and unixs URLs, at each handshake. Nil if there is none.
 	TLS func() *tls.Config
+	// Count gives who counts what passes between this member and another one, always the same for a member. Optional.
+	Count func(id uint64) Counter
 	// Logger hears of connections that come and go. Nil discards.
 	Logger *slog.Logger
 	// Unreachable is told that messages to a member were lost, once for each loss that follows on something sent,
@@ -173,6 +175,13 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 	p.forward = newForwarder(p.calls.conn)
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
+	if of := n.counter(id); of != nil {
+		for _, l := range p.links() {
+			l.queue.dropped = of.SendFailed
+		}
+		p.calls.gone = of.Disconnected
+		n.running.Go(func() { probe(ctx, p.control.conn, of) })
+	}
 	for _, l := range p.links() {
 		l.broke = func() { n.follow(id, p) }
 		n.running.Go(func() { l.run(ctx) })
@@ -190,8 +199,16 @@ func (n *Network) link(id uint64, carries string, addresses []resolver.Address) 
 
 func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientConn, error) {
 	who := caller{cluster: n.o.Cluster, from: n.o.Self, to: id}
-	o := dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout, silence: maxSilence}
+	o := dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout, silence: maxSilence, count: n.counter(id)}
 	return o.dial(addresses, grpc.WithUnaryInterceptor(n.unary(who)), grpc.WithStreamInterceptor(n.stream(who)))
+}
+
+// counter gives who counts for a member, nil if nobody does.
+func (n *Network) counter(id uint64) Counter {
+	if n.o.Count == nil {
+		return nil
+	}
+	return n.o.Count(id)
 }
 
 func (p *peer) links() []*link { return []*link{p.control, p.appends, p.calls} }
@@ -228,6 +245,9 @@ func (n *Network) Send(messages []*raftpb.Message) {
 		p := n.peer(m.GetTo())
 		switch {
 		case p == nil:
+			if of := n.counter(m.GetTo()); of != nil {
+				of.SendFailed(1)
+			}
 			n.reports.lost(m.GetTo(), loss{unreachable: true, snapshot: m.GetType() == raftpb.MsgSnap})
 		case m.GetType() == raftpb.MsgApp || len(m.GetEntries()) > 0:
 			p.appends.send(m)

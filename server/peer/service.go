@@ -113,6 +113,7 @@ func (s *server) Messages(stream messages) error {
 		case m := <-received:
 			s.locate(stream.Context(), m.GetAt())
 			if err := s.deliver(stream.Context(), c, m.GetRaft()); err != nil {
+				receiveFailed(stream.Context())
 				return err
 			}
 		case err := <-failed:

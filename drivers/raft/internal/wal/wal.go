@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -16,6 +17,8 @@ type Options struct {
 	SegmentBytes int64
 	// CacheBytes is how much of the latest entries is kept in memory; older ones are read from their segment. Default: 2 MiB.
 	CacheBytes int64
+	// Synced is told how long each fsync of frames took, while the log is locked. Default: nobody.
+	Synced func(took time.Duration)
 	// Logger is told what was found and mended. Default: none.
 	Logger *slog.Logger
 
@@ -28,6 +31,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = 2 << 20
+	}
+	if o.Synced == nil {
+		o.Synced = func(time.Duration) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
