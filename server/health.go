@@ -35,7 +35,7 @@ func (n *Node) leads() bool {
 	if n.cluster == nil {
 		return true
 	}
-	_, _, leading, _ := n.cluster.log.Leader()
+	_, leading, _ := n.cluster.leader()
 	return leading
 }
 

@@ -252,6 +252,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		background.Go(func() error { return c.run(bctx) })
 		background.Go(func() error { return c.seek(bctx) })
 		background.Go(func() error { return c.watchLead(bctx) })
+		background.Go(func() error { return c.watchLeaders(bctx) })
 		background.Go(func() error { return c.watchData(bctx) })
 	}
 	g, gctx := errgroup.WithContext(ctx)

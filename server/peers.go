@@ -89,7 +89,7 @@ func (s service) Renew(ctx context.Context, lease int64) (ttl, position int64, e
 	switch {
 	case errors.Is(err, mvcc.ErrLeaseNotFound):
 		ttl = 0
-	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoQuorum):
+	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoLeader), errors.Is(err, drivers.ErrNoQuorum):
 		return 0, 0, errNotLeading
 	case err != nil:
 		return 0, 0, status.FromContextError(err).Err()

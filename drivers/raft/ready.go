@@ -31,6 +31,7 @@ func (n *node) ready(ctx context.Context) error {
 	if err := n.persist(ctx, &rd); err != nil {
 		return err
 	}
+	n.turned()
 	if !leading {
 		n.net.Send(rd.Messages)
 	}
@@ -126,6 +127,7 @@ func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
 			return err
 		}
 		n.applied.Store(e.GetIndex())
+		n.turned()
 	}
 	return nil
 }
