@@ -72,10 +72,19 @@ func (n *Node) IsLearner() bool {
 
 // LinearizableRead implements httpapi.Health.
 func (n *Node) LinearizableRead(ctx context.Context) error {
-	if _, err := n.store.Linearizable(ctx); err != nil {
-		return err
+	_, err := n.store.Linearizable(ctx)
+	if err == nil {
+		err = n.healthy(ctx)
 	}
-	return n.healthy(ctx)
+	return explained(err)
+}
+
+// explained is an error in the words that are for operators. The server's log has its own.
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(etcdv3.Explain(err))
 }
 
 // SerializableRead implements httpapi.Health. It is all that /livez asks for, and who fails there is restarted: a full
@@ -86,7 +95,17 @@ func (n *Node) SerializableRead(ctx context.Context) error {
 	if errors.Is(err, drivers.ErrNoSpace) || errors.Is(err, drivers.ErrDiverged) || n.roster != nil {
 		return nil
 	}
-	return err
+	return explained(err)
+}
+
+// failure tells of a storage that failed when it was used last.
+func (n *Node) failure() error {
+	if n.cluster != nil {
+		if err := n.cluster.log.Failure(); err != nil {
+			return err
+		}
+	}
+	return n.store.Failure()
 }
 
 // healthy tells of a storage that failed, after trying whether it still does.
