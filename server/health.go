@@ -70,9 +70,16 @@ func (n *Node) IsLearner() bool {
 	return false
 }
 
-// LinearizableRead implements httpapi.Health.
+// LinearizableRead implements httpapi.Health. Where etcd answers nobody before the cluster knows where clients reach the member, this waits for that.
 func (n *Node) LinearizableRead(ctx context.Context) error {
 	_, err := n.store.Linearizable(ctx)
+	if err == nil && n.cluster != nil {
+		select {
+		case <-n.cluster.published:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
 	if err == nil {
 		err = n.healthy(ctx)
 	}
