@@ -11,6 +11,8 @@ import (
 	"github.com/keelson-io/keelson/drivers/memory"
 )
 
+var _ drivers.Replica = (*halting)(nil)
+
 // halting is a replica that stands still when it is told to.
 type halting struct {
 	drivers.Followed

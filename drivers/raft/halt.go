@@ -11,6 +11,8 @@ import (
 type turns struct {
 	// count rises as the loop gets on.
 	count atomic.Uint64
+	// limit is for how many ticks it may not rise.
+	limit int
 
 	mu     sync.Mutex // held by who changes the other two
 	halted atomic.Bool
@@ -62,7 +64,7 @@ func (p *lookout) tick(n *node) {
 		return
 	}
 	// Of fewer than three voters none can lead without this one: then it is better to wait for it.
-	if p.missed++; p.missed >= n.log.opts.haltTicks() && len(n.conf.Load().GetVoters()) > 2 {
+	if p.missed++; p.missed >= n.turns.limit && len(n.conf.Load().GetVoters()) > 2 {
 		n.halt(p.seen)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -18,6 +19,7 @@ func TestHaltedLeader(t *testing.T) {
 	end := c.put(10)
 	id, l := c.leader(0)
 	n, hang := l.node.Load(), make(chan struct{})
+	l.opts.Timeout = time.Hour // a read that is not refused waits
 	if err := n.do(t.Context(), func() {
 		n.save = func(hs *raftpb.HardState, entries []*raftpb.Entry, sync bool) error {
 			<-hang
@@ -82,6 +84,7 @@ func TestHaltTicks(t *testing.T) {
 			}
 			n := &node{log: &Log{opts: o}, logger: o.Logger, state: raft.StateLeader}
 			n.conf.Store(conf)
+			n.turns.limit = o.haltTicks()
 			n.turns.closed.Store(new(make(chan struct{})))
 			n.turned()
 			var p lookout

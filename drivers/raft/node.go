@@ -91,6 +91,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int), silent: make(map[uint64]int),
 	}
+	n.turns.limit = l.opts.haltTicks()
 	n.turns.closed.Store(new(make(chan struct{})))
 	snap, err := w.Snapshot()
 	if err != nil {
