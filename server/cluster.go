@@ -56,6 +56,7 @@ type cluster struct {
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
 	forgotten chan struct{}      // closed when --force-new-cluster is done
+	published chan struct{}      // closed when the cluster knows where clients reach this member
 	patience  patience           // of run
 	hearsay   hearsay            // guarded by mu
 }
@@ -88,7 +89,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), published: make(chan struct{}), configuring: make(chan struct{}, 1),
 		addresses: addresses{parting: map[uint64]bool{}, said: map[uint64]whereabouts{}}, partings: map[uint64]*time.Timer{}, hearsay: hearsay{heard: map[uint64]bool{}},
 	}
 	c.corrupted.Store(new(make(chan struct{})))

@@ -242,6 +242,8 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
 		BcryptCost:           int(n.opts.BcryptCost),
 		Observe:              n.counted,
+		Failure:              n.failure,
+		Healthy:              n.healthy,
 	}
 	if c := n.cluster; c != nil {
 		api.Members, api.Lead, api.Timeout = c, lead{c}, n.opts.RequestTimeout()
@@ -252,6 +254,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		background.Go(func() error { return c.run(bctx) })
 		background.Go(func() error { return c.seek(bctx) })
 		background.Go(func() error { return c.watchLead(bctx) })
+		background.Go(func() error { return c.watchLeaders(bctx) })
 		background.Go(func() error { return c.watchData(bctx) })
 	}
 	g, gctx := errgroup.WithContext(ctx)

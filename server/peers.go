@@ -17,6 +17,7 @@ import (
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/server/peer/peerpb"
+	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
@@ -103,8 +104,8 @@ func (s service) Renew(ctx context.Context, lease int64) (ttl, position int64, e
 	switch {
 	case errors.Is(err, mvcc.ErrLeaseNotFound):
 		ttl = 0
-	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoQuorum):
-		return 0, 0, errNotLeading
+	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoLeader), errors.Is(err, drivers.ErrNoQuorum), errors.Is(err, sqllog.ErrHalted):
+		return 0, 0, errNotLeading // a renewal may be done twice
 	case err != nil:
 		return 0, 0, status.FromContextError(err).Err()
 	}

@@ -37,6 +37,7 @@ type node struct {
 	inbox *inbox
 	work  chan func()
 	done  chan struct{} // closed when run has returned
+	turns turns
 
 	state   raft.StateType
 	waiters map[drivers.BatchID]chan error
@@ -93,6 +94,8 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int), silent: make(map[uint64]int),
 	}
+	n.turns.limit = l.opts.haltTicks()
+	n.turns.closed.Store(new(make(chan struct{})))
 	snap, err := w.Snapshot()
 	if err != nil {
 		return nil, err
@@ -136,6 +139,7 @@ func (n *node) run(ctx context.Context) error {
 		case f := <-n.work:
 			f()
 		}
+		n.turned()
 		n.drain()
 		n.giveCopy()
 		for n.rn.HasReady() {

@@ -207,6 +207,7 @@ func (l *Log) launch(n *node) {
 		defer stopFlushing()
 		_ = n.run(l.ctx) // told by fail
 	})
+	l.background.Go(n.watchTurns)
 	l.background.Go(func() {
 		_ = l.flusher(flushing, n)
 		if err := n.wal.Close(); err != nil {

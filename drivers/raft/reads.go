@@ -214,9 +214,12 @@ func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	defer r.gone.Store(true)
 	limit := time.NewTimer(n.log.opts.Timeout)
 	defer limit.Stop()
+	halted := *n.turns.closed.Load()
 	if n.reads.join(r) {
 		select {
 		case n.work <- func() { n.reads.asked(n) }:
+		case <-halted:
+			return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoLeader)
 		case <-limit.C: // the loop waits for its disk
 			return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
 		case <-ctx.Done():
@@ -228,6 +231,8 @@ func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	select {
 	case a := <-r.answer:
 		return a.bounds, a.err
+	case <-halted:
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoLeader)
 	case <-limit.C:
 		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
 	case <-ctx.Done():

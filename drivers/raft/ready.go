@@ -32,6 +32,7 @@ func (n *node) ready(ctx context.Context) error {
 	if err := n.persist(ctx, &rd); err != nil {
 		return err
 	}
+	n.turned()
 	if !leading {
 		n.net.Send(rd.Messages)
 	}
@@ -132,6 +133,7 @@ func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
 		}
 		n.applied.Store(e.GetIndex())
 		n.appliedTerm = e.GetTerm()
+		n.turned()
 	}
 	return nil
 }

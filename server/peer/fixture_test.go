@@ -33,6 +33,8 @@ type service struct {
 	got chan *raftpb.Message
 	// hold, if not nil, is asked for each message, and may wait.
 	hold func(m *raftpb.Message)
+	// answering, if not nil, is called for each forwarded call, and may wait.
+	answering func(*peerpb.Call)
 	// endless has a copy not end.
 	endless bool
 	// located is where members say that they are.
@@ -89,6 +91,9 @@ func (s *service) Renew(ctx context.Context, lease int64) (ttl, position int64, 
 }
 
 func (s *service) Answer(_ context.Context, c *peerpb.Call) (*peerpb.Answer, error) {
+	if s.answering != nil {
+		s.answering(c)
+	}
 	return &peerpb.Answer{Response: append([]byte(c.GetMethod()+":"), c.GetRequest()...)}, nil
 }
 
@@ -117,6 +122,8 @@ type memberOptions struct {
 	url  string // to listen on; a port of the system's choice on 127.0.0.1 if empty
 	tls  *listen.TLS
 	hold func(*raftpb.Message)
+	// answering is called for each forwarded call.
+	answering func(*peerpb.Call)
 	// endless has a copy not end.
 	endless bool
 	// busy has no message be taken in.
@@ -146,7 +153,7 @@ func start(t testing.TB, o memberOptions) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless, located: make(chan place, 64)}, url: o.url}
+	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, answering: o.answering, endless: o.endless, located: make(chan place, 64)}, url: o.url}
 	if u.Scheme == "http" || u.Scheme == "https" {
 		m.url = fmt.Sprintf("%s://%s", u.Scheme, listeners[0].Addr())
 	}
