@@ -36,8 +36,10 @@ func (a *addresses) hear(ix *mvcc.Index, id uint64, w whereabouts) bool {
 	m := ix.MemberByID(id)
 	_, met := a.urls[id]
 	switch {
-	case ix.Removed(id), m == nil && (len(ix.Members()) > 0 || !met): // it is not known
-		return false
+	case ix.Removed(id), m == nil && len(ix.Members()) == 0 && !met:
+		return false // it is not known
+	case m == nil && len(ix.Members()) > 0 && w.position <= ix.End.Position:
+		return false // it is no member. One that was added later may be, and lead: then this one's log comes from it alone
 	case m != nil && m.Position() >= w.position, a.said[id].position >= w.position:
 		return false
 	}
@@ -81,8 +83,16 @@ func (a *addresses) take(ix *mvcc.Index, configured func(id uint64) bool) (remov
 			delete(a.said, m.ID)
 		}
 	}
+	for id, w := range a.said {
+		if ix.MemberByID(id) == nil && w.position > ix.End.Position {
+			urls[id] = w.urls
+		} else if ix.MemberByID(id) == nil {
+			delete(a.said, id)
+		}
+	}
 	for _, m := range ix.RemovedMembers() {
 		delete(a.said, m.ID)
+		delete(urls, m.ID)
 		at, connected := a.urls[m.ID]
 		if len(m.PeerURLs) > 0 {
 			at = m.PeerURLs

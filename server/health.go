@@ -50,6 +50,14 @@ func (n *Node) lead() func() (term uint64, leads bool) {
 	}
 }
 
+// halted gives what tells the lessor that this server stands still; nil for a log that is shared.
+func (n *Node) halted() func() <-chan struct{} {
+	if n.cluster == nil {
+		return nil
+	}
+	return n.cluster.log.Halted
+}
+
 // ledTerm gives the term in which this server leads others, 0 if it does not or there are none.
 func (n *Node) ledTerm() uint64 {
 	if n.cluster == nil {

@@ -60,6 +60,46 @@ func TestLeaderMovedWhileAway(t *testing.T) {
 	})
 }
 
+// TestLeaderAddedWhileAway: a member is added while another one is away, and leads when that comes back. It gets the log from the new one, of which its own log does not know.
+func TestLeaderAddedWhileAway(t *testing.T) {
+	const id = 0xadded
+	m := newMembers(t, 3)
+	nodes, stops := m.start(t)
+	stops[2]()
+	more := newMembers(t, 1)
+	grown := members{names: append(slices.Clone(m.names), "n3"), dir: append(slices.Clone(m.dir), more.dir...), peers: append(slices.Clone(m.peers), more.peers...), clients: append(slices.Clone(m.clients), more.clients...)}
+	add := &mvcc.AddMember{Member: &pb.Member{ID: id, PeerURLs: more.peers}}
+	until(t, func() bool {
+		return slices.ContainsFunc(nodes[:2], func(n *Node) bool {
+			_, err := n.cluster.Change(t.Context(), add)
+			return err == nil || n.store.Index().MemberByID(id) != nil
+		})
+	})
+	added, err := grown.open(t, 3, "existing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, added)
+	lead := func() bool {
+		for _, n := range nodes[:2] {
+			if n.leads() {
+				_ = n.cluster.MoveLeader(t.Context(), id)
+			}
+		}
+		return added.leads()
+	}
+	until(t, lead)
+	putSomewhere(t, "k", added)
+	last, err := m.open(t, 2, config.ClusterStateNew)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, last)
+	until(t, func() bool {
+		return lead() && last.store.Index().Rev == added.store.Index().Rev
+	})
+}
+
 // TestHear: where a member says that it is counts if it is known, and says something later than the log here.
 func TestHear(t *testing.T) {
 	joined := &mvcc.Bootstrap{ClusterID: 9, Members: []*pb.Member{
@@ -112,11 +152,20 @@ func TestHear(t *testing.T) {
 	a.said[2] = bb
 	a.take(before, configured)
 	there(a, 2, "http://bb")
-	if a.hear(before, 4, whereabouts{[]string{"http://x"}, is + 9}) || a.urls[4] != nil {
+	// One that is no member may have become one later than what the log here has.
+	if a.hear(before, 4, whereabouts{[]string{"http://x"}, before.End.Position}) || a.urls[4] != nil {
 		t.Error("who is no member counts")
 	}
+	if !a.hear(before, 4, whereabouts{[]string{"http://d"}, after.End.Position}) {
+		t.Error("who may have become a member does not count")
+	}
+	a.take(before, configured)
+	there(a, 4, "http://d")
 	a.take(after, configured)
 	there(a, 2, "http://bb")
+	if a.urls[4] != nil {
+		t.Error("who has not become a member counts")
+	}
 	if len(a.said) != 0 {
 		t.Errorf("it is kept: %v", a.said)
 	}

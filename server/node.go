@@ -71,7 +71,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	}
 	n.share()
 	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
-	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper(), Lead: n.lead()})
+	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper(), Lead: n.lead(), Halted: n.halted()})
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
 		Log: n.log, Logger: n.logger, Server: n.member.Load, Term: n.ledTerm, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,

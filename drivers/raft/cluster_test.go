@@ -518,3 +518,29 @@ func TestAppendOfATerm(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestKilledAfterTheOtherLeft: of two members one is removed, and has heard of it. The other one is killed before it writes anything else. It comes back: it is alone, and does not wait
+// for the vote of one that is gone.
+func TestKilledAfterTheOtherLeft(t *testing.T) {
+	c := newCluster(t)
+	c.found(2)
+	id, l := c.leader(0)
+	gone := 3 - id
+	old := c.log(gone)
+	c.same(id, gone, c.put(10))
+	if err := l.Configure(t.Context(), []Member{{ID: id}}); err != nil {
+		t.Fatal(err)
+	}
+	<-old.Removed()
+	killed := t.TempDir()
+	if err := os.CopyFS(killed, os.DirFS(c.dirs[id])); err != nil {
+		t.Fatal(err)
+	}
+	c.close(gone)
+	c.close(id)
+	c.dirs[id] = killed
+	c.open(id)
+	if lead, _ := c.leader(0); lead != id {
+		t.Errorf("%d leads", lead)
+	}
+}

@@ -45,6 +45,19 @@ func TestHaltedLeader(t *testing.T) {
 	if waited := <-waiting; !errors.Is(err, drivers.ErrNoLeader) || !errors.Is(waited, drivers.ErrNoLeader) {
 		t.Errorf("a read gives %v, and one that waited %v", err, waited)
 	}
+	n.reads.mu.Lock()
+	kept := len(n.reads.next)
+	n.reads.mu.Unlock()
+	for range 100 {
+		if _, err := l.ReadIndex(t.Context()); !errors.Is(err, drivers.ErrNoLeader) {
+			t.Fatal(err)
+		}
+	}
+	n.reads.mu.Lock()
+	if more := len(n.reads.next); more > kept {
+		t.Errorf("of 100 reads that were refused %d are kept", more-kept)
+	}
+	n.reads.mu.Unlock()
 	if l.Halted() != halted {
 		t.Error("it goes on, and its disk still hangs")
 	}

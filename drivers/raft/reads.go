@@ -210,11 +210,16 @@ func (r *reads) failAll(err error) {
 
 // readIndex gives the bounds of the log as applied here, which has all that was acknowledged before the call.
 func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
+	halted := *n.turns.closed.Load()
+	select {
+	case <-halted: // nobody would take those away who wait no more
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoLeader)
+	default:
+	}
 	r := &reader{answer: make(chan readAnswer, 1)}
 	defer r.gone.Store(true)
 	limit := time.NewTimer(n.log.opts.Timeout)
 	defer limit.Stop()
-	halted := *n.turns.closed.Load()
 	if n.reads.join(r) {
 		select {
 		case n.work <- func() { n.reads.asked(n) }:

@@ -94,7 +94,7 @@ func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
 	})
 }
 
-// saveLast keeps the commit index over a stop, so that the next start has all of the log at once.
+// saveLast keeps the commit index, so that the next start has all of the log at once.
 func (n *node) saveLast() error {
 	if !n.unsaved {
 		return nil
@@ -204,14 +204,15 @@ func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
 
 func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 	n.setConf(n.rn.ApplyConfChange(cc), index)
+	// A start is to know that this is agreed on, if nobody is left who could tell: by the configuration before, the vote of one that has been removed would be needed. And who is
+	// removed is to find it in its own data. If there is no room for that the others will tell, if there are any.
+	if err := n.saveLast(); err != nil && !errors.Is(err, drivers.ErrNoSpace) {
+		return err
+	}
 	switch {
 	case isMember(n.conf.Load(), n.id):
 		n.member = true
 	case n.member && !n.isRemoved:
-		// Its own data are to tell so if it is started again. If there is no room for that the others will.
-		if err := n.saveLast(); err != nil && !errors.Is(err, drivers.ErrNoSpace) {
-			return err
-		}
 		n.isRemoved = true
 		close(n.removed)
 	}

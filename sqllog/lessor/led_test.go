@@ -142,6 +142,40 @@ func TestRenewalWaitsForNoDeposedLeader(t *testing.T) {
 	}
 }
 
+// TestRenewalWaitsForNoHaltedLeader: the same where this server stands still, and does not hear that another one leads.
+func TestRenewalWaitsForNoHaltedLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := beginLed(t)
+		halted := make(chan struct{})
+		s.lessor.opts.Halted = func() <-chan struct{} { return halted }
+		s.lead(5)
+		s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 10})
+		s.intercept(func(request any) error {
+			if _, ok := request.(*mvcc.Expire); ok {
+				return drivers.ErrUncertain
+			}
+			return nil
+		})
+		time.Sleep(10 * time.Second)
+		renewed := make(chan error, 1)
+		go func() {
+			_, err := s.lessor.Renew(t.Context(), 1)
+			renewed <- err
+		}()
+		synctest.Wait()
+		close(halted)
+		synctest.Wait()
+		select {
+		case err := <-renewed:
+			if !errors.Is(err, drivers.ErrNoLeader) {
+				t.Error(err)
+			}
+		default:
+			t.Fatal("the renewal waits for a server that stands still")
+		}
+	})
+}
+
 // TestLateWords: what a server has decided by its deadlines, and what comes to the log only after another one has led, harms no lease: the client may have renewed it there, or here
 // since, and no entry tells of that.
 func TestLateWords(t *testing.T) {
