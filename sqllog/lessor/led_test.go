@@ -103,11 +103,20 @@ func TestRenewalOfADeposedLeader(t *testing.T) {
 }
 
 // TestRenewalWaitsForNoDeposedLeader: who waits for an expired lease's end is sent to the next leader, which gives the lease its TTL again. Otherwise the other leases that are
-// kept alive by the same stream would end.
+// kept alive by the same stream would end. A server that stands still does not hear of the next leader.
 func TestRenewalWaitsForNoDeposedLeader(t *testing.T) {
-	for _, again := range []bool{false, true} {
+	for what, c := range map[string]struct {
+		happens func(s *led, halted chan struct{})
+		want    error
+	}{
+		"it leads again":  {func(s *led, _ chan struct{}) { s.lead(7) }, drivers.ErrNotLeader},
+		"it follows":      {func(s *led, _ chan struct{}) { s.term.Store(0); s.lessor.Demote() }, drivers.ErrNotLeader},
+		"it stands still": {func(_ *led, halted chan struct{}) { close(halted) }, drivers.ErrNoLeader},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := beginLed(t)
+			halted := make(chan struct{})
+			s.lessor.opts.Halted = func() <-chan struct{} { return halted }
 			s.lead(5)
 			s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 10})
 			s.intercept(func(request any) error {
@@ -123,57 +132,18 @@ func TestRenewalWaitsForNoDeposedLeader(t *testing.T) {
 				renewed <- err
 			}()
 			synctest.Wait()
-			if again {
-				s.lead(7)
-			} else {
-				s.term.Store(0)
-				s.lessor.Demote()
-			}
+			c.happens(s, halted)
 			synctest.Wait()
 			select {
 			case err := <-renewed:
-				if !errors.Is(err, drivers.ErrNotLeader) {
-					t.Error(err)
+				if !errors.Is(err, c.want) {
+					t.Errorf("%s: %v", what, err)
 				}
 			default:
-				t.Fatal("the renewal waits for a lease that this server does not count any more")
+				t.Fatalf("%s: the renewal waits for a lease that this server does not count any more", what)
 			}
 		})
 	}
-}
-
-// TestRenewalWaitsForNoHaltedLeader: the same where this server stands still, and does not hear that another one leads.
-func TestRenewalWaitsForNoHaltedLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := beginLed(t)
-		halted := make(chan struct{})
-		s.lessor.opts.Halted = func() <-chan struct{} { return halted }
-		s.lead(5)
-		s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 10})
-		s.intercept(func(request any) error {
-			if _, ok := request.(*mvcc.Expire); ok {
-				return drivers.ErrUncertain
-			}
-			return nil
-		})
-		time.Sleep(10 * time.Second)
-		renewed := make(chan error, 1)
-		go func() {
-			_, err := s.lessor.Renew(t.Context(), 1)
-			renewed <- err
-		}()
-		synctest.Wait()
-		close(halted)
-		synctest.Wait()
-		select {
-		case err := <-renewed:
-			if !errors.Is(err, drivers.ErrNoLeader) {
-				t.Error(err)
-			}
-		default:
-			t.Fatal("the renewal waits for a server that stands still")
-		}
-	})
 }
 
 // TestLateWords: what a server has decided by its deadlines, and what comes to the log only after another one has led, harms no lease: the client may have renewed it there, or here
