@@ -30,6 +30,9 @@ type whereabouts struct {
 	position int64
 }
 
+// maxSaid bounds said: there are not so many members, but anybody who gets at the peer port may claim to be one.
+const maxSaid = 64
+
 // hear takes note of where a member says that it is, and tells whether it was taken to be elsewhere. It may have moved while this member was away, and this one's answers go to where it takes it to be: without them
 // the log that would tell does not come. What a member says is what the log has there, be it behind or ahead of this one's, so of the two the later entry holds.
 func (a *addresses) hear(ix *mvcc.Index, id uint64, w whereabouts) bool {
@@ -38,7 +41,7 @@ func (a *addresses) hear(ix *mvcc.Index, id uint64, w whereabouts) bool {
 	switch {
 	case ix.Removed(id), m == nil && len(ix.Members()) == 0 && !met:
 		return false // it is not known
-	case m == nil && len(ix.Members()) > 0 && w.position <= ix.End.Position:
+	case m == nil && len(ix.Members()) > 0 && (w.position <= ix.End.Position || len(a.said) >= maxSaid):
 		return false // it is no member. One that was added later may be, and lead: then this one's log comes from it alone
 	case m != nil && m.Position() >= w.position, a.said[id].position >= w.position:
 		return false
@@ -84,15 +87,15 @@ func (a *addresses) take(ix *mvcc.Index, configured func(id uint64) bool) (remov
 		}
 	}
 	for id, w := range a.said {
-		if ix.MemberByID(id) == nil && w.position > ix.End.Position {
+		switch {
+		case ix.MemberByID(id) != nil:
+		case !ix.Removed(id) && w.position > ix.End.Position:
 			urls[id] = w.urls
-		} else if ix.MemberByID(id) == nil {
+		default:
 			delete(a.said, id)
 		}
 	}
 	for _, m := range ix.RemovedMembers() {
-		delete(a.said, m.ID)
-		delete(urls, m.ID)
 		at, connected := a.urls[m.ID]
 		if len(m.PeerURLs) > 0 {
 			at = m.PeerURLs

@@ -161,6 +161,12 @@ func TestHear(t *testing.T) {
 	}
 	a.take(before, configured)
 	there(a, 4, "http://d")
+	for id := range uint64(2 * maxSaid) {
+		a.hear(before, 1000+id, whereabouts{[]string{"http://x"}, after.End.Position})
+	}
+	if len(a.said) > maxSaid {
+		t.Errorf("it keeps the words of %d who may be no members", len(a.said))
+	}
 	a.take(after, configured)
 	there(a, 2, "http://bb")
 	if a.urls[4] != nil {
