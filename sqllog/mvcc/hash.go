@@ -76,11 +76,8 @@ func (h *Hasher) counts(key string, v *Version) bool {
 
 // change hashes one row of etcd's key bucket.
 func (h *Hasher) change(key string, v *Version, value []byte) {
-	b := binary.BigEndian.AppendUint64(h.buf[:0], uint64(v.Main))
-	b = append(b, '_')
-	b = binary.BigEndian.AppendUint64(b, uint64(v.Sub))
+	b := AppendRevision(h.buf[:0], v.Main, v.Sub, v.Tombstone())
 	if v.Tombstone() {
-		b = append(b, 't')
 		b = AppendKeyValue(b, key, &Version{}, nil)
 	} else {
 		b = AppendKeyValue(b, key, v, value)
