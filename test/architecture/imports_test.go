@@ -28,6 +28,7 @@ func allowed() map[string][]string {
 		"sqllog/roster":      {"drivers"},
 		"watch":              {"sqllog/mvcc", "drivers"},
 		"compact":            {"sqllog/mvcc"},
+		"etcdfile":           {},
 		"server/etcdv3":      {"server/membership", "sqllog", "sqllog/mvcc", "sqllog/lessor", "watch", "drivers"},
 		"server/config":      {"server/membership"},
 		"server/httpapi":     {},
