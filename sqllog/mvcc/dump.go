@@ -6,7 +6,7 @@ import (
 	"github.com/keelson-io/keelson/drivers"
 )
 
-// Row is a row of etcd's key bucket: a revision, and a marshalled mvccpb.KeyValue. That of a tombstone has a key alone.
+// Row is a row of etcd's key bucket: a revision, and a marshalled mvccpb.KeyValue. That of a tombstone has a key alone, and a row without any changes no key.
 type Row struct {
 	Main      int64
 	Sub       int32
@@ -50,6 +50,17 @@ func (d *Dump) Add(e *drivers.Entry, fn func(*Row) error) error {
 			}
 		}
 		return nil
+	case KindMarker:
+		var main int64
+		if err := decodeInts(e.Meta, &main); err != nil {
+			return err
+		}
+		d.state.reach(main, 0)
+		if !d.judge.keptMarker(main, d.judge.Compact) {
+			return nil
+		}
+		d.row.Main, d.row.Sub, d.row.Tombstone, d.row.KeyValue = main, 0, false, nil
+		return fn(&d.row)
 	}
 	return d.state.load(e)
 }

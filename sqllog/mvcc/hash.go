@@ -17,14 +17,14 @@ import (
 type Hasher struct {
 	ix    *Index
 	rev   int64
-	empty bool // no key lives at rev
+	empty bool // no key lives at rev, and there is no marker
 	sum   uint32
 	buf   []byte
 }
 
 // NewHasher begins the hash at revision rev.
 func (ix *Index) NewHasher(rev int64) *Hasher {
-	h := &Hasher{ix: ix, rev: rev, empty: true}
+	h := &Hasher{ix: ix, rev: rev, empty: lastMarker(ix.markers, rev) < 0}
 	for range ix.Scan(Everything, rev) {
 		h.empty = false
 		break
@@ -60,6 +60,15 @@ func (h *Hasher) Add(e *drivers.Entry) error {
 		}
 		for i, k := range keys {
 			h.change(k, &Version{Main: main, Sub: sub + int32(i)}, nil)
+		}
+	case KindMarker:
+		var main int64
+		if err := decodeInts(e.Meta, &main); err != nil {
+			return err
+		}
+		if main <= h.rev && h.ix.keptMarker(main, h.ix.Compact) && (main > h.ix.Compact || h.ix.keptMarker(main, h.rev)) {
+			h.buf = AppendRevision(h.buf[:0], main, 0, false)
+			h.write(h.buf)
 		}
 	}
 	return nil
