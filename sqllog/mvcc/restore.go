@@ -55,6 +55,17 @@ func (r *Restorer) Add(row *Row) error {
 	return r.emit(drivers.Entry{Kind: KindPut, Meta: appendPut(nil, string(kv.Key), &v), Value: kv.Value})
 }
 
+// Bump emits a marker at a revision above all before, and a compaction there, after the last row.
+func (r *Restorer) Bump(rev int64) error {
+	if err := r.compacted(); err != nil {
+		return err
+	}
+	if err := r.Add(&Row{Main: rev}); err != nil {
+		return err
+	}
+	return r.emit(drivers.Entry{Kind: KindCompaction, Meta: appendInts(nil, rev)})
+}
+
 // compacted emits the compaction, once: behind all that it concerns, and before what comes later.
 func (r *Restorer) compacted() error {
 	if r.compact <= 0 {
