@@ -56,6 +56,17 @@ func do(t *testing.T, s *sqllog.Store, requests ...any) {
 // taken takes a snapshot of a store, and gives its file.
 func taken(t *testing.T, s *sqllog.Store) *etcdfile.File {
 	t.Helper()
+	f, err := etcdfile.Open(saved(t, s), etcdfile.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// saved takes a snapshot of a store, and gives where it is.
+func saved(t *testing.T, s *sqllog.Store) string {
+	t.Helper()
 	m := snapshot.New(snapshot.Options{Store: s, Dir: t.TempDir(), Logger: discard(), Raft: func() (term, index uint64) { return 2, 7 }})
 	stream, err := m.Open(t.Context())
 	if err != nil {
@@ -73,12 +84,7 @@ func taken(t *testing.T, s *sqllog.Store) *etcdfile.File {
 	if err := out.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f, err := etcdfile.Open(path, etcdfile.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
+	return path
 }
 
 func rows(t *testing.T, f *etcdfile.File) (all []string) {
