@@ -13,10 +13,10 @@ const PresenceTTL = 15 * time.Second
 type Followed interface {
 	Log
 
-	// Load gives every entry of the log as it is at one moment, without values, in order, and then the
+	// Load gives every entry of the log as it is at one moment, with values or without, in order, and then the
 	// bounds of that moment. Unlike with Scan, what is scrubbed meanwhile is seen whole or
 	// not at all. If Epoch is the same before and after, that moment was in this epoch. fn as in Scan.
-	Load(ctx context.Context, fn func([]Entry) error) (Bounds, error)
+	Load(ctx context.Context, values bool, fn func([]Entry) error) (Bounds, error)
 
 	// Epoch gives a number that rises when this Log learns that the database may have lost its last commits, scrubs among
 	// them, as by a failover to a standby. It asks nobody, so it may be late: what must not be is left to ScrubIn.

@@ -42,7 +42,7 @@ func (c *cluster) lacksRaft(ix *mvcc.Index) error {
 	case len(members) == 1 && c.named(members[0]):
 		err = errLostRaft
 	}
-	return fmt.Errorf("%w (looked for in %s)", err, raftDir(c.node.opts))
+	return fmt.Errorf("%w (looked for in %s)", err, RaftDir(c.node.opts))
 }
 
 // forceAnew makes the member that has lost its Raft log the only one of its cluster. It is the one with its name, also if there is one alone: that may be

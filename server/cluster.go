@@ -61,8 +61,8 @@ type cluster struct {
 	hearsay   hearsay            // guarded by mu
 }
 
-// raftDir is the directory of the Raft log, which is there if the server is a member of a cluster.
-func raftDir(o config.Options) string {
+// RaftDir is the directory of the Raft log, which is there if the server is a member of a cluster.
+func RaftDir(o config.Options) string {
 	dir := filepath.Join(o.DataDir, "member")
 	if o.WALDir != "" {
 		dir = o.WALDir
@@ -72,7 +72,7 @@ func raftDir(o config.Options) string {
 
 func raftOptions(o config.Options, path string, logger *slog.Logger) raft.Options {
 	return raft.Options{
-		Database: sqlite.Options{Path: path, Logger: logger}, Dir: raftDir(o), Logger: logger,
+		Database: sqlite.Options{Path: path, Logger: logger}, Dir: RaftDir(o), Logger: logger,
 		HeartbeatInterval: time.Duration(o.HeartbeatInterval) * time.Millisecond,
 		ElectionTimeout:   time.Duration(o.ElectionTimeout) * time.Millisecond,
 		PreVote:           o.PreVote, SnapshotCount: o.SnapshotCount, CatchUpEntries: o.SnapshotCatchUpEntries,
@@ -122,7 +122,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 
 // start has a member of a cluster take part in it, once the store is there.
 func (c *cluster) start(ctx context.Context) error {
-	clustered, err := raft.Clustered(raftDir(c.node.opts))
+	clustered, err := raft.Clustered(RaftDir(c.node.opts))
 	if err != nil {
 		return err
 	}

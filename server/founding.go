@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/membership"
@@ -51,27 +52,14 @@ func (c *cluster) found(ctx context.Context, o raft.Options, create bool) error 
 	if err := opts.VerifyBootstrap(ctx); err != nil {
 		return err
 	}
-	urls, err := opts.Founders()
+	founders, self, err := Founding(opts)
 	if err != nil {
 		return err
 	}
-	var founders []membership.Founder
-	for name, u := range urls {
-		founders = append(founders, membership.Founder{Name: name, PeerURLs: u.Strings()})
-	}
-	founders, id, err := membership.Found(founders, opts.InitialClusterToken)
-	if err != nil {
-		return fmt.Errorf("--initial-cluster: %w", err)
-	}
-	c.addresses.urls, c.founders = map[uint64][]string{}, &mvcc.Bootstrap{ClusterID: uint64(id)}
+	c.addresses.urls, c.founders = map[uint64][]string{}, founders
 	var voters []uint64
-	var self uint64
-	for _, f := range founders {
-		voters, c.addresses.urls[uint64(f.ID)] = append(voters, uint64(f.ID)), f.PeerURLs
-		c.founders.Members = append(c.founders.Members, &pb.Member{ID: uint64(f.ID), Name: f.Name, PeerURLs: f.PeerURLs})
-		if f.Name == opts.Name {
-			self = uint64(f.ID)
-		}
+	for _, m := range founders.Members {
+		voters, c.addresses.urls[m.ID] = append(voters, m.ID), m.PeerURLs
 	}
 	if !create {
 		return nil
@@ -79,8 +67,32 @@ func (c *cluster) found(ctx context.Context, o raft.Options, create bool) error 
 	if err := c.unknown(ctx, self); err != nil {
 		return err
 	}
-	c.logger.Info("founding a cluster", "cluster_id", fmt.Sprintf("%x", id), "member_id", fmt.Sprintf("%x", self), "members", opts.InitialCluster)
-	return raft.Bootstrap(o, raft.Identity{Cluster: uint64(id), Member: self}, voters)
+	c.logger.Info("founding a cluster", "cluster_id", fmt.Sprintf("%x", founders.ClusterID), "member_id", fmt.Sprintf("%x", self), "members", opts.InitialCluster)
+	return raft.Bootstrap(o, raft.Identity{Cluster: founders.ClusterID, Member: self}, voters, drivers.End{})
+}
+
+// Founding gives the cluster that options found, and which of its members the server with these options is. All of them find the same ids.
+func Founding(opts *config.Options) (founders *mvcc.Bootstrap, self uint64, err error) {
+	urls, err := opts.Founders()
+	if err != nil {
+		return nil, 0, err
+	}
+	var initial []membership.Founder
+	for name, u := range urls {
+		initial = append(initial, membership.Founder{Name: name, PeerURLs: u.Strings()})
+	}
+	initial, id, err := membership.Found(initial, opts.InitialClusterToken)
+	if err != nil {
+		return nil, 0, fmt.Errorf("--initial-cluster: %w", err)
+	}
+	founders = &mvcc.Bootstrap{ClusterID: uint64(id)}
+	for _, f := range initial {
+		founders.Members = append(founders.Members, &pb.Member{ID: uint64(f.ID), Name: f.Name, PeerURLs: f.PeerURLs})
+		if f.Name == opts.Name {
+			self = uint64(f.ID)
+		}
+	}
+	return founders, self, nil
 }
 
 // join makes this server the member of an existing cluster that was added for it.

@@ -43,7 +43,7 @@ func TestAnswerOfAnEarlierLeader(t *testing.T) {
 	loaded := make(chan error, 1)
 	go func() {
 		first := true
-		_, err := nodes[leader].cluster.log.Load(context.Background(), func([]drivers.Entry) error {
+		_, err := nodes[leader].cluster.log.Load(context.Background(), false, func([]drivers.Entry) error {
 			if first {
 				first = false
 				close(reading)

@@ -22,6 +22,7 @@ import (
 	"github.com/keelson-io/keelson/server/etcdv3"
 	"github.com/keelson-io/keelson/server/membership"
 	"github.com/keelson-io/keelson/server/metrics"
+	"github.com/keelson-io/keelson/server/snapshot"
 	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/lessor"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -228,7 +229,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		return err
 	}
 	api := etcdv3.Options{
-		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor,
+		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor, Snapshots: snapshot.New(n.snapshots()),
 		Cluster: etcdv3.Cluster{
 			ID: member.ClusterID, Member: member.ID, Term: n.term, Version: config.EtcdVersion(),
 			Members: n.members, Leader: n.leader, Update: n.updateMember, Equal: n.roster != nil,
@@ -271,6 +272,22 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		return n.listen(gctx, api)
 	})
 	return g.Wait()
+}
+
+// snapshots says how snapshots are made: beside the data, or, where those are in another place, where temporary files are.
+func (n *Node) snapshots() snapshot.Options {
+	o := snapshot.Options{Store: n.store, Logger: n.logger}
+	if n.cluster == nil {
+		o.Dir, o.Members = filepath.Join(os.TempDir(), fmt.Sprintf("keelson-%x", n.member.Load())), n.members
+		o.Raft = func() (term, index uint64) { return n.term(), uint64(n.store.Index().End.Position) }
+		return o
+	}
+	o.Dir = filepath.Join(n.opts.DataDir, "member")
+	o.Raft = func() (term, index uint64) {
+		index, _ = n.cluster.indexes()
+		return n.term(), index
+	}
+	return o
 }
 
 // aloneTerm is the Raft term of a server that never has to elect.

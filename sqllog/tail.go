@@ -35,7 +35,7 @@ func (s *Store) load(ctx context.Context) (*mvcc.Index, error) {
 	go func() {
 		defer close(slices)
 		var err error
-		bounds, err = s.scanAll(ctx, func(entries []drivers.Entry) error {
+		bounds, err = s.scanAll(ctx, false, func(entries []drivers.Entry) error {
 			select {
 			case slices <- append([]drivers.Entry(nil), entries...):
 				return nil
@@ -62,15 +62,15 @@ func (s *Store) load(ctx context.Context) (*mvcc.Index, error) {
 }
 
 // scanAll gives the whole log as it is at one moment. Where others scrub too, it takes more than a scan.
-func (s *Store) scanAll(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
+func (s *Store) scanAll(ctx context.Context, values bool, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
 	if s.followed != nil {
-		return s.followed.Load(ctx, fn)
+		return s.followed.Load(ctx, values, fn)
 	}
 	bounds, err := s.log.ReadIndex(ctx)
 	if err != nil || bounds.End.Position == 0 {
 		return bounds, err
 	}
-	return bounds, s.log.Scan(ctx, drivers.ScanOptions{UpTo: bounds.End.Position}, fn)
+	return bounds, s.log.Scan(ctx, drivers.ScanOptions{UpTo: bounds.End.Position, Values: values}, fn)
 }
 
 // Follow takes in what other servers append, as it comes, until ctx ends. On a log to which nobody else appends there is nothing to do.

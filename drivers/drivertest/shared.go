@@ -53,8 +53,8 @@ func (f *fixture) second() drivers.Shared {
 	return f.shared(l)
 }
 
-func load(ctx context.Context, l drivers.Shared) (got []drivers.Entry, b drivers.Bounds, err error) {
-	b, err = l.Load(ctx, func(e []drivers.Entry) error {
+func load(ctx context.Context, l drivers.Shared, values bool) (got []drivers.Entry, b drivers.Bounds, err error) {
+	b, err = l.Load(ctx, values, func(e []drivers.Entry) error {
 		got = append(got, e...)
 		return nil
 	})
@@ -64,25 +64,27 @@ func load(ctx context.Context, l drivers.Shared) (got []drivers.Entry, b drivers
 func testLoad(f *fixture) {
 	l := f.shared(f.l)
 	for range 3 {
-		got, bounds, err := load(f.Context(), l)
-		if err == nil {
-			err = equalEntries(got, f.want.entries(drivers.ScanOptions{}))
-		}
-		if err != nil || bounds != f.want.bounds() {
-			f.Fatalf("load: %v, bounds %v, want %v", err, bounds, f.want.bounds())
+		for _, values := range []bool{false, true} {
+			got, bounds, err := load(f.Context(), l, values)
+			if err == nil {
+				err = equalEntries(got, f.want.entries(drivers.ScanOptions{Values: values}))
+			}
+			if err != nil || bounds != f.want.bounds() {
+				f.Fatalf("load with values %v: %v, bounds %v, want %v", values, err, bounds, f.want.bounds())
+			}
 		}
 		f.grow(10, 300)
 		f.scrubSome(f.want.end().Position-1, 3)
 	}
 	calls := 0
-	_, err := l.Load(f.Context(), func([]drivers.Entry) error { calls++; return errEnough })
+	_, err := l.Load(f.Context(), false, func([]drivers.Entry) error { calls++; return errEnough })
 	f.wantError("load", err, errEnough)
 	if calls != 1 {
 		f.Errorf("called %d times after an error", calls-1)
 	}
 	ctx, cancel := context.WithCancel(f.Context())
 	cancel()
-	_, err = l.Load(ctx, noEntries)
+	_, err = l.Load(ctx, false, noEntries)
 	f.wantError("load", err, context.Canceled)
 }
 
@@ -109,7 +111,7 @@ func testLoadBesideScrub(f *fixture) {
 		done <- err
 	}()
 	for range 8 {
-		got, bounds, err := load(f.Context(), l)
+		got, bounds, err := load(f.Context(), l, false)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -148,7 +150,7 @@ func testEpoch(f *fixture) {
 		l := []drivers.Shared{l, other}[n%2]
 		f.wantError("scrub", l.ScrubIn(f.Context(), l.Epoch(), gone), nil)
 		f.want.scrub(gone)
-		if _, _, err := load(f.Context(), l); err != nil {
+		if _, _, err := load(f.Context(), l, false); err != nil {
 			f.Fatal(err)
 		}
 		f.compare()

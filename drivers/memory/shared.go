@@ -13,7 +13,7 @@ import (
 var _ drivers.Shared = (*Log)(nil)
 
 // Load implements drivers.Shared.
-func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
+func (l *Log) Load(ctx context.Context, values bool, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
 	f, err := l.suffer(ctx, OpScan)
 	if err != nil {
 		return drivers.Bounds{}, err
@@ -24,7 +24,7 @@ func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers
 	var entries []drivers.Entry
 	for i, r := range s.records {
 		if r != nil {
-			entries = append(entries, r.entry(int64(i)+1, false))
+			entries = append(entries, r.entry(int64(i)+1, values))
 		}
 	}
 	s.mu.Unlock()

@@ -125,7 +125,7 @@ func TestInspection(t *testing.T) {
 	if err := r.Scan(t.Context(), drivers.ScanOptions{Values: true}, count); err != nil || n != 1 {
 		t.Errorf("%d entries, %v", n, err)
 	}
-	if _, err := r.Load(t.Context(), count); err != nil || n != 2 {
+	if _, err := r.Load(t.Context(), false, count); err != nil || n != 2 {
 		t.Errorf("%d entries, %v", n, err)
 	}
 	for what, err := range map[string]error{

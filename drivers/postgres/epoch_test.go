@@ -61,7 +61,7 @@ func TestLostScrub(t *testing.T) {
 func TestTimelineBehindPooler(t *testing.T) {
 	for name, notice := range map[string]func(*running, uint64) error{
 		"load": func(l *running, _ uint64) error {
-			_, err := l.Load(context.Background(), func([]drivers.Entry) error { return nil })
+			_, err := l.Load(context.Background(), false, func([]drivers.Entry) error { return nil })
 			return err
 		},
 		"scrub": func(l *running, epoch uint64) error { return l.ScrubIn(context.Background(), epoch, []int64{1}) },
@@ -111,7 +111,7 @@ func TestNoTimelines(t *testing.T) {
 		t.Error(err)
 	}
 	got := 0
-	if _, err := l.Load(t.Context(), func(e []drivers.Entry) error { got += len(e); return nil }); err != nil || got != 1 {
+	if _, err := l.Load(t.Context(), false, func(e []drivers.Entry) error { got += len(e); return nil }); err != nil || got != 1 {
 		t.Errorf("%d entries, %v", got, err)
 	}
 	if _, err := Open(t.Context(), Options{URL: url + "&default_transaction_read_only=on", Logger: l.logger}); !errors.Is(err, drivers.ErrReadOnly) || !strings.Contains(err.Error(), "primary") {

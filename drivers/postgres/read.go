@@ -224,7 +224,7 @@ func (s *slice) add(row [][]byte) error {
 }
 
 // Load implements drivers.Shared, in one transaction that sees one state. It keeps the database from removing dead rows meanwhile.
-func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
+func (l *Log) Load(ctx context.Context, values bool, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
 	if err := l.begin(ctx); err != nil {
 		return drivers.Bounds{}, fmt.Errorf("load: %w", err)
 	}
@@ -241,7 +241,7 @@ func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers
 	if err := f.exchange(ctx, func(ctx context.Context, c *pgconn.PgConn) error { return q.run(ctx, c) }); err != nil {
 		return drivers.Bounds{}, fmt.Errorf("load: %w", classify(err))
 	}
-	opts := drivers.ScanOptions{UpTo: q.bounds.End.Position}
+	opts := drivers.ScanOptions{UpTo: q.bounds.End.Position, Values: values}
 	for opts.After < opts.UpTo {
 		if err := l.usable(ctx); err != nil {
 			return drivers.Bounds{}, fmt.Errorf("load: %w", err)

@@ -85,7 +85,7 @@ func TestContract(t *testing.T) {
 				New: func(t *testing.T) string {
 					place := t.TempDir()
 					if member {
-						if err := Bootstrap(options(place), Identity{Cluster: 1, Member: 1}, []uint64{1}); err != nil {
+						if err := Bootstrap(options(place), Identity{Cluster: 1, Member: 1}, []uint64{1}, drivers.End{}); err != nil {
 							t.Fatal(err)
 						}
 					}

@@ -193,7 +193,7 @@ func (c *cluster) found(n int) {
 		voters = append(voters, uint64(id+1))
 	}
 	for _, id := range voters {
-		if err := Bootstrap(c.options(id), Identity{Cluster: 7, Member: id}, voters); err != nil {
+		if err := Bootstrap(c.options(id), Identity{Cluster: 7, Member: id}, voters, drivers.End{}); err != nil {
 			c.t.Fatal(err)
 		}
 		c.open(id)

@@ -297,7 +297,7 @@ func (l *Log) scanFile(ctx context.Context, opts drivers.ScanOptions, fn func([]
 
 // Load implements drivers.Followed: scrubs wait meanwhile. If the file is replaced it ends with drivers.ErrEpoch, since in the newer one things are
 // scrubbed that were superseded after the end of this one.
-func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
+func (l *Log) Load(ctx context.Context, values bool, fn func([]drivers.Entry) error) (drivers.Bounds, error) {
 	release, err := l.share(ctx)
 	if err != nil {
 		return drivers.Bounds{}, err
@@ -308,7 +308,7 @@ func (l *Log) Load(ctx context.Context, fn func([]drivers.Entry) error) (drivers
 	if b.End.Position == 0 {
 		return b, nil
 	}
-	if err := l.Scan(ctx, drivers.ScanOptions{UpTo: b.End.Position}, fn); err != nil {
+	if err := l.Scan(ctx, drivers.ScanOptions{UpTo: b.End.Position, Values: values}, fn); err != nil {
 		return b, err
 	}
 	if l.Epoch() != epoch {

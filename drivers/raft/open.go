@@ -87,9 +87,10 @@ func create(o Options, id Identity, snap *raftpb.Snapshot) error {
 	return wal.Create(o.wal(), id, snap)
 }
 
-// Bootstrap makes the Raft log of a founding member of a cluster. Every founder does so, with the same voters.
-func Bootstrap(o Options, id Identity, voters []uint64) error {
-	return create(o.withDefaults(), id, beginning(voters, drivers.End{}, 0))
+// Bootstrap makes the Raft log of a founding member of a cluster. Every founder does so, with the same voters, and with a database that has the same
+// and ends at end: the zero End, but for what was restored.
+func Bootstrap(o Options, id Identity, voters []uint64, end drivers.End) error {
+	return create(o.withDefaults(), id, beginning(voters, end, 0))
 }
 
 // Join makes the Raft log of a member that was added to a cluster. It learns everything from the others.

@@ -182,7 +182,7 @@ func TestLoadOfTwoEpochs(t *testing.T) {
 	c.found(1)
 	c.put(10)
 	_, l := c.leader(0)
-	_, err := l.Load(t.Context(), func([]drivers.Entry) error {
+	_, err := l.Load(t.Context(), false, func([]drivers.Entry) error {
 		l.epoch.Add(1)
 		return nil
 	})
@@ -501,7 +501,7 @@ func TestCopyToAHungMember(t *testing.T) {
 		if err := l.ServeCopy(t.Context(), 3, func(Part) error { return nil }); err != nil {
 			t.Errorf("another member's copy: %v", err)
 		}
-		if _, err := l.Load(t.Context(), func([]drivers.Entry) error { return nil }); err != nil {
+		if _, err := l.Load(t.Context(), false, func([]drivers.Entry) error { return nil }); err != nil {
 			t.Errorf("loading: %v", err)
 		}
 	}

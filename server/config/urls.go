@@ -14,8 +14,8 @@ import (
 // URLs is a list of URLs to listen on or to advertise, sorted, of the schemes http, https, unix and unixs.
 type URLs []url.URL
 
-// parseURLs reads a comma-separated list, with etcd's errors.
-func parseURLs(list string) (URLs, error) {
+// ParseURLs reads a comma-separated list, with etcd's errors.
+func ParseURLs(list string) (URLs, error) {
 	var urls URLs
 	for text := range strings.SplitSeq(list, ",") {
 		u, err := parseURL(strings.TrimSpace(text))
@@ -50,7 +50,7 @@ func parseURL(text string) (*url.URL, error) {
 
 // mustURLs is for the defaults, which are constants.
 func mustURLs(list string) URLs {
-	urls, err := parseURLs(list)
+	urls, err := ParseURLs(list)
 	if err != nil {
 		panic(err)
 	}
@@ -74,7 +74,7 @@ func (us *URLs) Set(list string) error {
 	if list == "" {
 		return nil
 	}
-	urls, err := parseURLs(list)
+	urls, err := ParseURLs(list)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func parseCluster(list string) (cluster, error) {
 	}
 	c := cluster{}
 	for name, us := range texts {
-		urls, err := parseURLs(strings.Join(us, ","))
+		urls, err := ParseURLs(strings.Join(us, ","))
 		if err != nil {
 			return nil, err
 		}

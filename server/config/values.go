@@ -56,7 +56,7 @@ func (v origins) Set(list string) error {
 	if list == "*" {
 		return v.list.Set(list)
 	}
-	urls, err := parseURLs(list)
+	urls, err := ParseURLs(list)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"time"
 
 	"github.com/coreos/go-semver/semver"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/sqllog"
 )
 
@@ -133,8 +136,38 @@ func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*p
 	}, nil
 }
 
-func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, pb.Maintenance_SnapshotServer) error {
-	return status.Error(codes.Unimplemented, "keelson: snapshots are not supported yet")
+// snapshotChunk is how much of a snapshot goes into one message, as in etcd.
+const snapshotChunk = 32 << 10
+
+// Snapshot streams the database, and in a last message of its own the sha256 of it.
+func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
+	snap, err := s.opts.Snapshots.Open(stream.Context())
+	if err != nil {
+		return grpcError(err)
+	}
+	defer snap.Close()
+	start := time.Now()
+	left := snap.Size() - etcdfile.HashSize
+	s.opts.Logger.Info("sending database snapshot to client", "total-bytes", left, "storage-version", etcdfile.StorageVersion)
+	for size := int64(0); ; {
+		if size = min(left, snapshotChunk); size == 0 {
+			size = etcdfile.HashSize
+		}
+		// Send does not wait until the message is written, so each has bytes of its own.
+		chunk := make([]byte, size)
+		if _, err := io.ReadFull(snap, chunk); err != nil {
+			return grpcError(fmt.Errorf("%w: read the snapshot: %w", sqllog.ErrStorage, err))
+		}
+		last := left == 0
+		left = max(left-size, 0)
+		if err := stream.Send(&pb.SnapshotResponse{RemainingBytes: uint64(left), Blob: chunk, Version: etcdfile.StorageVersion}); err != nil {
+			return err
+		}
+		if last {
+			s.opts.Logger.Info("successfully sent database snapshot to client", "total-bytes", snap.Size()-etcdfile.HashSize, "took", time.Since(start))
+			return nil
+		}
+	}
 }
 
 // errSlowTransfer is etcd's answer for whoever did not wait for the new leader.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/lessor"
 	"github.com/keelson-io/keelson/watch"
@@ -23,6 +24,12 @@ type Backend interface {
 	Size(ctx context.Context) (total, inUse int64, err error)
 	// Defragment gives free space back.
 	Defragment(ctx context.Context) error
+}
+
+// Snapshots makes snapshots.
+type Snapshots interface {
+	// Open makes one, of a moment after the call came. The caller closes it.
+	Open(ctx context.Context) (*etcdfile.Stream, error)
 }
 
 // Compactor frees what compactions made unreachable.
@@ -58,6 +65,7 @@ type Options struct {
 	Lessor    *lessor.Lessor
 	Backend   Backend
 	Compactor Compactor
+	Snapshots Snapshots
 	Cluster   Cluster
 	// Members are those of the cluster where the log has them; Cluster's Members, Update and Equal are of no
 	// account then. Nil for a server that is alone, and for equal servers on one database.

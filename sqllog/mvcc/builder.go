@@ -100,6 +100,8 @@ func (b *Builder) load(e *drivers.Entry) error {
 		b.applyUser(r.User)
 	case KindRole:
 		b.applyRole(r.Role)
+	case KindMarker:
+		b.applyMarker(r.Marker, e.Position)
 	case KindBarrier:
 		b.discard(e.Position)
 	}
@@ -208,6 +210,7 @@ func (b *Builder) applyCompaction(rev, pos int64) {
 		b.discard(b.ix.compactPos)
 	}
 	b.ix.Compact, b.ix.compactPos = rev, pos
+	b.compactMarkers(rev)
 	// The last changes before a compaction may be tombstones that are gone by now.
 	b.ix.Rev = max(b.ix.Rev, rev)
 }

@@ -38,6 +38,8 @@ const (
 	// KindJoined is the whole state of another member than the founder, or says that a member, be it the founder, was removed
 	// for good. Servers that take every member for themselves do not know this kind, and leave a log alone that has one.
 	KindJoined uint8 = 11
+	// KindMarker raises the revision and changes no key.
+	KindMarker uint8 = 12
 )
 
 // maxDeleteMeta bounds a KindDelete entry, so that no driver meets one too large to carry.

@@ -16,6 +16,8 @@ type Record struct {
 	Revoked int64
 	// Compact is a new compact revision.
 	Compact int64
+	// Marker is a revision at which no key changed.
+	Marker int64
 	// Alarm is an alarm that was raised, or disarmed if not Raised.
 	Alarm  *Alarm
 	Raised bool
@@ -65,6 +67,8 @@ func (r *Record) decode(e *drivers.Entry) (err error) {
 		r.User, err = decodeUser(e)
 	case KindRole:
 		r.Role, err = decodeRole(e)
+	case KindMarker:
+		err = decodeInts(e.Meta, &r.Marker)
 	case KindBarrier:
 	default:
 		err = fmt.Errorf("%w: unknown kind %d", ErrBadEntry, e.Kind)

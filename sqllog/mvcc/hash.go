@@ -17,14 +17,14 @@ import (
 type Hasher struct {
 	ix    *Index
 	rev   int64
-	empty bool // no key lives at rev
+	empty bool // no key lives at rev, and there is no marker
 	sum   uint32
 	buf   []byte
 }
 
 // NewHasher begins the hash at revision rev.
 func (ix *Index) NewHasher(rev int64) *Hasher {
-	h := &Hasher{ix: ix, rev: rev, empty: true}
+	h := &Hasher{ix: ix, rev: rev, empty: lastMarker(ix.markers, rev) < 0}
 	for range ix.Scan(Everything, rev) {
 		h.empty = false
 		break
@@ -61,6 +61,15 @@ func (h *Hasher) Add(e *drivers.Entry) error {
 		for i, k := range keys {
 			h.change(k, &Version{Main: main, Sub: sub + int32(i)}, nil)
 		}
+	case KindMarker:
+		var main int64
+		if err := decodeInts(e.Meta, &main); err != nil {
+			return err
+		}
+		if main <= h.rev && h.ix.keptMarker(main, h.ix.Compact) && (main > h.ix.Compact || h.ix.keptMarker(main, h.rev)) {
+			h.buf = AppendRevision(h.buf[:0], main, 0, false)
+			h.write(h.buf)
+		}
 	}
 	return nil
 }
@@ -76,11 +85,8 @@ func (h *Hasher) counts(key string, v *Version) bool {
 
 // change hashes one row of etcd's key bucket.
 func (h *Hasher) change(key string, v *Version, value []byte) {
-	b := binary.BigEndian.AppendUint64(h.buf[:0], uint64(v.Main))
-	b = append(b, '_')
-	b = binary.BigEndian.AppendUint64(b, uint64(v.Sub))
+	b := AppendRevision(h.buf[:0], v.Main, v.Sub, v.Tombstone())
 	if v.Tombstone() {
-		b = append(b, 't')
 		b = AppendKeyValue(b, key, &Version{}, nil)
 	} else {
 		b = AppendKeyValue(b, key, v, value)

@@ -13,35 +13,63 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// modelHash is etcd's HashKV, done as etcd 3.7 does it on a store whose compaction has finished: the rows that
-// the compaction left, of those at or below the compact revision only what a compaction at
-// the asked revision would keep (all of them if it would keep nothing), and no tombstone of the compact revision.
-func modelHash(t *testing.T, m *model, rev int64) uint32 {
-	t.Helper()
-	type row struct {
-		key string
-		v   modelVersion
-	}
-	var rows []row
-	keep := map[[2]int64]bool{}
+// modelRow is a row of the key bucket of an etcd.
+type modelRow struct {
+	key string
+	v   modelVersion
+}
+
+// modelRows are those that a compaction at the model's compact revision leaves, in the order of their revisions.
+func modelRows(m *model) []modelRow {
+	var rows []modelRow
 	for k, vs := range m.keys {
-		atCompact, atRev := m.at(k, m.compact), m.at(k, rev)
-		if atRev != nil {
-			keep[[2]int64{atRev.main, int64(atRev.sub)}] = true
-		}
+		at := m.at(k, m.compact)
 		for _, v := range vs {
-			left := v.main > m.compact || atCompact != nil && atCompact.main == v.main || v.count == 0 && v.main == m.compact
-			if left && v.main <= rev {
-				rows = append(rows, row{k, v})
+			if v.main > m.compact || at != nil && at.main == v.main || v.count == 0 && v.main == m.compact {
+				rows = append(rows, modelRow{k, v})
 			}
 		}
 	}
-	slices.SortFunc(rows, func(a, b row) int {
+	slices.SortFunc(rows, func(a, b modelRow) int {
 		if a.v.main != b.v.main {
 			return int(a.v.main - b.v.main)
 		}
 		return int(a.v.sub - b.v.sub)
 	})
+	return rows
+}
+
+func (w modelRow) encode(t *testing.T) (name, value []byte) {
+	t.Helper()
+	name = binary.BigEndian.AppendUint64(nil, uint64(w.v.main))
+	name = append(name, '_')
+	name = binary.BigEndian.AppendUint64(name, uint64(w.v.sub))
+	kv := &mvccpb.KeyValue{Key: []byte(w.key)}
+	if w.v.count == 0 {
+		name = append(name, 't')
+	} else {
+		kv = &mvccpb.KeyValue{Key: []byte(w.key), Value: w.v.value, CreateRevision: w.v.create, ModRevision: w.v.main,
+			Version: w.v.count, Lease: w.v.lease}
+	}
+	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name, value
+}
+
+// modelHash is etcd's HashKV, done as etcd 3.7 does it on a store whose compaction has finished: the rows that
+// the compaction left, of those at or below the compact revision only what a compaction at
+// the asked revision would keep (all of them if it would keep nothing), and no tombstone of the compact revision.
+func modelHash(t *testing.T, m *model, rev int64) uint32 {
+	t.Helper()
+	keep := map[[2]int64]bool{}
+	for k := range m.keys {
+		if at := m.at(k, rev); at != nil {
+			keep[[2]int64{at.main, int64(at.sub)}] = true
+		}
+	}
+	rows := slices.DeleteFunc(modelRows(m), func(r modelRow) bool { return r.v.main > rev })
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	h.Write([]byte("key"))
 	for _, w := range rows {
@@ -51,20 +79,7 @@ func modelHash(t *testing.T, m *model, rev int64) uint32 {
 		if w.v.main == m.compact && w.v.count == 0 {
 			continue
 		}
-		name := binary.BigEndian.AppendUint64(nil, uint64(w.v.main))
-		name = append(name, '_')
-		name = binary.BigEndian.AppendUint64(name, uint64(w.v.sub))
-		kv := &mvccpb.KeyValue{Key: []byte(w.key)}
-		if w.v.count == 0 {
-			name = append(name, 't')
-		} else {
-			kv = &mvccpb.KeyValue{Key: []byte(w.key), Value: w.v.value, CreateRevision: w.v.create, ModRevision: w.v.main,
-				Version: w.v.count, Lease: w.v.lease}
-		}
-		value, err := proto.MarshalOptions{Deterministic: true}.Marshal(kv)
-		if err != nil {
-			t.Fatal(err)
-		}
+		name, value := w.encode(t)
 		h.Write(name)
 		h.Write(value)
 	}

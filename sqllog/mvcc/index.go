@@ -30,6 +30,8 @@ type Index struct {
 	users  tree[*User]
 	roles  tree[*Role]
 	alarms []Alarm
+	// markers are ascending.
+	markers []marker
 
 	// members are those of the cluster, removed those that were members once (invariant I12), each by id.
 	members []*Member

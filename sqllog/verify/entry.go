@@ -28,6 +28,8 @@ func (w *walk) entry(e *drivers.Entry) {
 		keep(w.roles, r.Role, string(r.Role.Name), r.Role.Removed)
 	case r.Member != nil:
 		w.member(e.Position, r.Member)
+	case e.Kind == mvcc.KindMarker:
+		w.marker(e.Position, r.Marker)
 	case e.Kind == mvcc.KindCompaction:
 		w.compaction(e.Position, r.Compact)
 	}
@@ -51,6 +53,14 @@ func (w *walk) compaction(position, rev int64) {
 		w.find("I7", position, "a compaction at revision %d follows one at %d", rev, w.compact)
 	}
 	w.compact = max(w.compact, rev)
+}
+
+// marker checks that a marker raises the revision (I2).
+func (w *walk) marker(position, rev int64) {
+	if before := max(w.main, w.compact, 1); rev <= before {
+		w.find("I2", position, "a marker of revision %d follows revision %d", rev, before)
+	}
+	w.main, w.sub = max(w.main, rev), 0
 }
 
 // change examines one change of a key.

@@ -1,0 +1,248 @@
+package etcdfile
+
+import (
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+)
+
+func unmarshalled(b []byte) (*mvccpb.KeyValue, error) {
+	kv := &mvccpb.KeyValue{}
+	return kv, proto.Unmarshal(b, kv)
+}
+
+func truncate(tb testing.TB, path string, size int64) {
+	tb.Helper()
+	if err := os.Truncate(path, size); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func create(tb testing.TB) (*Writer, string) {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "db")
+	w, err := Create(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return w, path
+}
+
+// TestRefusedRows: rows that etcd would not have, or could not start with. Nothing is left of the file.
+func TestRefusedRows(t *testing.T) {
+	good := put(t, 5, 1, "a", nil)
+	other := put(t, 6, 0, "a", nil)
+	other.Main = 7
+	tests := map[string]Row{
+		"the same revision":     good,
+		"the same as tombstone": del(t, 5, 1, "b"),
+		"a lower sub":           put(t, 5, 0, "b", nil),
+		"a lower revision":      put(t, 4, 9, "b", nil),
+		"a negative sub":        {Revision{6, -1}, false, good.KeyValue},
+		"another mod_revision":  other,
+		"no key":                put(t, 6, 0, "", nil),
+		"a tombstone of no key": {Revision{6, 0}, true, nil},
+		"no message":            {Revision{6, 0}, false, []byte{0xff}},
+	}
+	for name, row := range tests {
+		w, path := create(t)
+		if err := w.Add(good); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Add(row); !errors.Is(err, ErrRow) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := w.Add(put(t, 100, 0, "z", nil)); !errors.Is(err, ErrClosed) {
+			t.Errorf("%s: a row after that: %v", name, err)
+		}
+		if err := w.Finish(full()); !errors.Is(err, ErrClosed) {
+			t.Errorf("%s: finish after that: %v", name, err)
+		}
+		gone(t, w, path)
+	}
+	w, path := create(t)
+	if err := w.Add(put(t, 0, 0, "a", nil)); !errors.Is(err, ErrRow) {
+		t.Errorf("revision 0: %v", err)
+	}
+	gone(t, w, path)
+}
+
+// gone closes a Writer and sees that its file is not there.
+func gone(t *testing.T, w *Writer, path string) {
+	t.Helper()
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is left: %v", err)
+	}
+}
+
+func TestRefusedMeta(t *testing.T) {
+	tests := map[string]func(*Meta){
+		"a revision below the rows": func(m *Meta) { m.Revision = 4 },
+		"a revision above all":      func(m *Meta) { m.Revision = 6 },
+		"a conf state":              func(m *Meta) { m.ConfState = []byte("{") },
+		"a user without a name":     func(m *Meta) { m.Auth.Users[0].Name = nil },
+	}
+	for name, change := range tests {
+		w, path := create(t)
+		if err := w.Add(put(t, 5, 1, "a", nil)); err != nil {
+			t.Fatal(err)
+		}
+		m := full()
+		change(m)
+		if err := w.Finish(m); !errors.Is(err, ErrMeta) {
+			t.Errorf("%s: %v", name, err)
+		}
+		gone(t, w, path)
+	}
+}
+
+// TestExisting: no file is overwritten, nor removed.
+func TestExisting(t *testing.T) {
+	path := write(t, nil, full())
+	if _, err := Create(path); !errors.Is(err, fs.ErrExist) {
+		t.Error(err)
+	}
+	open(t, path)
+	if _, err := Create(filepath.Join(t.TempDir(), "no", "db")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// TestUnfinished: a file is refused until Finish has made it whole, also if its process was killed.
+func TestUnfinished(t *testing.T) {
+	w, path := create(t)
+	for i, row := range history(t, rand.New(rand.NewPCG(1, 2)), 3*batchRows) {
+		if err := w.Add(row); err != nil {
+			t.Fatal(err)
+		}
+		if i%(batchRows/2) == 0 {
+			if _, err := Open(file(t, read(t, path)), Options{}); !errors.Is(err, ErrDamaged) {
+				t.Errorf("after %d rows: %v", i, err)
+			}
+		}
+	}
+	if _, err := Open(path, Options{}); !errors.Is(err, ErrInUse) {
+		t.Errorf("while it is written: %v", err)
+	}
+	if err := w.Finish(full()); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path)
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	open(t, path)
+}
+
+// TestMemory: rows go through in memory for one batch, and come back in memory for a few pages.
+func TestMemory(t *testing.T) {
+	const rows, limit = 200_000, 48 << 20
+	row := put(t, 2, 0, "/registry/pods/default/a", make([]byte, 500))
+	var before runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	i, most := 0, uint64(0)
+	sample := func() {
+		if i++; i%(rows/50) == 0 {
+			var now runtime.MemStats
+			runtime.ReadMemStats(&now)
+			most = max(most, now.HeapInuse)
+		}
+	}
+	path := fill(t, row, rows, sample)
+	f := open(t, path)
+	for _, err := range f.Rows() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		sample()
+	}
+	s, err := f.Status()
+	if err != nil || s.Revision != rows+1 || s.TotalKey != 1 || i != 2*rows {
+		t.Errorf("%+v of %d rows, %v", s, i, err)
+	}
+	t.Logf("%d bytes on disk, at most %d in memory", s.TotalSize, most-before.HeapInuse)
+	if most > before.HeapInuse+limit || s.TotalSize < 2*limit {
+		t.Errorf("%d bytes on disk, at most %d in memory", s.TotalSize, most-before.HeapInuse)
+	}
+}
+
+// fill writes a row n times, as changes of one key.
+func fill(tb testing.TB, row Row, n int, each func()) (path string) {
+	tb.Helper()
+	kv, err := unmarshalled(row.KeyValue)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w, path := create(tb)
+	defer func() {
+		if err := w.Close(); err != nil {
+			tb.Error(err)
+		}
+	}()
+	for i := range int64(n) {
+		row.Main = i + 2
+		kv.ModRevision, kv.Version = row.Main, i+1
+		if row.KeyValue, err = (proto.MarshalOptions{}).MarshalAppend(row.KeyValue[:0], kv); err != nil {
+			tb.Fatal(err)
+		}
+		if err := w.Add(row); err != nil {
+			tb.Fatal(err)
+		}
+		each()
+	}
+	if err := w.Finish(&Meta{Compact: -1, Version: StorageVersion}); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// BenchmarkWrite and BenchmarkRead are for a million rows.
+func BenchmarkWrite(b *testing.B) {
+	row := put(b, 2, 0, "/registry/pods/default/a", make([]byte, 1000))
+	for b.Loop() {
+		if err := os.Remove(fill(b, row, 1_000_000, func() {})); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	path := fill(b, put(b, 2, 0, "/registry/pods/default/a", make([]byte, 1000)), 1_000_000, func() {})
+	if err := AppendHash(path); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		f := open(b, path)
+		for _, err := range f.Rows() {
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// overwrite writes one byte of b to its place in a file.
+func overwrite(tb testing.TB, path string, b []byte, at int) {
+	tb.Helper()
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := file.WriteAt(b[at:at+1], int64(at)); err != nil {
+		tb.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
