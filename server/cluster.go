@@ -109,6 +109,9 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	if c.log, err = raft.Open(ctx, o); err != nil {
 		return nil, err
 	}
+	if err := guard(n.opts.DataDir); err != nil {
+		c.logger.Warn("nothing keeps an etcd from starting on the data directory", "error", err)
+	}
 	clustered, err := raft.Clustered(o.Dir)
 	if err == nil && clustered && n.opts.ForceNewCluster {
 		err = advise(c.log.ForceNew(ctx, c.mayForce(ctx)))

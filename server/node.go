@@ -120,27 +120,6 @@ func minLeaseTTL(opts config.Options) int64 {
 	return int64((ms + 999) / 1000)
 }
 
-// databaseName is the database's name under the data directory's member directory.
-const databaseName = "keelson.db"
-
-// DatabasePath gives the path of the database under a data directory and
-// makes its directory. It refuses a directory that holds etcd's data.
-func DatabasePath(dataDir string) (string, error) {
-	dir := filepath.Join(dataDir, "member")
-	for _, foreign := range []string{"snap", "wal"} {
-		if _, err := os.Stat(filepath.Join(dir, foreign)); err == nil {
-			if _, err := os.Stat(filepath.Join(dir, databaseName)); err == nil {
-				return "", fmt.Errorf("the data directory %s holds data of Keelson (%s) and of an etcd (%s), which must have been started on it later: decide which go on, and move the others away", dataDir, filepath.Join("member", databaseName), filepath.Join("member", foreign))
-			}
-			return "", fmt.Errorf("the data directory %s holds the data of an etcd (%s): choose another --data-dir", dataDir, filepath.Join("member", foreign))
-		}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the data directory: %w", err)
-	}
-	return filepath.Join(dir, databaseName), nil
-}
-
 // Close closes the sockets and the log. Run must have returned.
 func (n *Node) Close() error {
 	var errs []error

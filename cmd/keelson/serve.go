@@ -10,6 +10,7 @@ import (
 
 	"github.com/keelson-io/keelson/server"
 	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/restore"
 )
 
 // serve is the server itself: what etcd does with the same arguments.
@@ -41,6 +42,10 @@ func (p *program) serve(ctx context.Context) int {
 	spareProcessor(p.environ)
 	if !opts.Pprof() {
 		runtime.MemProfileRate = 0 // samples of allocations would be kept for nobody
+	}
+	if err := restore.Adopt(ctx, &opts, logger); err != nil {
+		logger.Error("cannot start", "error", err)
+		return 1
 	}
 	node, err := server.Open(ctx, opts, logger)
 	if err != nil {
