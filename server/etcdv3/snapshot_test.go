@@ -37,8 +37,8 @@ func (s snapshots) Open(context.Context) (*etcdfile.Stream, error) {
 	return etcdfile.OpenStream(s.path)
 }
 
-// sent is a client's end of a stream of a snapshot.
-type sent struct {
+// sentSnapshot is a client's end of a stream of a snapshot.
+type sentSnapshot struct {
 	grpc.ServerStream
 	ctx  context.Context
 	got  []*pb.SnapshotResponse
@@ -46,9 +46,9 @@ type sent struct {
 	then func()
 }
 
-func (s *sent) Context() context.Context { return s.ctx }
+func (s *sentSnapshot) Context() context.Context { return s.ctx }
 
-func (s *sent) Send(r *pb.SnapshotResponse) error {
+func (s *sentSnapshot) Send(r *pb.SnapshotResponse) error {
 	s.got = append(s.got, r)
 	if s.then != nil {
 		s.then()
@@ -75,7 +75,7 @@ func database(t *testing.T) (path string, content []byte) {
 func TestSnapshotStream(t *testing.T) {
 	path, content := database(t)
 	m, _ := snapshotServer(snapshots{path: path})
-	stream := &sent{ctx: t.Context()}
+	stream := &sentSnapshot{ctx: t.Context()}
 	if err := m.Snapshot(&pb.SnapshotRequest{}, stream); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestSnapshotErrors(t *testing.T) {
 		{fmt.Errorf("snapshot: %w", sqllog.ErrStopped), codes.Unavailable, "server stopped", false},
 	} {
 		m, logs := snapshotServer(snapshots{err: c.err})
-		err := m.Snapshot(&pb.SnapshotRequest{}, &sent{ctx: t.Context()})
+		err := m.Snapshot(&pb.SnapshotRequest{}, &sentSnapshot{ctx: t.Context()})
 		if status.Code(err) != c.code || !strings.Contains(err.Error(), c.text) || strings.Contains(logs.String(), "ERROR") != c.logged {
 			t.Errorf("%v: %v, and the log has %q", c.err, err, logs)
 		}
@@ -120,7 +120,7 @@ func TestSnapshotErrors(t *testing.T) {
 func TestSnapshotStreamFails(t *testing.T) {
 	path, _ := database(t)
 	m, logs := snapshotServer(snapshots{path: path})
-	stream := &sent{ctx: t.Context(), then: func() {
+	stream := &sentSnapshot{ctx: t.Context(), then: func() {
 		if err := os.Truncate(path, snapshotChunk); err != nil {
 			t.Error(err)
 		}
@@ -131,7 +131,7 @@ func TestSnapshotStreamFails(t *testing.T) {
 	path, _ = database(t)
 	m, _ = snapshotServer(snapshots{path: path})
 	gone := errors.New("gone")
-	if err := m.Snapshot(&pb.SnapshotRequest{}, &sent{ctx: t.Context(), fail: gone}); !errors.Is(err, gone) {
+	if err := m.Snapshot(&pb.SnapshotRequest{}, &sentSnapshot{ctx: t.Context(), fail: gone}); !errors.Is(err, gone) {
 		t.Error(err)
 	}
 }
