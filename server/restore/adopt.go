@@ -90,8 +90,7 @@ func (a *adoption) run(ctx context.Context) error {
 	if err := move(filepath.Join(a.work.DataDir, "member"), a.path("member")); err != nil {
 		return err
 	}
-	a.logger.Warn("the data of etcd have been taken over; its files are kept, and nobody needs them: remove them when you like. An etcd on this directory would go back to them",
-		"kept", a.path(AdoptedFrom))
+	a.logger.Warn("the data of etcd have been taken over, and what comes is written to Keelson's alone; etcd's files are kept, for you to remove", "kept", a.path(AdoptedFrom))
 	return os.Remove(a.work.DataDir)
 }
 

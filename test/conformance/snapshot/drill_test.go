@@ -58,8 +58,13 @@ func sameTools(t *testing.T, path string) {
 // filled is an etcd with history, tombstones, leases and a compaction; from gives the first revision at which hashes are compared.
 func filled(t *testing.T, seed uint64) (s *server, from int64) {
 	t.Helper()
+	return filledIn(t, t.TempDir(), seed)
+}
+
+func filledIn(t *testing.T, dir string, seed uint64) (s *server, from int64) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, seed))
-	s = start(t, t.TempDir())
+	s = start(t, dir)
 	s.grant()
 	s.change(rng, 120)
 	s.txn(del("\x00", "\x00"))
