@@ -184,7 +184,7 @@ func (c *restoreCommand) report(w io.Writer, s restore.Stand, m *etcdfile.Meta) 
 	fmt.Fprintf(&b, "\nThen start the server as before with\n  %s\n", strings.Join(c.next(), " \\\n    "))
 	if c.bump == 0 {
 		fmt.Fprintf(&b, `
-Clients that have seen a revision above %d know a history that is gone: what they keep in memory would be taken for what is there. Before they
+If anything was written after the snapshot, clients have seen revisions above %d, and what they keep in memory would be taken for what is there. Before they
 go on, restart kube-apiserver and everything that watches it (controllers, scheduler, kubelets, operators), or restore with
 --bump-revision 1000000000 --mark-compacted, which has them all list anew.
 `, s.Revision)
