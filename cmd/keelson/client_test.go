@@ -87,7 +87,7 @@ func TestClientConnect(t *testing.T) {
 		socket + "," + tcp:              "over the socket",
 		"ftp://x," + socket + "," + tcp: "over the socket",
 	} {
-		conn, resp, err := client(t, nil, "--endpoints", endpoints).connect(t.Context())
+		conn, resp, err := client(t, []string{patient}, "--endpoints", endpoints).connect(t.Context())
 		if err != nil {
 			t.Errorf("%s: %v", endpoints, err)
 			continue
@@ -99,7 +99,7 @@ func TestClientConnect(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	_, _, err = client(t, nil, "--endpoints", "127.0.0.1:1,ftp://x").connect(t.Context())
+	_, _, err = client(t, []string{patient}, "--endpoints", "127.0.0.1:1,ftp://x").connect(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1: ") || !strings.Contains(err.Error(), "ftp://x: ") {
 		t.Error(err)
 	}

@@ -83,6 +83,9 @@ func serveSource(t *testing.T, s *source, opts ...grpc.ServerOption) string {
 	return l.Addr().String()
 }
 
+// patient has a command wait for servers on a busy machine.
+const patient = "ETCDCTL_DIAL_TIMEOUT=1m"
+
 // TestSnapshotSave: what came is in the file, whose name was there for something else before.
 func TestSnapshotSave(t *testing.T) {
 	blob := contents(t, snapshotFile(t, 100, plain()))
@@ -97,11 +100,11 @@ func TestSnapshotSave(t *testing.T) {
 	}{
 		{nil, []string{"--endpoints", address, path}, "3.6.0"},
 		{nil, []string{path, "--endpoints=http://" + address + "/", "--command-timeout", "1m"}, "3.6.0"},
-		{[]string{"ETCDCTL_ENDPOINTS=" + address, "ETCDCTL_DIAL_TIMEOUT=9s"}, []string{path}, "3.6.0"},
+		{[]string{"ETCDCTL_ENDPOINTS=" + address}, []string{path}, "3.6.0"},
 		{nil, []string{path, "--endpoints", address, "--user", "ann:secret"}, "the token"},
 		{nil, []string{path, "--endpoints", address, "--user", "ann", "--password", "secret"}, "the token"},
 	} {
-		o := run(t, c.env, append([]string{"snapshot", "save"}, c.args...)...)
+		o := run(t, append(c.env, patient), append([]string{"snapshot", "save"}, c.args...)...)
 		if want := "Snapshot saved at " + path + "\nServer version " + c.version + "\n"; o.code != 0 || o.stdout != want || o.stderr != "" {
 			t.Errorf("%v: %+v", c.args, o)
 		}
@@ -145,7 +148,7 @@ func TestSnapshotSaveFails(t *testing.T) {
 		"--cacert":                  {"--endpoints", none, "--cacert", path},
 		"--cert and --key":          {"--endpoints", none, "--cert", path, "--key", path},
 	} {
-		o := run(t, nil, append([]string{"snapshot", "save", path}, args...)...)
+		o := run(t, []string{patient}, append([]string{"snapshot", "save", path}, args...)...)
 		if o.code != 1 || o.stdout != "" || !strings.Contains(o.stderr, text) {
 			t.Errorf("want %q: %+v", text, o)
 		}
@@ -205,7 +208,7 @@ func TestSnapshotSaveTLS(t *testing.T) {
 		{"--endpoints", address, "--cacert", cert, "--cert", cert, "--key", key},
 		{"--endpoints", "https://" + address, "--insecure-skip-tls-verify", "--cert", cert, "--key", key},
 	} {
-		if o := run(t, nil, append([]string{"snapshot", "save", path}, args...)...); o.code != 0 {
+		if o := run(t, []string{patient}, append([]string{"snapshot", "save", path}, args...)...); o.code != 0 {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}
@@ -213,7 +216,7 @@ func TestSnapshotSaveTLS(t *testing.T) {
 		"certificate signed by unknown authority": {"--endpoints", "https://" + address, "--cert", cert, "--key", key},
 		address + ": ": {"--endpoints", address, "--cacert", cert}, // in words that depend on who is first to see it
 	} {
-		if o := run(t, nil, append([]string{"snapshot", "save", path, "--dial-timeout", "1s"}, args...)...); o.code != 1 || !strings.Contains(o.stderr, text) {
+		if o := run(t, []string{patient}, append([]string{"snapshot", "save", path}, args...)...); o.code != 1 || !strings.Contains(o.stderr, text) {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}
