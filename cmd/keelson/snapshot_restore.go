@@ -156,7 +156,7 @@ func explainRestore(err error) error {
 	case errors.Is(err, restore.ErrAuth):
 		return fmt.Errorf("%w; disable it where the snapshot is from (etcdctl auth disable) and save another one", err)
 	case errors.Is(err, drivers.ErrNoSpace):
-		return fmt.Errorf("%w; nothing was restored", err)
+		return fmt.Errorf("there is no room for it and nothing was restored: make room, twice the size of the snapshot, and restore again (%w)", err)
 	}
 	return err
 }
@@ -179,12 +179,12 @@ func (c *restoreCommand) report(w io.Writer, s restore.Stand, m *etcdfile.Meta) 
 		return err
 	}
 	if o.Datastore == "" && len(others) > 0 {
-		fmt.Fprintf(&b, "\nRestore the same file with the same Keelson on %s, with their own --name and --initial-advertise-peer-urls, before any of them is started.\n", strings.Join(others, ", "))
+		fmt.Fprintf(&b, "\nRestore the same file with the same Keelson and the same flags on %s, but for their own --name and --initial-advertise-peer-urls, before any of them is started.\n", strings.Join(others, ", "))
 	}
 	fmt.Fprintf(&b, "\nThen start the server as before with\n  %s\n", strings.Join(c.next(), " \\\n    "))
 	if c.bump == 0 {
 		fmt.Fprintf(&b, `
-Clients that have seen a revision above %d know a history that is gone: what they keep in memory would be taken for what is there. Before they
+If anything was written after the snapshot, clients have seen revisions above %d, and what they keep in memory would be taken for what is there. Before they
 go on, restart kube-apiserver and everything that watches it (controllers, scheduler, kubelets, operators), or restore with
 --bump-revision 1000000000 --mark-compacted, which has them all list anew.
 `, s.Revision)

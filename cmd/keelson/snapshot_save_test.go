@@ -30,13 +30,14 @@ import (
 type source struct {
 	pb.UnimplementedMaintenanceServer
 	pb.UnimplementedAuthServer
-	blob []byte
-	err  error
-	hang bool
+	version string // of the server
+	blob    []byte
+	err     error
+	hang    bool
 }
 
 func (s *source) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
-	return &pb.StatusResponse{}, nil
+	return &pb.StatusResponse{Version: s.version}, nil
 }
 
 func (s *source) Authenticate(_ context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
@@ -62,6 +63,7 @@ func (s *source) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotS
 	}
 	if s.hang {
 		<-stream.Context().Done()
+		return stream.Context().Err()
 	}
 	return s.err
 }
@@ -81,6 +83,9 @@ func serveSource(t *testing.T, s *source, opts ...grpc.ServerOption) string {
 	return l.Addr().String()
 }
 
+// patient has a command wait for servers on a busy machine.
+const patient = "ETCDCTL_DIAL_TIMEOUT=1m"
+
 // TestSnapshotSave: what came is in the file, whose name was there for something else before.
 func TestSnapshotSave(t *testing.T) {
 	blob := contents(t, snapshotFile(t, 100, plain()))
@@ -95,11 +100,11 @@ func TestSnapshotSave(t *testing.T) {
 	}{
 		{nil, []string{"--endpoints", address, path}, "3.6.0"},
 		{nil, []string{path, "--endpoints=http://" + address + "/", "--command-timeout", "1m"}, "3.6.0"},
-		{[]string{"ETCDCTL_ENDPOINTS=" + address, "ETCDCTL_DIAL_TIMEOUT=9s"}, []string{path}, "3.6.0"},
+		{[]string{"ETCDCTL_ENDPOINTS=" + address}, []string{path}, "3.6.0"},
 		{nil, []string{path, "--endpoints", address, "--user", "ann:secret"}, "the token"},
 		{nil, []string{path, "--endpoints", address, "--user", "ann", "--password", "secret"}, "the token"},
 	} {
-		o := run(t, c.env, append([]string{"snapshot", "save"}, c.args...)...)
+		o := run(t, append(c.env, patient), append([]string{"snapshot", "save"}, c.args...)...)
 		if want := "Snapshot saved at " + path + "\nServer version " + c.version + "\n"; o.code != 0 || o.stdout != want || o.stderr != "" {
 			t.Errorf("%v: %+v", c.args, o)
 		}
@@ -126,27 +131,30 @@ func TestSnapshotSaveFails(t *testing.T) {
 	}
 	failed := status.Error(codes.ResourceExhausted, "keelson: no space left on device")
 	none := serveSource(t, &source{})
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 	for text, args := range map[string][]string{
 		"altered on its way":        {"--endpoints", serveSource(t, &source{blob: altered})},
 		"did not come whole":        {"--endpoints", serveSource(t, &source{blob: blob[:len(blob)-100]})},
 		"[bytes: 0]":                {"--endpoints", none},
 		"no space left on device":   {"--endpoints", serveSource(t, &source{blob: blob[:9000], err: failed})},
 		"--command-timeout is over": {"--endpoints", serveSource(t, &source{blob: blob, hang: true}), "--command-timeout", "300ms"},
-		"within --dial-timeout":     {"--endpoints", "127.0.0.1:1", "--dial-timeout", "100ms"},
+		"connection refused":        {"--endpoints", "127.0.0.1:1"},
+		"within --dial-timeout":     {"--endpoints", silent.Addr().String(), "--dial-timeout", "100ms"},
 		"invalid user ID":           {"--endpoints", none, "--user", "ann:wrong"},
 		"--cacert":                  {"--endpoints", none, "--cacert", path},
 		"--cert and --key":          {"--endpoints", none, "--cert", path, "--key", path},
 	} {
-		o := run(t, nil, append([]string{"snapshot", "save", path}, args...)...)
+		o := run(t, []string{patient}, append([]string{"snapshot", "save", path}, args...)...)
 		if o.code != 1 || o.stdout != "" || !strings.Contains(o.stderr, text) {
 			t.Errorf("want %q: %+v", text, o)
 		}
 		if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 || string(contents(t, path)) != "the last one" {
 			t.Errorf("%s: %v, %v", text, left, err)
 		}
-	}
-	if o := run(t, []string{"ETCDCTL_DIAL_TIMEOUT=soon"}, "snapshot", "save", path); o.code != 2 {
-		t.Errorf("%+v", o)
 	}
 	if o := run(t, nil, "snapshot", "save", filepath.Join(path, "under a file"), "--endpoints", none); o.code != 1 {
 		t.Errorf("%+v", o)
@@ -200,15 +208,15 @@ func TestSnapshotSaveTLS(t *testing.T) {
 		{"--endpoints", address, "--cacert", cert, "--cert", cert, "--key", key},
 		{"--endpoints", "https://" + address, "--insecure-skip-tls-verify", "--cert", cert, "--key", key},
 	} {
-		if o := run(t, nil, append([]string{"snapshot", "save", path}, args...)...); o.code != 0 {
+		if o := run(t, []string{patient}, append([]string{"snapshot", "save", path}, args...)...); o.code != 0 {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}
 	for text, args := range map[string][]string{
 		"certificate signed by unknown authority": {"--endpoints", "https://" + address, "--cert", cert, "--key", key},
-		"within --dial-timeout":                   {"--endpoints", address, "--cacert", cert},
+		address + ": ": {"--endpoints", address, "--cacert", cert}, // in words that depend on who is first to see it
 	} {
-		if o := run(t, nil, append([]string{"snapshot", "save", path, "--dial-timeout", "1s"}, args...)...); o.code != 1 || !strings.Contains(o.stderr, text) {
+		if o := run(t, []string{patient}, append([]string{"snapshot", "save", path}, args...)...); o.code != 1 || !strings.Contains(o.stderr, text) {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}

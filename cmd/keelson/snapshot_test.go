@@ -191,7 +191,7 @@ func TestSnapshotRestore(t *testing.T) {
 		{[]string{"--skip-hash-check", bare(t, path)}, []string{"revision 31"}, "30 keys"},
 		{
 			[]string{path, "--name", "b", "--initial-cluster", "a=http://a:1,b=http://b:1", "--initial-advertise-peer-urls", "http://b:1", "--wal-dir", filepath.Join(base, "wal")},
-			[]string{"Restore the same file with the same Keelson on a,", "--name=b", "--wal-dir=", "--initial-cluster=a=http://a:1,b=http://b:1"}, "2 members",
+			[]string{"Restore the same file with the same Keelson and the same flags on a,", "--name=b", "--wal-dir=", "--initial-cluster=a=http://a:1,b=http://b:1"}, "2 members",
 		},
 	} {
 		dir := filepath.Join(base, fmt.Sprint(i))

@@ -138,10 +138,13 @@ func TestSnapshotOpen(t *testing.T) {
 
 // TestSnapshotMeta: what is no key comes along.
 func TestSnapshotMeta(t *testing.T) {
-	ix := state(t, 2, &mvcc.Member{ClusterID: 9, Member: &pb.Member{ID: 3, Name: "one"}}, &pb.LeaseGrantRequest{ID: 7, TTL: 60},
+	ix := state(t, 2, &mvcc.Member{ClusterID: 9, Member: &pb.Member{ID: 3, Name: "one"}}, &pb.LeaseGrantRequest{ID: 7, TTL: 60}, &pb.PutRequest{Key: []byte("k")},
 		&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 3, Alarm: pb.AlarmType_CORRUPT}, &pb.AuthRoleAddRequest{Name: "r"}, &pb.AuthUserAddRequest{Name: "u"})
 	m := maker(t.TempDir(), scripted(func(_ context.Context, begin func() (func(*mvcc.Row) error, error)) (*mvcc.Index, error) {
-		_, err := begin()
+		add, err := begin()
+		if err == nil {
+			err = rowsTo(ix.Rev)(add)
+		}
 		return ix, err
 	}))
 	stream, err := m.Open(t.Context())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -209,6 +211,20 @@ func (s *server) settled(with *server) {
 	}
 }
 
+// add adds a member, as soon as those that are there have been connected for as long as that takes.
+func (s *server) add(url string) {
+	s.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		_, err := s.MemberAdd(s.t.Context(), &pb.MemberAddRequest{PeerURLs: []string{url}})
+		if err == nil {
+			return
+		}
+		if !errors.Is(rpctypes.Error(err), rpctypes.ErrUnhealthy) || time.Now().After(deadline) {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 // TestDrillCluster: three members that were restored are a cluster with the same data; it takes requests, and another member; and what any of them gives as a
 // snapshot is that, with a leader and without.
 func TestDrillCluster(t *testing.T) {
@@ -220,9 +236,7 @@ func TestDrillCluster(t *testing.T) {
 	}
 	members[1].change(rand.New(rand.NewPCG(42, 42)), 30)
 	url := addresses(t, 1)[0]
-	if _, err := members[2].MemberAdd(t.Context(), &pb.MemberAddRequest{PeerURLs: []string{url}}); err != nil {
-		t.Fatal(err)
-	}
+	members[2].add(url)
 	p, err := launch.Start(t.Context(), launch.Options{Binary: tool(t, "keelson"), Dir: t.TempDir(), Name: "m3", Flags: []string{
 		"--initial-cluster=" + initial + ",m3=" + url, "--initial-cluster-state=existing", "--initial-advertise-peer-urls=" + url, "--listen-peer-urls=" + url,
 	}})
