@@ -24,6 +24,9 @@ type Options struct {
 	// DatastorePasswordFile is a file with the database's password, which then is neither in the URL nor in a list of processes.
 	DatastorePasswordFile string `json:"datastore-password-file"`
 
+	// HistoryRetention is how long what was superseded stays in the log after a compaction, for history and rewind. Keelson's own.
+	HistoryRetention time.Duration `json:"history-retention"`
+
 	// ListenClientURLs are where gRPC is served, and HTTP too unless ListenClientHTTPURLs is set.
 	ListenClientURLs URLs `json:"listen-client-urls"`
 	// ListenClientHTTPURLs are where HTTP alone is served; set, ListenClientURLs serve gRPC alone.
