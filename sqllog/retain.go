@@ -34,8 +34,8 @@ import (
 // stampsMost bounds the questions asked for times when a log is opened, clockSteps is how many steps of time make up a retention (T3), and samplesKept about how
 // many ends of the log are remembered for one.
 const (
-	stampsFirst = 128
-	stampsMost  = 1024
+	stampsFirst = 64
+	stampsMost  = 512
 	clockSteps  = 24
 	samplesKept = 64
 )

@@ -108,6 +108,9 @@ func (b *Builder) load(e *drivers.Entry) error {
 	case KindMarker:
 		b.applyMarker(r.Marker, e.Position)
 	case KindBarrier:
+		if len(e.Meta) == 1 && e.Meta[0] == begun {
+			b.ix.Begun = b.ix.Compact
+		}
 		b.discard(e.Position)
 	}
 	return nil

@@ -21,6 +21,9 @@ type Index struct {
 	// Compact is the compact revision: -1 if the store was never compacted.
 	// A read at a revision r is answered for Compact <= r <= Rev (invariant I6).
 	Compact int64
+	// Begun is the compact revision of the snapshot that the log was made of, as long as the entry that says so is there, and otherwise 0: of
+	// the changes up to it the log has only what a compaction keeps.
+	Begun int64
 	// AuthRev is the auth revision: 1 in an empty store, +1 per request that changes users or
 	// roles. The newest entry of those kinds tells it, and is never garbage (invariant I11).
 	AuthRev int64
