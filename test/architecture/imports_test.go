@@ -32,13 +32,14 @@ func allowed() map[string][]string {
 		"server/etcdv3":      {"server/membership", "sqllog", "sqllog/mvcc", "sqllog/lessor", "watch", "drivers"},
 		"server/config":      {"server/membership"},
 		"server/httpapi":     {},
+		"server/history":     {"server/history/historypb", "sqllog", "sqllog/mvcc"},
 		"server/listen":      {},
 		"server/membership":  {},
 		"server/peer":        {"server/peer/peerpb"},
-		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb"),
+		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/history", "server/history/historypb", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb"),
 		"sqllog/verify":      {"sqllog/mvcc", "drivers"},
 		"server/metrics":     {"sqllog/mvcc", "watch", "compact", "sqllog"},
-		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config"),
+		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config", "server/history/historypb"),
 	}
 }
 
