@@ -66,7 +66,7 @@ func newHarness(t *testing.T, names ...string) *harness {
 		}
 	}
 	for _, name := range names {
-		s, err := storage.Start(t.Context(), storage.Options{Dir: h.dir, Name: name, Datastore: place})
+		s, err := storage.Start(t.Context(), storage.Options{Dir: h.dir, Name: name, Datastore: place, Flags: []string{"--history-retention=1h"}})
 		if err != nil {
 			t.Fatal(err)
 		}
