@@ -46,7 +46,7 @@ func TestServe(t *testing.T) {
 			}
 			continue
 		}
-		for _, want := range []string{"apiVersion: v1\n", "kind: ConfigMap\n", "  name: n\n", "  namespace: ns\n", "data:\n  a: b\n"} {
+		for _, want := range []string{"apiVersion: v1\n", "kind: ConfigMap\n", "  name: \"n\"\n", "  namespace: ns\n", "data:\n  a: b\n"} {
 			if how != 0 || !strings.Contains(string(text), want) {
 				t.Errorf("answered %d %q, want %q in it", how, text, want)
 			}

@@ -161,7 +161,7 @@ func TestShow(t *testing.T) {
 		`{"b":1,"a":{"c":[1,2]}}`:             "a:\n  c:\n  - 1\n  - 2\nb: 1\n",
 		"{no json":                            "{no json\n",
 		"k8s\x00\xff\xff":                     "# 6 bytes: 6b387300ffff\n",
-		string(object):                        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: \"n\"\n  namespace: ns\n# The rest is not shown: 11 bytes of protobuf, which keelson-kube decodes if it is beside keelson or in PATH.\n",
+		string(object):                        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: \"n\"\n  namespace: ns\n# The rest is not shown: 9 bytes of protobuf, which keelson-kube decodes if it is beside keelson or in PATH.\n",
 	} {
 		d := new(decoder) // without a program
 		if got := d.show(t.Context(), []byte(value)); got != want {

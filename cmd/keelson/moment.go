@@ -16,7 +16,7 @@ func parseMoment(text string, now time.Time) (*historypb.Moment, error) {
 	if rev, err := strconv.ParseInt(text, 10, 64); err == nil && rev > 0 {
 		return &historypb.Moment{At: &historypb.Moment_Revision{Revision: rev}}, nil
 	}
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+	if ago, err := time.ParseDuration(text); err == nil && ago > 0 {
 		return at(now.Add(-ago)), nil
 	}
 	if t, err := time.Parse(time.RFC3339, text); err == nil {

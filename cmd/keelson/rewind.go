@@ -12,7 +12,10 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/server/history/historypb"
 )
@@ -26,8 +29,9 @@ Put back what was there under a prefix at some moment, as new revisions: keys th
 were changed get their values of then, keys that came since are deleted. Without --apply it prints what it would do, and changes nothing.
 How far back one can go says the server's --history-retention. A MOMENT is ` + momentUsage + `.
 
-It is done in transactions of at most --max-txn-ops keys, each of which is refused as a whole if one of its keys has been changed since the list
-was made. Several transactions are not one: what was done before one that is refused is done, and rewinding again does the rest.
+It is done in transactions of at most --max-txn-ops keys and about a megabyte; the dry run says in how many. Each is refused as a whole if one of its
+keys has been changed since the list was made. Several transactions are not one: others may see what is there in between, what was done before one
+that is refused is done, and rewinding again does the rest. Keys that others make meanwhile are not on the list, and stay.
 The exit code is 1 if anything was refused or failed.
 
 `
@@ -65,10 +69,11 @@ const (
 	asItWas      = "as it was"
 )
 
-// rewindStep is one key.
+// rewindStep is one key. A dry run does not keep the value.
 type rewindStep struct {
 	what string
 	key  *historypb.Rewound
+	size int // of the value
 }
 
 func (p *program) rewind(ctx context.Context, args []string) int {
@@ -114,7 +119,7 @@ func (p *program) parseRewind(args []string) (*rewindCommand, error) {
 		writeFlag(p.stdout, "--to MOMENT", "as they were then")
 		writeFlag(p.stdout, "--apply", "do it")
 		writeFlag(p.stdout, "--force", "also where something was changed since the list was made")
-		writeFlag(p.stdout, "--max-txn-ops N", fmt.Sprintf("most keys of a transaction, as the server's flag; %d if not given", c.ops))
+		writeFlag(p.stdout, "--max-txn-ops N", fmt.Sprintf("most keys of a transaction, %d if not given; fewer if the server's flag of this name allows no more", c.ops))
 		writeFlag(p.stdout, "--json", "one JSON object for each key, and one for the whole")
 		c.client.help(p.stdout)
 		return nil, flag.ErrHelp
@@ -185,15 +190,14 @@ func (c *rewindCommand) run(ctx context.Context, p *program, conn *grpc.ClientCo
 			if c.namespace != "" && !inNamespace(c.prefix, string(k.Key), c.namespace) {
 				continue
 			}
-			step := &rewindStep{c.judge(k), k}
+			step := &rewindStep{c.judge(k), k, len(k.Then.GetValue())}
 			c.plan.count[step.what]++
 			out.step(step)
-			switch {
-			case step.what == leftAlone || step.what == asItWas:
-			case c.apply:
+			if !c.apply && k.Then != nil {
+				k.Then.Value = nil
+			}
+			if step.what != leftAlone && step.what != asItWas {
 				c.plan.steps = append(c.plan.steps, step)
-			default:
-				c.plan.steps = append(c.plan.steps, nil) // counted
 			}
 		}
 	}
@@ -273,19 +277,24 @@ func (c *rewindCommand) finish(ctx context.Context, conn *grpc.ClientConn, out *
 		Revision: revision, Created: c.plan.count[createdAgain], Changed: c.plan.count[changedBack], Deleted: c.plan.count[deleted],
 		LeftAlone: c.plan.count[leftAlone], Same: c.plan.count[asItWas], Keys: len(c.plan.steps), Applied: c.apply,
 	}
+	c.plan.order(c.prefix)
 	if !c.apply {
-		sum.Transactions = (len(c.plan.steps) + c.ops - 1) / c.ops // or more, if they are large
+		for from := 0; from < len(c.plan.steps); from += c.chunk(from) {
+			sum.Transactions++
+		}
 		out.summary(&sum)
 		return nil
 	}
-	c.plan.order(c.prefix)
 	kv := pb.NewKVClient(conn)
 	for from := 0; from < len(c.plan.steps); {
 		n := c.chunk(from)
 		resp, err := kv.Txn(ctx, c.txn(c.plan.steps[from:from+n]))
 		switch {
+		case tooMuch(err) && n > 1:
+			c.ops = n / 2
+			continue
 		case err != nil:
-			err = fmt.Errorf("%w (of this transaction it may not be known whether it was done)", err)
+			err = outcome(err)
 		case !resp.Succeeded:
 			err = c.conflict(out, c.plan.steps[from:from+n], resp)
 		}
@@ -302,6 +311,27 @@ func (c *rewindCommand) finish(ctx context.Context, conn *grpc.ClientConn, out *
 	return nil
 }
 
+// tooMuch tells whether a server refuses a transaction since it is too large for it.
+func tooMuch(err error) bool {
+	switch rpctypes.Error(err) {
+	case rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge:
+		return true
+	case rpctypes.ErrNoSpace, rpctypes.ErrTooManyRequests:
+		return false
+	}
+	return status.Code(err) == codes.ResourceExhausted // gRPC has not even read it
+}
+
+// outcome says what a transaction that has failed has done.
+func outcome(err error) error {
+	s := status.Convert(err)
+	switch s.Code() {
+	case codes.InvalidArgument, codes.NotFound, codes.ResourceExhausted, codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated, codes.OutOfRange, codes.Unimplemented:
+		return errors.New(s.Message())
+	}
+	return fmt.Errorf("%s (it is not known whether this transaction was done)", s.Message())
+}
+
 // txnBytes bounds a transaction, below the server's usual --max-request-bytes.
 const txnBytes = 1 << 20
 
@@ -309,8 +339,8 @@ const txnBytes = 1 << 20
 func (c *rewindCommand) chunk(from int) (n int) {
 	bytes := 0
 	for from+n < len(c.plan.steps) && n < c.ops {
-		k := c.plan.steps[from+n].key
-		if bytes += 3*len(k.Key) + len(k.Then.GetValue()) + 64; n > 0 && bytes > txnBytes {
+		s := c.plan.steps[from+n]
+		if bytes += 3*len(s.key.Key) + s.size + 64; n > 0 && bytes > txnBytes {
 			break
 		}
 		n++
@@ -394,7 +424,7 @@ type rewindJSON struct {
 
 func (o *rewindOutput) step(s *rewindStep) {
 	k := s.key
-	j := &rewindJSON{What: s.what, Key: string(k.Key), Then: k.Then.GetModRevision(), Now: k.Now.GetModRevision(), Bytes: len(k.Then.GetValue())}
+	j := &rewindJSON{What: s.what, Key: string(k.Key), Then: k.Then.GetModRevision(), Now: k.Now.GetModRevision(), Bytes: s.size}
 	line := fmt.Sprintf("%-13s  %s", s.what, printable(string(k.Key)))
 	if k.Then != nil {
 		j.Time = stamp(k.Then.UnixMs)
@@ -431,9 +461,16 @@ type rewindSummary struct {
 func (o *rewindOutput) summary(s *rewindSummary) {
 	line := fmt.Sprintf("%d created again, %d changed back, %d deleted, %d left alone, %d as they were; ", s.Created, s.Changed, s.Deleted, s.LeftAlone, s.Same)
 	if s.Applied {
-		line += fmt.Sprintf("done for %d keys in %d transactions", s.Keys, s.Transactions)
+		line += fmt.Sprintf("done for %d keys in %s", s.Keys, transactions(s.Transactions))
 	} else {
-		line += fmt.Sprintf("it takes %d transactions. Nothing has been changed: --apply does it.", s.Transactions)
+		line += fmt.Sprintf("it takes %s. Nothing has been changed: --apply does it.", transactions(s.Transactions))
 	}
 	o.print(s, line)
+}
+
+func transactions(n int) string {
+	if n == 1 {
+		return "1 transaction"
+	}
+	return fmt.Sprintf("%d transactions", n)
 }
