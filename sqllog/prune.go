@@ -28,7 +28,10 @@ const (
 func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (int, error) {
 	select {
 	case s.pruning <- struct{}{}:
-		defer func() { <-s.pruning }()
+		defer func() {
+			s.kept.Store(&Kept{Entries: int64(s.backlog.waiting.len()), Bytes: s.backlog.waiting.size})
+			<-s.pruning
+		}()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}

@@ -224,3 +224,18 @@ func (s *Store) Due(ctx context.Context) bool {
 	bound := s.due(ctx)
 	return s.backlog.waiting.first() <= bound || s.backlog.waiting.lacks(bound)
 }
+
+// Kept is what the log has though a compaction has freed it, of what this server would scrub and knows of (T4).
+type Kept struct {
+	Entries int64
+	// Bytes are those of keys and values.
+	Bytes int64
+}
+
+// Kept tells what was kept when the last Prune had ended.
+func (s *Store) Kept() Kept {
+	if k := s.kept.Load(); k != nil {
+		return *k
+	}
+	return Kept{}
+}

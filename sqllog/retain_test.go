@@ -242,6 +242,10 @@ func TestRetainGivesWay(t *testing.T) {
 		if n := k.prune(); n != 0 || k.Due(t.Context()) {
 			t.Errorf("%d entries were scrubbed at once", n)
 		}
+		// The keys k, and the values 0 to 99.
+		if got := k.Kept(); got != (Kept{Entries: 100, Bytes: 100 + 10 + 2*90}) {
+			t.Errorf("%+v are kept", got)
+		}
 		pressed = true
 		if n := k.prune(); n != 26 {
 			t.Errorf("%d entries were scrubbed of 100, want a quarter", n)
@@ -256,6 +260,9 @@ func TestRetainGivesWay(t *testing.T) {
 		}
 		if n := k.prune(); n != 74 {
 			t.Errorf("%d entries were scrubbed, want the 74 left", n)
+		}
+		if got := k.Kept(); got != (Kept{}) {
+			t.Errorf("%+v are kept", got)
 		}
 		k.stop()
 	})

@@ -178,6 +178,7 @@ type Store struct {
 
 	pruning chan struct{} // holds a token while a Prune runs
 	backlog backlog       // guarded by pruning
+	kept    atomic.Pointer[Kept]
 	// retention says what of the log is kept, with Options.Retain.
 	retention retention
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
-// waitingBytes bounds the memory for what waits to be scrubbed: that is some ten million entries.
+// waitingBytes bounds the memory for what waits to be scrubbed: that is some six million entries.
 const waitingBytes = 32 << 20
 
 // blockEntries is how many entries stand in one block, about.
@@ -19,6 +19,7 @@ const blockEntries = 64 << 10
 type waiting struct {
 	blocks []block // by first
 	bytes  int
+	size   int64 // of the entries
 	// forgotten is the lowest By of what was forgotten, and what has one as high is not known; 0 if nothing was.
 	forgotten int64
 }
@@ -27,6 +28,7 @@ type waiting struct {
 type block struct {
 	first, last int64 // By
 	n           int
+	size        int64
 	data        []byte
 }
 
@@ -49,6 +51,8 @@ func (w *waiting) add(freed []mvcc.Freed, most int) {
 		for _, f := range part {
 			b.data = binary.AppendUvarint(b.data, uint64(f.By-by))
 			b.data = binary.AppendUvarint(b.data, uint64(f.By-f.Position))
+			b.data = binary.AppendUvarint(b.data, uint64(f.Size))
+			b.size += f.Size
 			by = f.By
 		}
 		b.data = slices.Clip(b.data)
@@ -61,15 +65,14 @@ func (w *waiting) insert(b block) {
 	at, _ := slices.BinarySearchFunc(w.blocks, b.first, func(b block, by int64) int { return cmp.Compare(b.first, by) })
 	w.blocks = slices.Insert(w.blocks, at, b)
 	w.bytes += len(b.data)
+	w.size += b.size
 }
 
 // shrink forgets what was superseded last, until there is room. Whatever else is as new goes, too: what is left is all that there is up to some By.
 func (w *waiting) shrink(most int) {
 	for w.bytes > most && len(w.blocks) > 0 {
 		w.forgotten = w.blocks[len(w.blocks)-1].first
-		all := w.blocks
-		w.blocks, w.bytes = nil, 0
-		for _, b := range all {
+		for _, b := range w.empty() {
 			if b.last < w.forgotten {
 				w.insert(b)
 			} else if b.first < w.forgotten {
@@ -79,23 +82,29 @@ func (w *waiting) shrink(most int) {
 	}
 }
 
+// empty takes all blocks out.
+func (w *waiting) empty() []block {
+	all := w.blocks
+	w.blocks, w.bytes, w.size = nil, 0, 0
+	return all
+}
+
 func (b *block) entries() []mvcc.Freed {
 	out, by, data := make([]mvcc.Freed, 0, b.n), b.first, b.data
 	for range b.n {
 		d, n := binary.Uvarint(data)
 		back, m := binary.Uvarint(data[n:])
-		data = data[n+m:]
+		size, k := binary.Uvarint(data[n+m:])
+		data = data[n+m+k:]
 		by += int64(d)
-		out = append(out, mvcc.Freed{Position: by - int64(back), By: by})
+		out = append(out, mvcc.Freed{Position: by - int64(back), By: by, Size: int64(size)})
 	}
 	return out
 }
 
 // take gives, and forgets, the positions of what was superseded up to a bound.
 func (w *waiting) take(bound int64) (positions []int64) {
-	all := w.blocks
-	w.blocks, w.bytes = nil, 0
-	for _, b := range all {
+	for _, b := range w.empty() {
 		switch {
 		case b.first > bound:
 			w.insert(b)

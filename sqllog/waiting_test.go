@@ -21,12 +21,24 @@ func TestWaiting(t *testing.T) {
 			var some []mvcc.Freed
 			for range r.IntN(60) {
 				by := max(bound+1, end-r.Int64N(500))
-				some = append(some, mvcc.Freed{By: by, Position: 1 + r.Int64N(by)})
+				position := 1 + r.Int64N(by)
+				some = append(some, mvcc.Freed{By: by, Position: position, Size: position * 7919 % 3000})
 			}
 			all = append(all, some...)
 			w.add(some, most)
 			if w.bytes > most {
 				t.Fatalf("seed %d: %d bytes", seed, w.bytes)
+			}
+			size := int64(0)
+			for _, b := range w.blocks {
+				for _, f := range b.entries() {
+					if size += f.Size; f.Size != f.Position*7919%3000 {
+						t.Fatalf("seed %d: position %d has size %d", seed, f.Position, f.Size)
+					}
+				}
+			}
+			if size != w.size {
+				t.Fatalf("seed %d: the size is %d, want %d", seed, w.size, size)
 			}
 			end += r.Int64N(100)
 			if r.IntN(3) > 0 {
@@ -68,10 +80,10 @@ func TestWaitingIsSmall(t *testing.T) {
 	var w waiting
 	freed := make([]mvcc.Freed, 0, 1<<20)
 	for i := range int64(1 << 20) {
-		freed = append(freed, mvcc.Freed{Position: 1 + i, By: i + 100_000})
+		freed = append(freed, mvcc.Freed{Position: 1 + i, By: i + 100_000, Size: 300 + i%2000})
 	}
 	w.add(freed, waitingBytes)
-	if w.len() != 1<<20 || w.bytes > 5<<20 {
+	if w.len() != 1<<20 || w.bytes > 7<<20 {
 		t.Errorf("%d entries take %d bytes", w.len(), w.bytes)
 	}
 }

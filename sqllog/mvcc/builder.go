@@ -242,5 +242,5 @@ func (b *Builder) applyAlarm(a Alarm, on bool) {
 
 // discard takes note that the entry that is taken in, or was emitted last, has superseded another one.
 func (b *Builder) discard(pos int64) {
-	b.garbage = append(b.garbage, Freed{pos, max(b.loading, b.next()-1)})
+	b.garbage = append(b.garbage, Freed{Position: pos, By: max(b.loading, b.next()-1)})
 }

@@ -56,6 +56,8 @@ type Freed struct {
 	// Position is where it stands in the log, By the position of the entry that superseded it. Of a tombstone, which is superseded by
 	// nothing, both are the same. Of the versions of a key an older one has no higher By than a newer one.
 	Position, By int64
+	// Size is that of the key and the value of a version, 0 of what is not key-value.
+	Size int64
 }
 
 // Positions gives those of freed entries, in the same order.
@@ -85,7 +87,7 @@ func (b *Builder) Prune(keys []string, rev int64) (freed []Freed) {
 				if by == 0 || v.Tombstone() {
 					by = v.Position
 				}
-				freed = append(freed, Freed{v.Position, by})
+				freed = append(freed, Freed{v.Position, by, int64(len(key)) + int64(v.Size)})
 			}
 			by = v.Position
 			if v = nil; older != nil {
