@@ -113,7 +113,7 @@ test-etcd-cluster: build peers ## Test with etcd's own tests as they are, most o
 
 .PHONY: test-postgres
 test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outputs, random requests, histories and the storage tests of k8s.io/apiserver on Postgres.
-	$(GO) test $(TEST_FLAGS) -run '^Test(Corpus|Etcdctl|Differential|History|HistoryKilled)$$' ./test/conformance -datastore postgres
+	$(GO) test $(TEST_FLAGS) -run '^Test(Corpus|Etcdctl|Differential|History|HistoryKilled|Undo)$$' ./test/conformance -datastore postgres
 	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
 
 .PHONY: test-control-plane

@@ -55,6 +55,14 @@ type Extent struct {
 // ErrNotKept says that what was there at a revision is not in the log any more.
 var ErrNotKept = errors.New("the log does not have it any more")
 
+// Has gives ErrNotKept if what was there at a revision is not to be had as a whole.
+func (e *Extent) Has(rev int64) error {
+	if rev+1 < e.Complete {
+		return fmt.Errorf("revision %d: %w: all is there from revision %d on", rev, ErrNotKept, e.Complete)
+	}
+	return nil
+}
+
 // Extent tells what the log has, as far as this server knows without a leader. What is scrubbed meanwhile may be less.
 func (s *Store) Extent(ctx context.Context) (Extent, error) {
 	if err := s.refused(); err != nil {
@@ -398,8 +406,8 @@ var ErrTooMany = fmt.Errorf("more than %d keys have changed since", MostRewound)
 // Rewound gives what is wanted of what was there at revision rev, for all keys that were changed since, in order, to fn, in slices that are
 // fn's to keep. Keys that came and went since are left out. ErrNotKept if any of it is not in the log any more.
 func (s *Store) Rewound(ctx context.Context, e Extent, rev int64, w Wanted, fn func([]Rewound) error) error {
-	if rev+1 < e.Complete {
-		return fmt.Errorf("revision %d: %w: all is there from revision %d on", rev, ErrNotKept, e.Complete)
+	if err := e.Has(rev); err != nil {
+		return err
 	}
 	start, err := s.before(ctx, rev+1, e.end)
 	if err != nil {
@@ -413,11 +421,12 @@ func (s *Store) Rewound(ctx context.Context, e Extent, rev int64, w Wanted, fn f
 		return err
 	}
 	// Something may have been scrubbed before it was read.
-	switch now, err := s.Extent(ctx); {
-	case err != nil:
+	now, err := s.Extent(ctx)
+	if err == nil {
+		err = now.Has(rev)
+	}
+	if err != nil {
 		return err
-	case rev+1 < now.Complete:
-		return fmt.Errorf("revision %d: %w: all is there from revision %d on", rev, ErrNotKept, now.Complete)
 	}
 	keys := make([]string, 0, len(changed))
 	for k, c := range changed {

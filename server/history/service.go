@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/semaphore"
@@ -79,7 +80,7 @@ func (s *Service) moment(ctx context.Context, e sqllog.Extent, m *historypb.Mome
 		if rev, written, err = s.o.Store.RevisionAt(ctx, e, at.UnixMs); err == nil && rev == 0 {
 			// All came later. If nothing is missing there was nothing yet.
 			if rev = 1; e.Complete > 2 {
-				err = sqllog.ErrNotKept
+				err = fmt.Errorf("that time: %w: all is there from revision %d on", sqllog.ErrNotKept, e.Complete)
 			}
 		}
 		return rev, written, err
@@ -156,6 +157,9 @@ func (s *Service) rewound(r *historypb.RewoundRequest, stream historypb.History_
 	}
 	if first.Revision == 0 {
 		return status.Error(codes.InvalidArgument, "keelson: no moment is asked for")
+	}
+	if err := e.Has(first.Revision); err != nil {
+		return err
 	}
 	if err := stream.Send(first); err != nil {
 		return err

@@ -121,7 +121,7 @@ func TestChanges(t *testing.T) {
 }
 
 func TestRewound(t *testing.T) {
-	f := &fake{extent: sqllog.Extent{Rev: 9, Complete: 4}, at: 3}
+	f := &fake{extent: sqllog.Extent{Rev: 9, Compact: 6, Complete: 4}, at: 3}
 	c := client(t, f)
 	ask := func(to *historypb.Moment) ([]*historypb.RewoundResponse, error) {
 		stream, err := c.Rewound(t.Context(), &historypb.RewoundRequest{
@@ -158,6 +158,9 @@ func TestRewound(t *testing.T) {
 	}
 	if _, err := ask(nil); status.Code(err) != codes.InvalidArgument {
 		t.Error(err)
+	}
+	if all, err := ask(revision(2)); status.Code(err) != codes.OutOfRange || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
 	}
 	for why, code := range map[error]codes.Code{
 		fmt.Errorf("revision 2: %w", sqllog.ErrNotKept): codes.OutOfRange, sqllog.ErrTooMany: codes.ResourceExhausted,

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
 
+	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/test/conformance/launch"
 	"github.com/keelson-io/keelson/test/conformance/script"
 )
@@ -27,6 +30,14 @@ type undo struct {
 	kv        pb.KVClient
 	conn      *grpc.ClientConn
 	rand      *rand.Rand
+	flags     []string // of the subcommands
+	stderr    string   // of the last subcommand
+}
+
+func newUndo(t *testing.T, conn *grpc.ClientConn, endpoint string) *undo {
+	seed := rand.Uint64()
+	t.Logf("seed %#x", seed)
+	return &undo{t: t, endpoints: endpoint, kv: pb.NewKVClient(conn), conn: conn, rand: rand.New(rand.NewPCG(seed, 0))}
 }
 
 // TestUndo takes back what was done by mistake, on a server that is alone (or on what -datastore says), and on a cluster of three.
@@ -39,11 +50,63 @@ func TestUndo(t *testing.T) {
 	flags := []string{"--history-retention=1h", "--max-txn-ops=16"}
 	t.Run("one", func(t *testing.T) {
 		p := start(t, path, flags)
-		run(t, p.conn, p.Endpoint())
+		u := newUndo(t, p.conn, p.Endpoint())
+		u.everything()
+		u.put("/r/1", 0)
+		u.put("/r/2", 0)
+		before, rev := u.all("/r/")
+		u.deleteAll("/r/")
+		u.compact()
 		if err := p.Restart(t.Context(), true); err != nil {
 			t.Fatal(err)
 		}
-		run(t, p.conn, p.Endpoint())
+		u.put("/other", 0)
+		u.compact()
+		u.rewinds("/r/", rev, before)
+		u.everything()
+	})
+	t.Run("small", func(t *testing.T) {
+		// The server takes less at once than is asked for.
+		p := start(t, path, []string{"--history-retention=1h", "--max-request-bytes=20000"})
+		u := newUndo(t, p.conn, p.Endpoint())
+		for i := range 130 {
+			u.must(u.kv.Put(t.Context(), &pb.PutRequest{Key: fmt.Appendf(nil, "/s/%03d", i), Value: bytes.Repeat([]byte{byte(i)}, 9000)}))
+		}
+		before, rev := u.all("/s/")
+		u.deleteAll("/s/")
+		u.compact()
+		if out, code := u.keelson("rewind", "--prefix=/s/", "--to="+fmt.Sprint(rev)); code != 0 || !strings.Contains(out, "it takes 2 transactions") {
+			t.Errorf("the dry run says\n%s", out)
+		}
+		u.rewinds("/s/", rev, before)
+	})
+	t.Run("not kept", func(t *testing.T) {
+		p := start(t, path, nil)
+		u := newUndo(t, p.conn, p.Endpoint())
+		u.put("/n/a", 0)
+		u.put("/n/b", 0)
+		_, rev := u.all("/n/")
+		then := u.nextMillisecond()
+		u.deleteAll("/n/")
+		u.put("/n/c", 0)
+		u.compact()
+		now, _ := u.all("/n/")
+		for _, to := range []string{fmt.Sprint(rev), then.Format(time.RFC3339Nano)} {
+			out, code := u.keelson("rewind", "--prefix=/n/", "--to="+to, "--apply")
+			if code != 1 || out != "" || !strings.Contains(u.stderr, "the log does not have it any more: all is there from revision ") {
+				t.Errorf("it says %q, %q", u.stderr, out)
+			}
+		}
+		after, _ := u.all("/n/")
+		u.same("after it was refused", after, now)
+	})
+	t.Run("certificates", func(t *testing.T) { undoTLS(t, path) })
+	t.Run("shared", func(t *testing.T) {
+		if *datastore != "postgres" {
+			t.Logf("only Postgres is shared")
+			return
+		}
+		undoShared(t, path)
 	})
 	t.Run("cluster", func(t *testing.T) {
 		if *datastore != "sqlite" {
@@ -68,19 +131,106 @@ func TestUndo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			run(t, conn, m.Endpoint())
+			newUndo(t, conn, m.Endpoint()).everything()
 			conn.Close()
 		}
 	})
 }
 
-func run(t *testing.T, conn *grpc.ClientConn, endpoint string) {
-	seed := rand.Uint64()
-	t.Logf("seed %#x", seed)
-	u := &undo{t, endpoint, pb.NewKVClient(conn), conn, rand.New(rand.NewPCG(seed, 0))}
+// everything does what a server that keeps history must do.
+func (u *undo) everything() {
+	u.t.Helper()
 	u.mistake()
 	u.changed()
 	u.history()
+}
+
+// rewinds takes a prefix back to a revision, and compares what is there with what was.
+func (u *undo) rewinds(prefix string, rev int64, want []*mvccpb.KeyValue) {
+	u.t.Helper()
+	if out, code := u.keelson("rewind", "--prefix="+prefix, "--to="+fmt.Sprint(rev), "--apply"); code != 0 {
+		u.t.Errorf("rewind says\n%s%s", out, u.stderr)
+	}
+	got, _ := u.all(prefix)
+	u.same("after rewind", got, want)
+}
+
+// undoTLS: whoever has no certificate learns nothing of the past.
+func undoTLS(t *testing.T, path string) {
+	p := start(t, path, nil)
+	pair, err := listen.SelfSigned(t.TempDir(), []url.URL{{Scheme: "https", Host: "127.0.0.1"}}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := newUndo(t, p.conn, "https://"+p.Endpoint())
+	u.put("/t", 0)
+	tls := append(p.flags, "--listen-client-urls="+u.endpoints, "--advertise-client-urls="+u.endpoints,
+		"--cert-file="+pair.CertFile, "--key-file="+pair.KeyFile, "--trusted-ca-file="+pair.CertFile, "--client-cert-auth")
+	if err := errors.Join(p.Stop(), p.RestartWith(t.Context(), tls...)); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range [][]string{{"history", "/t"}, {"rewind", "--prefix=/t", "--to=1"}} {
+		u.flags = []string{"--cacert=" + pair.CertFile}
+		if out, code := u.keelson(command...); code != 1 || out != "" {
+			t.Errorf("%s without a certificate: %d\n%s", command[0], code, out)
+		}
+		u.flags = append(u.flags, "--cert="+pair.CertFile, "--key="+pair.KeyFile)
+		if out, code := u.keelson(command...); code != 0 || !strings.Contains(out, "/t") {
+			t.Errorf("%s with a certificate: %d\n%s", command[0], code, out)
+		}
+	}
+}
+
+// undoShared: of two servers on one log with different flags the keeper's counts, and both tell what there is, not what their flags say.
+func undoShared(t *testing.T, path string) {
+	first := start(t, path, []string{"--history-retention=1h"})
+	second, err := launch.Start(t.Context(), launch.Options{Binary: path, Dir: t.TempDir(), Name: "second", Flags: first.flags[:2]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := second.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err := script.Dial(second.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	a, b := newUndo(t, first.conn, first.Endpoint()), newUndo(t, conn, second.Endpoint())
+	a.put("/p/a", 0)
+	a.put("/p/b", 0)
+	before, rev := a.all("/p/")
+	b.deleteAll("/p/")
+	b.compact()
+	a.put("/other", 0)
+	a.compact()
+	b.rewinds("/p/", rev, before)
+	// Now the other one is the keeper.
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.deleteAll("/p/")
+	for gone := false; !gone; {
+		b.put("/other", 0)
+		b.compact()
+		_, code := b.keelson("rewind", "--prefix=/p/", "--to="+fmt.Sprint(rev))
+		if gone = code == 1; gone && !strings.Contains(b.stderr, "the log does not have it any more") {
+			t.Fatal(b.stderr)
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatal("the new keeper keeps what it is not told to keep")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if err := first.Restart(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := a.keelson("rewind", "--prefix=/p/", "--to="+fmt.Sprint(rev), "--apply"); code != 1 || out != "" {
+		t.Errorf("what is gone is told:\n%s", out)
+	}
 }
 
 func (u *undo) must(_ any, err error) {
@@ -131,7 +281,7 @@ func (u *undo) keelson(args ...string) (stdout string, code int) {
 	u.t.Helper()
 	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary(u.t, "keelson"), append(args, "--endpoints="+u.endpoints)...)
+	cmd := exec.CommandContext(ctx, binary(u.t, "keelson"), slices.Concat(args, u.flags, []string{"--endpoints=" + u.endpoints})...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -140,6 +290,7 @@ func (u *undo) keelson(args ...string) (stdout string, code int) {
 		u.t.Fatal(err)
 	}
 	u.t.Logf("keelson %s: %d\n%s%s", strings.Join(args, " "), cmd.ProcessState.ExitCode(), errs.String(), out.String()[:min(out.Len(), 600)])
+	u.stderr = errs.String()
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
@@ -251,8 +402,7 @@ func (u *undo) changed() {
 	u.same("without those with leases", after, before[:20])
 
 	// The list is made by one, and by the time it is done somebody else has written.
-	conflicting := u.conflicting(rev)
-	if conflicting == 0 {
+	if u.conflicting(rev, before[:20]) == 0 {
 		u.t.Error("no rewind met the change of another")
 	}
 	if out, code := u.keelson("rewind", "--prefix=/c/0", "--to="+fmt.Sprint(rev), "--apply", "--force"); code != 0 {
@@ -264,7 +414,7 @@ func (u *undo) changed() {
 
 // conflicting rewinds over and over while another client writes the same keys, and gives how many of the rewinds were refused. None of them overwrites a change
 // made after its list.
-func (u *undo) conflicting(rev int64) (refused int) {
+func (u *undo) conflicting(rev int64, before []*mvccpb.KeyValue) (refused int) {
 	for range 20 {
 		stop := make(chan struct{})
 		done := make(chan error, 1)
@@ -276,7 +426,7 @@ func (u *undo) conflicting(rev int64) (refused int) {
 					return
 				default:
 				}
-				if _, err := u.kv.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "/c/%03d", i%20), Value: fmt.Append(nil, i)}); err != nil {
+				if _, err := u.kv.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "/c/%03d", i%20), Value: fmt.Append(nil, "somebody else's ", i)}); err != nil {
 					done <- err
 					return
 				}
@@ -287,6 +437,7 @@ func (u *undo) conflicting(rev int64) (refused int) {
 		if err := <-done; err != nil {
 			u.t.Fatal(err)
 		}
+		u.notOverwritten(out, before)
 		if code == 0 {
 			continue
 		}
@@ -298,6 +449,41 @@ func (u *undo) conflicting(rev int64) (refused int) {
 		}
 	}
 	return refused
+}
+
+// notOverwritten checks, by the history of what came after the list of a rewind, that it has changed no key that somebody else had changed since the list.
+func (u *undo) notOverwritten(out string, before []*mvccpb.KeyValue) {
+	u.t.Helper()
+	var prefix string
+	var then, listed int64
+	if _, err := fmt.Sscanf(out, "%s as of revision %d; the current revision is %d", &prefix, &then, &listed); err != nil {
+		u.t.Fatalf("%v:\n%s", err, out)
+	}
+	told, code := u.keelson("history", "/c/0", "-w=json", fmt.Sprint("--since=", listed))
+	if code != 0 {
+		u.t.Fatal(u.stderr)
+	}
+	taken := map[string]bool{}
+	for text := range strings.Lines(told) {
+		var change struct {
+			Key   string
+			Value []byte `json:"value_base64"`
+		}
+		if err := json.Unmarshal([]byte(text), &change); err != nil {
+			u.t.Fatalf("%q: %v", text, err)
+		}
+		if strings.HasPrefix(string(change.Value), "somebody else's ") {
+			taken[change.Key] = true
+			continue
+		}
+		i := slices.IndexFunc(before, func(kv *mvccpb.KeyValue) bool { return string(kv.Key) == change.Key })
+		if i < 0 || !bytes.Equal(change.Value, before[i].Value) {
+			u.t.Errorf("%s was changed to %q, and it was %v", change.Key, change.Value, before)
+		}
+		if taken[change.Key] {
+			u.t.Errorf("%s was changed back although it was changed after revision %d", change.Key, listed)
+		}
+	}
 }
 
 // history compares what is told with what was done.

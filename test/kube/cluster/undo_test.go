@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,7 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // keelson runs a subcommand of keelson against the first storage server.
@@ -22,7 +25,8 @@ func (h *harness) keelson(t *testing.T, arguments ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(h.binDir, "keelson"), append(arguments, "--endpoints="+h.storage[0].Endpoint())...)
+	arguments = append(slices.Clone(arguments), "--endpoints="+h.storage[0].Endpoint(), "--cacert="+h.access.StorageCA, "--cert="+h.access.StorageCert, "--key="+h.access.StorageKey)
+	cmd := exec.CommandContext(ctx, filepath.Join(h.binDir, "keelson"), arguments...)
 	output, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("keelson %s: %v\n%s", strings.Join(arguments, " "), err, output)
@@ -33,14 +37,24 @@ func (h *harness) keelson(t *testing.T, arguments ...string) string {
 // compact compacts everything, and removes what that frees.
 func (h *harness) compact(t *testing.T) {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{h.storage[0].Endpoint()}, Context: t.Context()})
+	config := clientv3.Config{Endpoints: []string{h.storage[0].Endpoint()}, Logger: zap.NewNop()}
+	if h.access.StorageCA != "" {
+		var err error
+		config.TLS, err = transport.TLSInfo{CertFile: h.access.StorageCert, KeyFile: h.access.StorageKey, TrustedCAFile: h.access.StorageCA}.ClientConfig()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := clientv3.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	now, err := c.Get(t.Context(), "/registry/", clientv3.WithCountOnly())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	now, err := c.Get(ctx, "/registry/", clientv3.WithCountOnly())
 	if err == nil {
-		_, err = c.Compact(t.Context(), now.Header.Revision, clientv3.WithCompactPhysical())
+		_, err = c.Compact(ctx, now.Header.Revision, clientv3.WithCompactPhysical())
 	}
 	// kube-apiserver may have compacted a later revision just now.
 	if err != nil && !strings.Contains(err.Error(), "has been compacted") {
