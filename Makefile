@@ -21,8 +21,9 @@ tools: ## Check that a Go toolchain and a C compiler are there.
 	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null || { echo "A C compiler ($$cc) is missing, and SQLite is C: install gcc and the C library's headers (Debian and Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; Alpine: apk add gcc musl-dev), or set CC" >&2; exit 1; }
 
 .PHONY: build
-build: tools ## Build keelson into .build/bin.
+build: tools ## Build keelson, and keelson-kube, which shows it objects of Kubernetes, into .build/bin.
 	$(GO) build -o $(BIN)/keelson ./cmd/keelson
+	cd cmd/keelson-kube && CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/keelson-kube .
 
 .PHONY: run
 run: build ## Serve etcd's API on 127.0.0.1:2379 over SQLite under ./default.etcd.
@@ -36,7 +37,7 @@ lint: tools $(BIN)/staticcheck ## Check formats, and what vet, staticcheck and o
 $(BIN)/staticcheck: test/tools/go.mod
 	cd test/tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
-# The generators of server/peer/peerpb, whose output is checked in. protoc comes from the system.
+# The generators of server/peer/peerpb and server/history/historypb, whose output is checked in. protoc comes from the system.
 PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 
@@ -48,6 +49,9 @@ proto: tools ## Generate the code of the .proto files anew. Needs protoc (Debian
 	PATH=$(BIN):$$PATH protoc -I server/peer/peerpb -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3)/raftpb \
 		--go_out=server/peer/peerpb --go_opt=paths=source_relative \
 		--go-grpc_out=server/peer/peerpb --go-grpc_opt=paths=source_relative peer.proto
+	PATH=$(BIN):$$PATH protoc -I server/history/historypb \
+		--go_out=server/history/historypb --go_opt=paths=source_relative \
+		--go-grpc_out=server/history/historypb --go-grpc_opt=paths=source_relative history.proto
 
 # All tests: the server is built before them and is no input that go test's cache knows, hence -count=1.
 TIMEOUT    ?= 20m
@@ -63,6 +67,7 @@ test-long: test-control-plane test-differential test-history test-etcdctl-checks
 test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
 	$(GO) test -race $(TEST_FLAGS) ./...
 	cd test/bench && $(GO) test $(TEST_FLAGS) ./...
+	cd cmd/keelson-kube && $(GO) test $(TEST_FLAGS) ./...
 
 .PHONY: test-crash
 test-crash: build ## Kill the server under load for a minute, and break its disk. CRASH takes flags, as in CRASH="-seed 7".
@@ -108,7 +113,7 @@ test-etcd-cluster: build peers ## Test with etcd's own tests as they are, most o
 
 .PHONY: test-postgres
 test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outputs, random requests, histories and the storage tests of k8s.io/apiserver on Postgres.
-	$(GO) test $(TEST_FLAGS) -run '^Test(Corpus|Etcdctl|Differential|History|HistoryKilled)$$' ./test/conformance -datastore postgres
+	$(GO) test $(TEST_FLAGS) -run '^Test(Corpus|Etcdctl|Differential|History|HistoryKilled|Undo)$$' ./test/conformance -datastore postgres
 	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
 
 .PHONY: test-control-plane

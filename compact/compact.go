@@ -38,6 +38,9 @@ type Options struct {
 	Mode      Mode
 	Period    time.Duration
 	Revisions int64
+	// Due tells whether something that the log has kept for a while is to be removed by now, and is asked every DueEvery, a minute at most. Optional.
+	Due      func(context.Context) bool
+	DueEvery time.Duration
 }
 
 // Times that rule the compactor; the first two are etcd's.
@@ -89,7 +92,7 @@ func (c *Compactor) Run(ctx context.Context) error {
 		ticker.Stop()
 	}
 	defer ticker.Stop()
-	garbage := time.NewTicker(garbageEvery)
+	garbage := time.NewTicker(c.garbageEvery())
 	defer garbage.Stop()
 	retry := time.NewTimer(0)
 	retry.Stop()
@@ -105,7 +108,7 @@ func (c *Compactor) Run(ctx context.Context) error {
 			}
 			continue
 		case <-garbage.C:
-			if c.opts.Store.Index().Garbage() == 0 {
+			if !c.garbage(ctx) {
 				continue
 			}
 		case <-c.work:
@@ -115,6 +118,19 @@ func (c *Compactor) Run(ctx context.Context) error {
 			retry.Reset(retryEvery)
 		}
 	}
+}
+
+func (c *Compactor) garbageEvery() time.Duration {
+	if c.opts.DueEvery <= 0 {
+		return garbageEvery
+	}
+	return min(c.opts.DueEvery, garbageEvery)
+}
+
+// garbage tells whether there is something to free, by no compaction of late.
+func (c *Compactor) garbage(ctx context.Context) bool {
+	due := c.opts.Due != nil && c.opts.Due(ctx)
+	return due || c.opts.Store.Index().Garbage() > 0
 }
 
 // interval is the time between automatic compactions, 0 for none.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -359,4 +360,22 @@ func TestHistory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestScrubOfWhatIsDue: what the log has kept for a while is removed when it is due, and is asked for often enough.
+func TestScrubOfWhatIsDue(t *testing.T) {
+	var asked atomic.Int32
+	var due atomic.Bool
+	running(t, Options{DueEvery: 10 * time.Second, Due: func(context.Context) bool { asked.Add(1); return due.Load() }}, func(t *testing.T, s *fakeStore, _ *Compactor) {
+		before := len(s.pruned())
+		time.Sleep(time.Minute + time.Second)
+		if n := len(s.pruned()) - before; n != 0 || asked.Load() != 6 {
+			t.Errorf("scrubbed %d times with nothing due, asked %d times", n, asked.Load())
+		}
+		due.Store(true)
+		time.Sleep(10 * time.Second)
+		if n := len(s.pruned()) - before; n != 1 {
+			t.Errorf("scrubbed %d times", n)
+		}
+	})
 }

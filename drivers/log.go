@@ -29,6 +29,9 @@ type Entry struct {
 	// is nil in entries read without values; nil and empty are stored alike, and
 	// either may come back for them.
 	Value []byte
+	// Written is Batch.Time, in milliseconds since 1970, on the entry that closes a batch and in what a scan with
+	// Times gives alone; 0 elsewhere. Append ignores it.
+	Written int64
 }
 
 // Batch is what one append adds: all of its entries or none.
@@ -63,6 +66,8 @@ type ScanOptions struct {
 	// Values asks for the entries' values too. Without it a scan must
 	// not read them from disk where the database allows that.
 	Values bool
+	// Times asks for Entry.Written.
+	Times bool
 }
 
 // Log is a compare-and-append log in a database.

@@ -16,6 +16,8 @@ import (
 
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
+	"github.com/keelson-io/keelson/server/history"
+	"github.com/keelson-io/keelson/server/history/historypb"
 	"github.com/keelson-io/keelson/server/httpapi"
 	"github.com/keelson-io/keelson/server/listen"
 )
@@ -155,6 +157,7 @@ func (n *Node) listen(ctx context.Context, api etcdv3.Options) error {
 	api.Stopping = streams.Done()
 	g := etcdv3.Register(api, n.grpcOptions()...)
 	healthpb.RegisterHealthServer(g, health.NewServer())
+	historypb.RegisterHistoryServer(g, history.New(history.Options{Store: n.store, Cluster: api.Cluster.ID, Member: api.Cluster.Member}))
 
 	var client *listen.Server
 	gateway, err := httpapi.NewGateway(int(n.opts.MaxRequestBytes), func(ctx context.Context) (net.Conn, error) { return client.Dial(ctx) })

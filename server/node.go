@@ -78,7 +78,7 @@ func (n *Node) prepare(ctx context.Context) error {
 		Log: n.log, Logger: n.logger, Server: n.member.Load, Term: n.ledTerm, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
 		Reloaded: n.reloaded, Diverged: n.diverged, Compacted: n.compacted, Members: n.membersChanged, Peers: n.peers(),
-		Alarms: n.alarmsChanged, Corrupt: n.corrupt,
+		Alarms: n.alarmsChanged, Corrupt: n.corrupt, Retain: n.opts.HistoryRetention, Pressed: n.pressed,
 	})
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	}
 	n.compactor = compact.New(compact.Options{
 		Store: n.counted.Compactions(n.store), Logger: n.logger, Mode: compact.Mode(n.opts.AutoCompactionMode),
-		Period: auto.Period, Revisions: auto.Revisions,
+		Period: auto.Period, Revisions: auto.Revisions, Due: n.store.Due, DueEvery: n.opts.HistoryRetention / 16,
 	})
 	if n.cluster != nil {
 		if err := n.cluster.start(ctx); err != nil {
@@ -104,6 +104,19 @@ func (n *Node) prepare(ctx context.Context) error {
 		}
 	}
 	return n.bind()
+}
+
+// pressedAt is the part of the quota, in percent, from which on history is kept for a shorter time than was asked for.
+const pressedAt = 80
+
+// pressed tells whether the database is nearly as large as its quota allows. What is free in it counts as room.
+func (n *Node) pressed(ctx context.Context) bool {
+	quota := n.opts.QuotaBackendBytes
+	if quota <= 0 {
+		return false
+	}
+	_, inUse, err := n.log.Size(ctx)
+	return err == nil && inUse/pressedAt >= quota/100
 }
 
 // openLog opens the log that the options name.

@@ -83,7 +83,7 @@ func (n *Node) appended(requests, entries int, took time.Duration) {
 func (n *Node) showMetrics(member uint64) error {
 	cluster := versions{}.ClusterVersion()
 	return n.counted.Register(n.metrics, metrics.Sources{
-		Index: n.store.Index, Hub: n.hub.Stats, Size: n.log.Size,
+		Index: n.store.Index, Hub: n.hub.Stats, Size: n.log.Size, Kept: n.store.Kept,
 		HasLeader: n.HasLeader, IsLeader: n.leads, IsLearner: n.IsLearner,
 		Consensus: n.consensus, Members: n.memberIDs, Connected: n.connectedTo,
 		Member: member, Quota: max(n.opts.QuotaBackendBytes, 0),

@@ -24,6 +24,11 @@
 // it is fetched; should it be gone all the same, a read of the current
 // revision begins anew and one of an older revision is answered ErrCompacted.
 //
+// # The past
+//
+// With Options.Retain the scrub waits (retain.go). [Store.Changes] and [Store.Rewound] tell what the log has of the past, compacted
+// or not, and [Store.Extent] from which revision on that is everything (changes.go).
+//
 // # Concurrency
 //
 // Store.Run is called once and is the only goroutine that appends. All other

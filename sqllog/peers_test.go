@@ -69,8 +69,7 @@ func (f *fleet) superseded(upTo int64) []int64 {
 		f.t.Fatal(err)
 	}
 	b.Settle()
-	ix := b.Index(drivers.End{Position: upTo})
-	freed := superseded(ix)
+	freed := mvcc.Positions(superseded(b, upTo))
 	slices.Sort(freed)
 	return slices.DeleteFunc(slices.Compact(freed), func(p int64) bool { return !present[p] })
 }

@@ -18,7 +18,7 @@ const (
 
 // Prune frees what the compactions so far have made unreachable: first in the index,
 // then, when every read that may need it has ended, in the log, in ascending order, so that a
-// version never outlives the tombstone after it. Between slices it calls rest. Whatever it does not get
+// version never outlives the tombstone after it. What Options.Retain keeps stays in the log until it is due (retain.go). Between slices it calls rest. Whatever it does not get
 // to is found again by the next Prune, also after a crash. One Prune runs at a time.
 //
 // Of the servers on a shared log it is the keeper that scrubs; the others free their index and remember nothing. So who becomes the
@@ -28,7 +28,10 @@ const (
 func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (int, error) {
 	select {
 	case s.pruning <- struct{}{}:
-		defer func() { <-s.pruning }()
+		defer func() {
+			s.kept.Store(&Kept{Entries: int64(s.backlog.waiting.len()), Bytes: s.backlog.waiting.size})
+			<-s.pruning
+		}()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
@@ -38,11 +41,28 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	if s.opts.Peers != nil && !s.opts.Peers.Keeper() {
 		// At first: an edit that this Prune gives up waiting for is made all the same.
 		s.backlog.whole = false
-		err := s.pruneIndex(ctx, rest, func([]int64) {})
+		err := s.pruneIndex(ctx, rest, func([]mvcc.Freed) {})
 		if err == nil {
-			s.backlog.positions = nil
+			s.backlog.positions, s.backlog.fresh, s.backlog.waiting = nil, nil, waiting{}
+			s.retention.note(s.index.Load().End.Position)
 		}
 		return 0, err
+	}
+	for total := 0; ; {
+		removed, err := s.pruneOnce(ctx, rest)
+		total += removed
+		// What was due and forgotten is found by another survey, as long as that leads anywhere.
+		if err != nil || removed == 0 || s.backlog.whole {
+			return total, err
+		}
+	}
+}
+
+// pruneOnce is Prune on the server that scrubs. If there was more that is due than it can keep in mind, the backlog is not whole after it.
+func (s *Store) pruneOnce(ctx context.Context, rest func(context.Context) error) (int, error) {
+	bound := s.due(ctx)
+	if s.backlog.waiting.lacks(bound) {
+		s.backlog.whole = false
 	}
 	if err := s.survey(ctx); err != nil {
 		return 0, err
@@ -50,13 +70,19 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	if err := s.pruneIndex(ctx, rest, s.backlog.add); err != nil {
 		return 0, err
 	}
+	s.backlog.sort(s.opts.Retain > 0)
+	s.backlog.positions = append(s.backlog.positions, s.backlog.waiting.take(bound)...)
 	patience, cancel := context.WithTimeout(ctx, fencePatience)
 	defer cancel()
 	if err := s.passed(patience); err != nil && ctx.Err() != nil {
 		return 0, err
 	}
 	// A read that outlasts the patience finds its values gone, and begins anew or is told so.
-	return s.scrub(ctx, rest)
+	removed, err := s.scrub(ctx, rest)
+	if s.backlog.waiting.lacks(bound) {
+		s.backlog.whole = false
+	}
+	return removed, err
 }
 
 // passed waits until nobody needs what was freed: the reads of this server that began before have ended, and
@@ -71,20 +97,24 @@ func (s *Store) passed(ctx context.Context) error {
 	return s.opts.Peers.Reached(ctx, s.index.Load().End.Position)
 }
 
-// pruneIndex takes what is free out of the index, and gives the positions to fn, in the commit loop.
-func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error, fn func([]int64)) error {
+// pruneIndex takes what is free out of the index, and gives it to fn, in the commit loop.
+func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error, fn func([]mvcc.Freed)) error {
 	rev := s.index.Load().Compact
 	for from, more := "", rev > 0; more; {
 		keys, next := s.index.Load().Prunable(from, rev, visitedKeys)
 		for chunk := range slices.Chunk(keys, prunedKeys) {
 			err := s.edit(ctx, edit{fn: func(b *mvcc.Builder) {
-				positions := b.Prune(chunk, rev)
-				for _, pos := range positions {
-					s.cache.drop(pos)
+				freed := b.Prune(chunk, rev)
+				for _, f := range freed {
+					s.cache.drop(f.Position)
 				}
-				fn(positions)
+				fn(freed)
 			}})
 			if err == nil {
+				// All edits so far are done.
+				if len(s.backlog.fresh) > freshEntries {
+					s.backlog.sort(s.opts.Retain > 0)
+				}
 				err = rest(ctx)
 			}
 			if err != nil {
@@ -131,6 +161,3 @@ func (s *Store) remove(ctx context.Context, positions []int64) error {
 	}
 	return s.followed.ScrubIn(ctx, s.backlog.epoch, positions)
 }
-
-// Unpruned tells whether there is anything for Prune to do, as far as is known without looking.
-func (s *Store) Unpruned() bool { return s.index.Load().Garbage() > 0 }

@@ -58,6 +58,11 @@ type Options struct {
 	Diverged func(error)
 	// Compacted is told that there is something for Prune to free, after a compaction by whatever server. It must not block. Optional.
 	Compacted func()
+	// Retain is how long entries stay in the log, for Changes and Rewound, after a later one has superseded them, although a compaction has freed
+	// them. See retain.go. Default: not at all.
+	Retain time.Duration
+	// Pressed tells that the log has come to a size at which Retain is to give way. Optional.
+	Pressed func(context.Context) bool
 	// Peers are the other servers on a log that is shared. Without it this server scrubs, at once, and trusts the log to keep
 	// what it has scrubbed.
 	Peers Peers
@@ -173,6 +178,9 @@ type Store struct {
 
 	pruning chan struct{} // holds a token while a Prune runs
 	backlog backlog       // guarded by pruning
+	kept    atomic.Pointer[Kept]
+	// retention says what of the log is kept, with Options.Retain.
+	retention retention
 }
 
 // Open loads the log and builds the index. The store serves reads from then on,
@@ -193,15 +201,36 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	s.shared, _ = s.log.(drivers.Shared)
 	s.replica, _ = s.log.(drivers.Replica)
 	epoch := s.epoch()
-	ix, err := s.load(ctx)
-	if err != nil {
+	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("load the log: %w", err)
 	}
-	s.index.Store(ix)
-	// Whatever is superseded is in the index.
+	// Whatever is superseded is in the index, or in the backlog.
 	s.backlog.whole, s.backlog.epoch = s.epoch() == epoch, epoch
 	s.stalled.Store(&stall{make(chan struct{})})
 	return s, nil
+}
+
+// open loads the log for the first time.
+func (s *Store) open(ctx context.Context) error {
+	if s.opts.Retain <= 0 {
+		ix, err := s.load(ctx)
+		s.index.Store(ix)
+		return err
+	}
+	ix, err := s.loadFreed(ctx, func(freed []mvcc.Freed) {
+		s.backlog.add(freed)
+		s.backlog.sort(true)
+	})
+	if err != nil {
+		return err
+	}
+	s.index.Store(ix)
+	s.retention.period = s.opts.Retain
+	if err := s.recall(ctx); err != nil {
+		return fmt.Errorf("times of batches: %w", err)
+	}
+	s.retention.note(ix.End.Position)
+	return nil
 }
 
 // Index gives the current index: every acknowledged write of this server is in it.

@@ -15,8 +15,8 @@ import (
 //
 // So the keeper derives what is superseded from the log itself, when its backlog is not known to be whole:
 //
-//	S1  While backlog.whole, every superseded entry in the log as of backlog.epoch is in backlog.positions, or superseded in the
-//	    served index. Only survey and Open make it so. Whoever takes something out of the index and
+//	S1  While backlog.whole, every superseded entry in the log as of backlog.epoch is in the backlog, or superseded in the
+//	    served index, but for what waits longer than all that is in the backlog (waiting.forgotten). Only survey and Open make it so. Whoever takes something out of the index and
 //	    does not keep it in mind ends it before.
 //	S2  Scrubs are bound to backlog.epoch, where they are done: so those before one of them have not been lost.
 //
@@ -25,13 +25,28 @@ import (
 
 // backlog is what this server has to scrub.
 type backlog struct {
-	positions []int64 // of superseded entries that the served index does not have any more, in no order
-	whole     bool    // rule S1
-	epoch     uint64  // of the log
+	positions []int64      // that are due, in no order
+	waiting   waiting      // those that are not, while Options.Retain keeps them
+	fresh     []mvcc.Freed // what came last, and is in neither yet
+	whole     bool         // rule S1
+	epoch     uint64       // of the log
 }
 
+// freshEntries is about how many entries are fresh at most.
+const freshEntries = 1 << 20
+
 // add runs in the commit loop.
-func (b *backlog) add(positions []int64) { b.positions = append(b.positions, positions...) }
+func (b *backlog) add(freed []mvcc.Freed) { b.fresh = append(b.fresh, freed...) }
+
+// sort puts what is fresh where it belongs: it is due at once, or waits.
+func (b *backlog) sort(waits bool) {
+	if waits {
+		b.waiting.add(b.fresh, waitingBytes)
+	} else {
+		b.positions = append(b.positions, mvcc.Positions(b.fresh)...)
+	}
+	b.fresh = nil
+}
 
 // epoch gives that of a log that has epochs.
 func (s *Store) epoch() uint64 {
@@ -43,7 +58,7 @@ func (s *Store) epoch() uint64 {
 
 // survey makes the backlog whole, if it is not: it loads the log anew, beside the index that is served.
 func (s *Store) survey(ctx context.Context) error {
-	if s.followed == nil || s.backlog.whole && s.backlog.epoch == s.epoch() {
+	if s.backlog.whole && s.backlog.epoch == s.epoch() {
 		return nil
 	}
 	// This waits for edits of an earlier Prune that has given up, too: they take from the index without a trace.
@@ -51,7 +66,11 @@ func (s *Store) survey(ctx context.Context) error {
 		return err
 	}
 	old, epoch := s.index.Load(), s.epoch()
-	ix, err := s.load(ctx)
+	found := backlog{whole: true, epoch: epoch}
+	ix, err := s.loadFreed(ctx, func(freed []mvcc.Freed) {
+		found.add(freed)
+		found.sort(s.opts.Retain > 0)
+	})
 	if err != nil {
 		return fmt.Errorf("survey the log: %w", err)
 	}
@@ -65,18 +84,19 @@ func (s *Store) survey(ctx context.Context) error {
 	if now := s.epoch(); now != epoch {
 		return fmt.Errorf("survey the log: %w meanwhile", drivers.ErrEpoch)
 	}
-	s.backlog = backlog{superseded(ix), true, epoch}
-	s.opts.Logger.Info("surveyed the log for what is to be scrubbed", "entries", len(s.backlog.positions))
+	s.backlog = found
+	s.opts.Logger.Info("surveyed the log for what is to be scrubbed", "entries", len(found.positions), "kept", found.waiting.len())
 	return nil
 }
 
-// superseded gives the positions of all entries that are not needed, in no order and possibly repeated.
-func superseded(ix *mvcc.Index) (positions []int64) {
-	b := ix.Edit(false)
+// superseded gives all entries that are not needed, in no order and possibly repeated, and takes them out of what a builder
+// has built, up to a position.
+func superseded(b *mvcc.Builder, position int64) (freed []mvcc.Freed) {
+	ix := b.Index(drivers.End{Position: position})
 	for from, more := "", ix.Compact > 0; more; {
 		keys, next := ix.Prunable(from, ix.Compact, visitedKeys)
-		positions = append(positions, b.Prune(keys, ix.Compact)...)
+		freed = append(freed, b.Prune(keys, ix.Compact)...)
 		from, more = next, next != ""
 	}
-	return append(positions, b.TakeGarbage()...)
+	return append(freed, b.TakeGarbage()...)
 }

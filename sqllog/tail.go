@@ -24,8 +24,15 @@ type doubt struct {
 	lost bool
 }
 
+// loadedEntries is how many entries are loaded, at least, before what is superseded among them is taken out of the index.
+const loadedEntries = 1 << 20
+
 // load reads the whole log, without values, on one goroutine and builds the index on another.
-func (s *Store) load(ctx context.Context) (*mvcc.Index, error) {
+func (s *Store) load(ctx context.Context) (*mvcc.Index, error) { return s.loadFreed(ctx, nil) }
+
+// loadFreed is load, but that what is superseded does not get into the index: it is given to freed, as it is found. So a log may
+// have much more of it than fits into memory.
+func (s *Store) loadFreed(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.Index, error) {
 	start := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -46,15 +53,24 @@ func (s *Store) load(ctx context.Context) (*mvcc.Index, error) {
 		scanned <- err
 	}()
 	b := mvcc.NewIndex().Edit(false)
+	loaded, last := 0, int64(0)
 	for entries := range slices {
 		if err := b.Load(entries); err != nil {
 			return nil, err
+		}
+		last = entries[len(entries)-1].Position
+		if loaded += len(entries); freed != nil && loaded >= max(loadedEntries, b.Keys()) {
+			freed(superseded(b, last))
+			loaded = 0
 		}
 	}
 	if err := <-scanned; err != nil {
 		return nil, err
 	}
 	b.Settle()
+	if freed != nil {
+		freed(superseded(b, last))
+	}
 	ix := b.Index(bounds.End)
 	s.opts.Logger.Info("loaded the log", "keys", ix.Keys(), "revision", ix.Rev,
 		"compact_revision", ix.Compact, "position", ix.End.Position, "took", time.Since(start))

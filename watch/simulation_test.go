@@ -267,8 +267,8 @@ func (s *simulation) prune() {
 	s.publishLast()
 	keys, _ := s.ix.Prunable("", s.ix.Compact, 1000)
 	b := s.ix.Edit(false)
-	s.freed = append(s.freed, b.Prune(keys, s.ix.Compact)...)
-	s.freed = append(s.freed, b.TakeGarbage()...)
+	s.freed = append(s.freed, mvcc.Positions(b.Prune(keys, s.ix.Compact))...)
+	s.freed = append(s.freed, mvcc.Positions(b.TakeGarbage())...)
 	s.ix = b.Index(s.ix.End)
 }
 

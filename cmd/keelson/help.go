@@ -13,6 +13,8 @@ Commands:
   keelson [flags]    run a server: what etcd does with the same flags
   keelson check      examine the store of a stopped server (keelson check --help)
   keelson snapshot   save, examine and restore snapshots (keelson snapshot --help)
+  keelson history    show what changed, and when (keelson history --help)
+  keelson rewind     put back what was there at some moment (keelson rewind --help)
   keelson version    print the versions
   keelson help       print this
 

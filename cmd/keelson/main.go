@@ -40,6 +40,10 @@ func (p *program) run(ctx context.Context) int {
 			return p.check(ctx, p.args[1:])
 		case "snapshot":
 			return p.snapshot(ctx, p.args[1:])
+		case "history":
+			return p.history(ctx, p.args[1:])
+		case "rewind":
+			return p.rewind(ctx, p.args[1:])
 		}
 	}
 	return p.serve(ctx)

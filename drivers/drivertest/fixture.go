@@ -217,6 +217,16 @@ func (m *model) at(position int64) *drivers.Entry {
 	return &m.batches[n].Entries[position-m.firsts[n]]
 }
 
+// closedBy gives the batch that the position closes, if it closes one.
+func (m *model) closedBy(position int64) (b *drivers.Batch, closes bool) {
+	n, ok := slices.BinarySearch(m.firsts, position)
+	if !ok {
+		n--
+	}
+	b = m.batches[n]
+	return b, position == m.endOf(n+1).Position
+}
+
 func (m *model) scrub(positions []int64) {
 	for _, p := range positions {
 		m.at(p).Meta = nil
@@ -239,6 +249,9 @@ func (m *model) entries(opts drivers.ScanOptions) []drivers.Entry {
 		e.Position = p
 		if !opts.Values {
 			e.Value = nil
+		}
+		if b, closes := m.closedBy(p); closes && opts.Times {
+			e.Written = b.Time.UnixMilli()
 		}
 		out = append(out, e)
 	}
@@ -324,9 +337,9 @@ func equalBatch(got, want *drivers.Batch, first int64) error {
 
 func equalEntries(got, want []drivers.Entry) error {
 	for i := range min(len(got), len(want)) {
-		if g, w := &got[i], &want[i]; g.Position != w.Position || g.Kind != w.Kind || !bytes.Equal(g.Meta, w.Meta) || !bytes.Equal(g.Value, w.Value) {
-			return fmt.Errorf("entry %d is (%d, kind %d, meta of %d, value of %d bytes), want (%d, kind %d, meta of %d, value of %d bytes)",
-				i, g.Position, g.Kind, len(g.Meta), len(g.Value), w.Position, w.Kind, len(w.Meta), len(w.Value))
+		if g, w := &got[i], &want[i]; g.Position != w.Position || g.Kind != w.Kind || g.Written != w.Written || !bytes.Equal(g.Meta, w.Meta) || !bytes.Equal(g.Value, w.Value) {
+			return fmt.Errorf("entry %d is (%d, kind %d, meta of %d, value of %d bytes, written %d), want (%d, kind %d, meta of %d, value of %d bytes, written %d)",
+				i, g.Position, g.Kind, len(g.Meta), len(g.Value), g.Written, w.Position, w.Kind, len(w.Meta), len(w.Value), w.Written)
 		}
 	}
 	if len(got) != len(want) {

@@ -40,13 +40,14 @@ func testScanBounds(f *fixture) {
 		{UpTo: 1}, {UpTo: end - 1}, {UpTo: end}, {UpTo: end + 1}, {UpTo: math.MaxInt64},
 		{After: 5, UpTo: 5}, {After: 5, UpTo: 4}, {After: 4, UpTo: 5}, {After: end, UpTo: end + 5},
 	} {
-		for _, opts.Values = range []bool{false, true} {
+		for i := range 4 {
+			opts.Values, opts.Times = i&1 != 0, i&2 != 0
 			f.want.compareScan(f, opts)
 		}
 	}
 	f.scrubSome(end-1, 3)
 	for range 20 {
-		f.want.compareScan(f, drivers.ScanOptions{After: f.rand.Int64N(end), UpTo: f.rand.Int64N(end + 10), Values: f.rand.IntN(2) == 0})
+		f.want.compareScan(f, drivers.ScanOptions{After: f.rand.Int64N(end), UpTo: f.rand.Int64N(end + 10), Values: f.rand.IntN(2) == 0, Times: f.rand.IntN(2) == 0})
 	}
 }
 

@@ -203,7 +203,11 @@ func (s *Store) slice(after int64, opts drivers.ScanOptions, limit int) ([]drive
 	for p < min(opts.UpTo, int64(len(s.records))) && len(entries) < limit {
 		p++
 		if r := s.records[p-1]; r != nil {
-			entries = append(entries, r.entry(p, opts.Values))
+			e := r.entry(p, opts.Values)
+			if opts.Times && r.last != nil {
+				e.Written = r.last.time.UnixMilli()
+			}
+			entries = append(entries, e)
 		}
 	}
 	return entries, p

@@ -182,7 +182,7 @@ func (l *Log) Close() error {
 
 // statements are the package's statements with the schema's name in them.
 type statements struct {
-	lock, tune, insert, head, slice, metas, check, fence, scrub, scrubOn, values, size, here, gone, alive, examine, vacuum, shrink, used string
+	lock, tune, insert, head, slice, metas, times, check, fence, scrub, scrubOn, values, size, here, gone, alive, examine, vacuum, shrink, used string
 }
 
 func (l *Log) newStatements() statements {
@@ -194,6 +194,7 @@ func (l *Log) newStatements() statements {
 		head:    l.q(headSQL),
 		slice:   l.q(sliceSQL),
 		metas:   l.q(metasSQL),
+		times:   l.q(timesSQL),
 		size:    l.q(sizeSQL),
 		here:    l.q(hereSQL),
 		gone:    l.q(goneSQL),

@@ -176,8 +176,11 @@ type slice struct {
 // metaRows is how many rows are read at once without their values.
 const metaRows = 20_000
 
-// metasSQL reads up to $2 rows after $1 along the primary key, without values.
-const metasSQL = "SELECT position, kind, meta FROM {schema}.log WHERE position > $1 ORDER BY position LIMIT $2"
+// metasSQL reads up to $2 rows after $1 along the primary key, without values, timesSQL with the times of batches too.
+const (
+	metasSQL = "SELECT position, kind, meta FROM {schema}.log WHERE position > $1 ORDER BY position LIMIT $2"
+	timesSQL = "SELECT position, kind, meta, batch, written FROM {schema}.log WHERE position > $1 ORDER BY position LIMIT $2"
+)
 
 func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
 	s.entries, s.next = nil, s.opts.UpTo
@@ -185,6 +188,9 @@ func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
 		var rows collector
 		err := query(ctx, c, l.sliceStatement(s.opts.After), rows.add)
 		for _, b := range rows.batches {
+			if s.opts.Times {
+				b.Entries[len(b.Entries)-1].Written = b.Time.UnixMilli()
+			}
 			s.entries = append(s.entries, b.Entries...)
 		}
 		if s.entries = append(s.entries, rows.open...); len(s.entries) > 0 {
@@ -193,7 +199,11 @@ func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
 		s.cut()
 		return err
 	}
-	err := query(ctx, c, statement{l.sql.metas, []param{int8Param(s.opts.After), int8Param(metaRows)}}, s.add)
+	sql := l.sql.metas
+	if s.opts.Times {
+		sql = l.sql.times
+	}
+	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(metaRows)}}, s.add)
 	if len(s.entries) == metaRows {
 		s.next = s.entries[metaRows-1].Position
 	}
@@ -210,12 +220,17 @@ func (s *slice) cut() {
 	s.entries = s.entries[:n]
 }
 
-// add takes in a row of metasSQL.
+// add takes in a row of metasSQL or timesSQL.
 func (s *slice) add(row [][]byte) error {
 	cols := columns{row: row}
 	e := drivers.Entry{Position: cols.int8()}
 	kind := cols.int2()
 	e.Kind, e.Meta = uint8(kind), cols.bytes()
+	if s.opts.Times {
+		if _, closes := cols.uuid(); closes {
+			e.Written = cols.time().UnixMilli()
+		}
+	}
 	if cols.bad || kind < 0 || kind > 255 {
 		return fmt.Errorf("%w: the row at position %d is none of Keelson's", drivers.ErrCorrupt, e.Position)
 	}

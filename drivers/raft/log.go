@@ -266,7 +266,11 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 		if err := l.usable(ctx); err != nil {
 			return err
 		}
-		if err := fn(cloned(a.batch.Entries[first-a.after.Position:end-a.after.Position], opts.Values)); err != nil {
+		part := cloned(a.batch.Entries[first-a.after.Position:end-a.after.Position], opts.Values)
+		if opts.Times && end == a.end().Position {
+			part[len(part)-1].Written = a.batch.Time.UnixMilli()
+		}
+		if err := fn(part); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ type reader struct {
 	begin, commit *stmt
 	value, values *stmt
 	scan, scanAll *stmt
+	scanTimes     *stmt
 	closing       *stmt
 	space, sizes  *stmt
 	check         *stmt
@@ -40,6 +41,7 @@ func newReader(o connOptions) (*reader, error) {
 		{&r.values, 2, "SELECT position, value FROM log WHERE position BETWEEN ?1 AND ?2 ORDER BY position"},
 		{&r.scan, 3, "SELECT position, kind, meta FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
 		{&r.scanAll, 5, "SELECT position, kind, meta, value, batch FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
+		{&r.scanTimes, 4, "SELECT position, kind, meta, batch FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
 		{&r.closing, 1, "SELECT batch FROM log WHERE position = ?1"},
 		// length of a value does not read it.
 		{&r.sizes, 2, "SELECT position, length(meta) + length(value) FROM log WHERE position > ?1 AND position <= ?2 ORDER BY position"},
@@ -92,7 +94,7 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 	for after := max(opts.After, 0); after < upTo; {
 		slice.reset()
 		err := l.read(ctx, func(r *reader) error {
-			return slice.fill(r, drivers.ScanOptions{After: after, UpTo: upTo, Values: opts.Values})
+			return slice.fill(r, drivers.ScanOptions{After: after, UpTo: upTo, Values: opts.Values, Times: opts.Times})
 		})
 		if err != nil {
 			return fmt.Errorf("scan after %d: %w", after, err)
@@ -147,9 +149,10 @@ func missing(from, to int64) error {
 // scanSlice is a run of rows read under one state of the database.
 type scanSlice struct {
 	entries []drivers.Entry
-	// closings has what closes a batch, by index into entries. With values only.
+	// closings has what closes a batch, by index into entries. With values or times only.
 	closings []closingAt
 	bytes    int
+	times    bool // entries say when they were written
 	full     bool // there may be more
 }
 
@@ -165,8 +168,11 @@ func (s *scanSlice) reset() {
 
 func (s *scanSlice) fill(r *reader, opts drivers.ScanOptions) error {
 	q := r.scan
-	if opts.Values {
+	switch s.times = opts.Times; {
+	case opts.Values:
 		q = r.scanAll
+	case opts.Times:
+		q = r.scanTimes
 	}
 	return q.query(s.add, opts.After, opts.UpTo)
 }
@@ -180,17 +186,20 @@ func (s *scanSlice) add(row []driver.Value) error {
 		return fmt.Errorf("%w: the row at position %d is none of Keelson's", drivers.ErrCorrupt, position)
 	}
 	e := drivers.Entry{Position: position, Kind: uint8(kind), Meta: meta}
-	if len(row) > 3 {
+	if len(row) == 5 {
 		var ok bool
 		if e.Value, ok = row[3].([]byte); !ok {
 			return fmt.Errorf("%w: the row at position %d has no value", drivers.ErrCorrupt, position)
 		}
-		if row[4] != nil {
-			c, err := decodeClosing(row[4])
-			if err != nil {
-				return fmt.Errorf("position %d: %w", position, err)
-			}
-			s.closings = append(s.closings, closingAt{index: len(s.entries), closing: c})
+	}
+	if batch := row[len(row)-1]; len(row) > 3 && batch != nil {
+		c, err := decodeClosing(batch)
+		if err != nil {
+			return fmt.Errorf("position %d: %w", position, err)
+		}
+		s.closings = append(s.closings, closingAt{index: len(s.entries), closing: c})
+		if s.times {
+			e.Written = c.time.UnixMilli()
 		}
 	}
 	s.entries = append(s.entries, e)

@@ -26,6 +26,9 @@ type Options struct {
 	// SnapshotDir is where a snapshot's file is while it is sent; empty means under DataDir, or, with Datastore, where temporary files are.
 	SnapshotDir string `json:"snapshot-dir"`
 
+	// HistoryRetention is how long what was superseded stays in the log after a compaction, for history and rewind. Keelson's own.
+	HistoryRetention time.Duration `json:"history-retention"`
+
 	// ListenClientURLs are where gRPC is served, and HTTP too unless ListenClientHTTPURLs is set.
 	ListenClientURLs URLs `json:"listen-client-urls"`
 	// ListenClientHTTPURLs are where HTTP alone is served; set, ListenClientURLs serve gRPC alone.

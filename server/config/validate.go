@@ -221,6 +221,9 @@ func (o *Options) validateAdvertise() error {
 }
 
 func (o *Options) validateCompaction() error {
+	if o.HistoryRetention < 0 {
+		return fmt.Errorf("--history-retention: %v is negative", o.HistoryRetention)
+	}
 	_, err := o.AutoCompaction()
 	return err
 }

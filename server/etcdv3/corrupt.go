@@ -16,8 +16,11 @@ func aboutKeys(method string) bool {
 	case pb.Lease_LeaseGrant_FullMethodName, pb.Lease_LeaseRevoke_FullMethodName, pb.Watch_Watch_FullMethodName:
 		return true
 	}
-	return strings.HasPrefix(method, "/"+pb.KV_ServiceDesc.ServiceName+"/")
+	return strings.HasPrefix(method, "/"+pb.KV_ServiceDesc.ServiceName+"/") || strings.HasPrefix(method, historyService)
 }
+
+// historyService begins the names of the methods of Keelson's own service for the past of keys, which is served beside etcd's.
+const historyService = "/keelson.v1.History/"
 
 // corrupted tells whether a CORRUPT alarm names this server.
 func (s *Server) corrupted() bool {

@@ -67,6 +67,12 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: the table says %q, which is no reason", e.name, e.here)
 		}
 	}
+	for _, own := range []string{"keelson_history_kept_entries", "keelson_history_kept_bytes"} {
+		if have[own] != "gauge" {
+			t.Errorf("%s is a %q", own, have[own])
+		}
+		delete(have, own)
+	}
 	for name := range have {
 		t.Errorf("%s is not one of etcd's", name)
 	}

@@ -9,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 	"github.com/keelson-io/keelson/watch"
 )
@@ -39,6 +40,7 @@ func newFixture(t *testing.T) *fixture {
 	err := f.m.Register(f.registry, Sources{
 		Index: func() *mvcc.Index { return f.index }, Hub: func() watch.Stats { return f.hub },
 		Size:      func(context.Context) (int64, int64, error) { return 4096, 1024, nil },
+		Kept:      func() sqllog.Kept { return sqllog.Kept{Entries: 3, Bytes: 500} },
 		HasLeader: yes, IsLeader: func() bool { return f.leads }, IsLearner: func() bool { return false },
 		Consensus: func() Consensus { return f.part },
 		Members:   func() []uint64 { return f.members }, Connected: func(id uint64) bool { return id == other },

@@ -19,8 +19,9 @@ type Builder struct {
 	entries []drivers.Entry
 	events  []*Event
 	leases  []int64 // granted, checkpointed or revoked
-	garbage []int64 // not in ix yet
+	garbage []Freed // not in ix yet
 	record  Record  // of the entry being loaded
+	loading int64   // its position
 	collect bool    // events too
 }
 
@@ -44,6 +45,9 @@ func (b *Builder) Index(end drivers.End) *Index {
 
 // End is the end of the log with which the builder began, or that Index was given last.
 func (b *Builder) End() drivers.End { return b.ix.End }
+
+// Keys is the number of live keys as built so far.
+func (b *Builder) Keys() int { return b.ix.keys.total() }
 
 // Events gives the changes made so far, in order.
 func (b *Builder) Events() []*Event { return b.events }
@@ -76,6 +80,7 @@ func (b *Builder) Load(entries []drivers.Entry) error {
 
 func (b *Builder) load(e *drivers.Entry) error {
 	r := &b.record
+	b.loading = e.Position
 	if err := r.decode(e); err != nil {
 		return err
 	}
@@ -103,6 +108,9 @@ func (b *Builder) load(e *drivers.Entry) error {
 	case KindMarker:
 		b.applyMarker(r.Marker, e.Position)
 	case KindBarrier:
+		if len(e.Meta) == 1 && e.Meta[0] == begun {
+			b.ix.Begun = b.ix.Compact
+		}
 		b.discard(e.Position)
 	}
 	return nil
@@ -232,4 +240,7 @@ func (b *Builder) applyAlarm(a Alarm, on bool) {
 	b.ix.alarms = alarms
 }
 
-func (b *Builder) discard(pos int64) { b.garbage = append(b.garbage, pos) }
+// discard takes note that the entry that is taken in, or was emitted last, has superseded another one.
+func (b *Builder) discard(pos int64) {
+	b.garbage = append(b.garbage, Freed{Position: pos, By: max(b.loading, b.next()-1)})
+}

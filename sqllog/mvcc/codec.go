@@ -26,7 +26,8 @@ const (
 	KindCompaction uint8 = 5
 	// KindAlarm raises or disarms an alarm of a member.
 	KindAlarm uint8 = 6
-	// KindBarrier says nothing: whoever appends one has proven that appending works and what the end is.
+	// KindBarrier says nothing: whoever appends one has proven that appending works and what the end is. One whose meta is 1 says
+	// that the log was made of a snapshot: up to its compact revision there, it never had all changes.
 	KindBarrier uint8 = 7
 	// KindMember is the whole state of the member for which the log was founded. Of a server that is alone the log has no other.
 	KindMember uint8 = 8

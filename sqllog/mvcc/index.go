@@ -21,6 +21,9 @@ type Index struct {
 	// Compact is the compact revision: -1 if the store was never compacted.
 	// A read at a revision r is answered for Compact <= r <= Rev (invariant I6).
 	Compact int64
+	// Begun is the compact revision of the snapshot that the log was made of, as long as the entry that says so is there, and otherwise 0: of
+	// the changes up to it the log has only what a compaction keeps.
+	Begun int64
 	// AuthRev is the auth revision: 1 in an empty store, +1 per request that changes users or
 	// roles. The newest entry of those kinds tells it, and is never garbage (invariant I11).
 	AuthRev int64
@@ -43,7 +46,7 @@ type Index struct {
 
 	// compactPos is the position of the entry that set Compact.
 	compactPos int64
-	// garbage lists positions of entries that are not key-value and that a later one superseded.
+	// garbage lists entries that are not key-value and that a later one superseded.
 	garbage *heap
 	// marks says where in the log some revisions begin, ascending.
 	marks []mark
@@ -56,11 +59,11 @@ type Alarm struct {
 	position int64
 }
 
-// heap is a list of positions that grows by slices. It shares what it has grown from.
+// heap is a list of entries that grows by slices. It shares what it has grown from.
 type heap struct {
-	positions []int64
-	below     *heap
-	total     int
+	freed []Freed
+	below *heap
+	total int
 }
 
 func (h *heap) size() int {
@@ -70,11 +73,11 @@ func (h *heap) size() int {
 	return h.total
 }
 
-func (h *heap) grow(positions []int64) *heap {
-	if len(positions) == 0 {
+func (h *heap) grow(freed []Freed) *heap {
+	if len(freed) == 0 {
 		return h
 	}
-	return &heap{positions, h, h.size() + len(positions)}
+	return &heap{freed, h, h.size() + len(freed)}
 }
 
 // mark: the first change of revision rev stands at position pos.

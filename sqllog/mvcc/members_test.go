@@ -53,7 +53,7 @@ func TestOldMember(t *testing.T) {
 	if got := ix.Member(); len(ix.Members()) != 1 || got != ix.MemberByID(7) || !got.Founder() || !proto.Equal(got.Member, m.Member) || ix.Cluster() != 301 {
 		t.Errorf("%v of %d members, cluster %d", got, len(ix.Members()), ix.Cluster())
 	}
-	if g := loaded.TakeGarbage(); !slices.Equal(g, []int64{1}) {
+	if g := Positions(loaded.TakeGarbage()); !slices.Equal(g, []int64{1}) {
 		t.Errorf("free: %v", g)
 	}
 }
@@ -282,7 +282,7 @@ func TestMembersModel(t *testing.T) {
 func scrubSome(t *testing.T, r *rand.Rand, log *testLog, ix *Index) *Index {
 	t.Helper()
 	b := ix.Edit(false)
-	free := b.TakeGarbage()
+	free := Positions(b.TakeGarbage())
 	ix = b.Index(ix.End)
 	for _, pos := range free {
 		if pos != ix.End.Position && r.IntN(2) == 0 {

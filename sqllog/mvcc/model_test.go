@@ -217,12 +217,12 @@ func pruneAll(ix *Index, chunk int) (*Index, []int64) {
 	for from, more := "", ix.Compact > 0; more; {
 		keys, next := ix.Prunable(from, ix.Compact, chunk)
 		b := ix.Edit(false)
-		freed = append(freed, b.Prune(keys, ix.Compact)...)
+		freed = append(freed, Positions(b.Prune(keys, ix.Compact))...)
 		ix = b.Index(ix.End)
 		from, more = next, next != ""
 	}
 	b := ix.Edit(false)
-	freed = append(freed, b.TakeGarbage()...)
+	freed = append(freed, Positions(b.TakeGarbage())...)
 	ix = b.Index(ix.End)
 	slices.Sort(freed)
 	freed = slices.Compact(freed)

@@ -51,23 +51,45 @@ func (r *record) prunable(rev int64) bool {
 	return r.keep(rev) < r.versions()
 }
 
+// Freed is an entry that is not needed any more.
+type Freed struct {
+	// Position is where it stands in the log, By the position of the entry that superseded it. Of a tombstone, which is superseded by
+	// nothing, both are the same. Of the versions of a key an older one has no higher By than a newer one.
+	Position, By int64
+	// Size is that of the key and the value of a version, 0 of what is not key-value.
+	Size int64
+}
+
+// Positions gives those of freed entries, in the same order.
+func Positions(freed []Freed) []int64 {
+	out := make([]int64, len(freed))
+	for i, f := range freed {
+		out[i] = f.Position
+	}
+	return out
+}
+
 // Prune takes out of the index what a compaction at rev, which must not be above the compact
-// revision, frees of these keys, and gives the positions of the entries that
+// revision, frees of these keys, and gives the entries that
 // are not needed any more, in no order and possibly repeated.
-func (b *Builder) Prune(keys []string, rev int64) (freed []int64) {
+func (b *Builder) Prune(keys []string, rev int64) (freed []Freed) {
 	for _, key := range keys {
 		rec, ok := b.ix.keys.get(key)
 		if !ok || !rec.prunable(rev) {
 			continue
 		}
 		kept, n := []Version{}, rec.keep(rev)
-		older := rec.older
+		older, by := rec.older, int64(0)
 		for v := &rec.Version; v != nil; {
 			if len(kept) < n {
 				kept = append(kept, *v)
 			} else {
-				freed = append(freed, v.Position)
+				if by == 0 || v.Tombstone() {
+					by = v.Position
+				}
+				freed = append(freed, Freed{v.Position, by, int64(len(key)) + int64(v.Size)})
 			}
+			by = v.Position
 			if v = nil; older != nil {
 				v, older = &older.Version, older.prev
 			}
@@ -90,12 +112,12 @@ func chain(versions []Version) *record {
 	return &record{Version: versions[0], older: older}
 }
 
-// TakeGarbage gives, and forgets, the positions of superseded entries that
+// TakeGarbage gives, and forgets, the superseded entries that
 // are not key-value, and trims what is remembered of revisions long compacted.
-func (b *Builder) TakeGarbage() []int64 {
+func (b *Builder) TakeGarbage() []Freed {
 	g := b.garbage
 	for h := b.ix.garbage; h != nil; h = h.below {
-		g = append(g, h.positions...)
+		g = append(g, h.freed...)
 	}
 	b.ix.garbage, b.garbage = nil, nil
 	n := 0

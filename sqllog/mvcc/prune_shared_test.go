@@ -24,7 +24,7 @@ func TestPruneKeepsSharedTombstones(t *testing.T) {
 	}
 	ix := b.Index(drivers.End{Position: b.next() - 1})
 	keys, _ := ix.Prunable("", 5, 100)
-	freed := ix.Edit(false).Prune(keys, 5)
+	freed := Positions(ix.Edit(false).Prune(keys, 5))
 	for _, pos := range freed {
 		if pos > 3 {
 			t.Errorf("position %d is freed: the entry of revision 5 is kept", pos)

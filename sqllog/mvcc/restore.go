@@ -72,8 +72,14 @@ func (r *Restorer) compacted() error {
 	}
 	rev := r.compact
 	r.compact = 0
-	return r.emit(drivers.Entry{Kind: KindCompaction, Meta: appendInts(nil, rev)})
+	if err := r.emit(drivers.Entry{Kind: KindCompaction, Meta: appendInts(nil, rev)}); err != nil {
+		return err
+	}
+	return r.emit(drivers.Entry{Kind: KindBarrier, Meta: []byte{begun}})
 }
+
+// begun is the meta of a barrier that says that the log was made of a snapshot.
+const begun = 1
 
 // Beside is what a log has beside keys and members.
 type Beside struct {

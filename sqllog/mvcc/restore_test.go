@@ -153,7 +153,7 @@ func TestMarkers(t *testing.T) {
 	c := ix.Edit(false)
 	c.applyCompaction(250, 4)
 	compacted := c.Index(drivers.End{Position: 4})
-	if got := compacted.Edit(false).TakeGarbage(); !slices.Equal(got, []int64{1}) {
+	if got := Positions(compacted.Edit(false).TakeGarbage()); !slices.Equal(got, []int64{1}) {
 		t.Errorf("freed: %v", got)
 	}
 	for _, m := range []struct {

@@ -290,7 +290,7 @@ func TestRenewFreesTheOldEntry(t *testing.T) {
 	for range 100 {
 		ix, _ = sequence(t, ix, &Renew{ID: 7}, &Renew{ID: 8})
 	}
-	garbage := ix.Edit(false).TakeGarbage()
+	garbage := Positions(ix.Edit(false).TakeGarbage())
 	if len(garbage) != 200 || slices.Contains(garbage, ix.Lease(7).Entry()) || slices.Contains(garbage, ix.Lease(8).Entry()) {
 		t.Errorf("%d entries are free", len(garbage))
 	}

@@ -32,15 +32,16 @@ func allowed() map[string][]string {
 		"server/etcdv3":      {"server/membership", "sqllog", "sqllog/mvcc", "sqllog/lessor", "watch", "drivers", "etcdfile"},
 		"server/config":      {"server/membership"},
 		"server/httpapi":     {},
+		"server/history":     {"server/history/historypb", "sqllog", "sqllog/mvcc"},
 		"server/listen":      {},
 		"server/membership":  {},
 		"server/peer":        {"server/peer/peerpb"},
-		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb", "server/snapshot"),
+		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/history", "server/history/historypb", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb", "server/snapshot"),
 		"server/restore":     {"server", "server/config", "etcdfile", "sqllog/mvcc", "drivers", "drivers/sqlite", "drivers/raft", "drivers/postgres"},
 		"server/snapshot":    {"etcdfile", "sqllog/mvcc"},
 		"sqllog/verify":      {"sqllog/mvcc", "drivers"},
 		"server/metrics":     {"sqllog/mvcc", "watch", "compact", "sqllog"},
-		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config"),
+		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config", "server/history/historypb"),
 	}
 }
 

@@ -77,7 +77,7 @@ func freshServers(tb testing.TB, name string, opts ...grpc.DialOption) differ.St
 			stop()
 			return nil, nil, err
 		}
-		return &process{p, conn}, stop, nil
+		return &process{Process: p, conn: conn}, stop, nil
 	}
 }
 

@@ -34,7 +34,8 @@ func binary(tb testing.TB, name string) string {
 // process is a server process with a connection to it.
 type process struct {
 	*launch.Process
-	conn *grpc.ClientConn
+	conn  *grpc.ClientConn
+	flags []string
 }
 
 func (p *process) Conn() *grpc.ClientConn { return p.conn }
@@ -80,5 +81,5 @@ func start(tb testing.TB, path string, flags []string) *process {
 			tb.Logf("the end of %s's log:\n%s", filepath.Base(path), p.LogTail())
 		}
 	})
-	return &process{p, conn}
+	return &process{p, conn, flags}
 }

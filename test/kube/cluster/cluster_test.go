@@ -36,6 +36,7 @@ func takeThrough(t *testing.T, h *harness) {
 		{"Deployment", testDeployment},
 		{"CustomResources", testCustomResources},
 		{"NamespaceDeletion", testNamespaceDeletion},
+		{"Undo", testUndo},
 		{"EventsExpire", testEventsExpire},
 		{"StorageKilled", testStorageKilled},
 	} {

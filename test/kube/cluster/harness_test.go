@@ -44,6 +44,7 @@ type server interface {
 // harness is a control plane on one storage server or several, with clients.
 type harness struct {
 	storage    []server
+	access     Options // has the files with which clients come to them
 	dir        string
 	cluster    *Cluster
 	kube       *kubernetes.Clientset
@@ -66,7 +67,7 @@ func newHarness(t *testing.T, names ...string) *harness {
 		}
 	}
 	for _, name := range names {
-		s, err := storage.Start(t.Context(), storage.Options{Dir: h.dir, Name: name, Datastore: place})
+		s, err := storage.Start(t.Context(), storage.Options{Dir: h.dir, Name: name, Datastore: place, Flags: []string{"--history-retention=1h"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +108,7 @@ func (h *harness) startAPI(t *testing.T, o Options) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, h.storageTails(40))
 	}
-	h.cluster = c
+	h.cluster, h.access = c, o
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("%s%s", c.Tails(60), h.storageTails(60))

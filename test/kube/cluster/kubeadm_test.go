@@ -131,6 +131,7 @@ func (h *host) Endpoint() string { return etcdutil.GetClientURL(&h.config.LocalA
 // found writes the manifest of a member that is there from the beginning, alone or with others.
 func (h *host) found(members ...*host) error {
 	config := h.config.ClusterConfiguration.DeepCopy()
+	config.Etcd.Local.ExtraArgs = append(config.Etcd.Local.ExtraArgs, kubeadmapi.Arg{Name: "history-retention", Value: "1h"})
 	if len(members) > 1 {
 		var all []string
 		for _, m := range members {

@@ -1,0 +1,265 @@
+package sqllog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/drivers/memory"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// all gives every change that ever was, with its value.
+func (k *keeping) all() (changes []Change) {
+	k.t.Helper()
+	for i := range k.ever {
+		r, err := mvcc.Decode(&k.ever[i])
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		for _, ev := range r.Changes {
+			changes = append(changes, Change{Key: ev.Key, Version: ev.Version, Value: ev.Value, Written: k.at[i].UnixMilli()})
+		}
+	}
+	return changes
+}
+
+func (k *keeping) extent() Extent {
+	k.t.Helper()
+	e, err := k.Extent(context.Background())
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return e
+}
+
+func same(a, b Change) bool {
+	return a.Key == b.Key && a.Version == b.Version && string(a.Value) == string(b.Value) && a.Gone == b.Gone && a.Written == b.Written
+}
+
+// checkChanges compares what is told of the past with what was.
+func (k *keeping) checkChanges(r *rand.Rand) {
+	k.t.Helper()
+	e := k.extent()
+	present := map[int64]bool{}
+	err := k.mem.Open().Scan(context.Background(), drivers.ScanOptions{}, func(entries []drivers.Entry) error {
+		for _, entry := range entries {
+			present[entry.Position] = true
+		}
+		return nil
+	})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	w := Wanted{Keys: mvcc.Range{Start: "k1", End: "k5"}, Newest: r.IntN(2) == 0, KeysOnly: r.IntN(4) == 0, Limit: []int64{0, 0, 1, 7}[r.IntN(4)]}
+	if r.IntN(2) == 0 {
+		w.Except = []mvcc.Range{{Start: "k2", End: "k3"}}
+	}
+	if r.IntN(2) == 0 {
+		w.From = 1 + r.Int64N(e.Rev+2)
+	}
+	if r.IntN(2) == 0 {
+		w.To = 1 + r.Int64N(e.Rev+2)
+	}
+	var want []Change
+	for _, c := range k.all() {
+		if c.Main >= e.Complete && !present[c.Position] {
+			k.t.Errorf("the log has everything from revision %d on, and not revision %d.%d", e.Complete, c.Main, c.Sub)
+		}
+		if present[c.Position] && w.has(c.Key) && c.Main >= w.From && (w.To == 0 || c.Main <= w.To) {
+			if w.KeysOnly {
+				c.Value = nil
+			}
+			want = append(want, c)
+		}
+	}
+	if w.Newest {
+		slices.Reverse(want)
+	}
+	if w.Limit > 0 {
+		want = want[:min(len(want), int(w.Limit))]
+	}
+	var got []Change
+	err = k.Changes(context.Background(), e, w, func(changes []Change) error {
+		got = append(got, changes...)
+		return nil
+	})
+	if err != nil || len(got) != len(want) {
+		k.t.Fatalf("%+v: %d changes, want %d: %v", w, len(got), len(want), err)
+	}
+	for i := range got {
+		// The end of its batch may be gone.
+		if got[i].Written < want[i].Written {
+			k.t.Errorf("revision %d is of %d, want %d", got[i].Main, got[i].Written, want[i].Written)
+		}
+		if k.opts.Retain > 0 && want[i].Main >= e.Complete && got[i].Written != want[i].Written {
+			k.t.Errorf("revision %d is of %d, want %d", got[i].Main, got[i].Written, want[i].Written)
+		}
+		if got[i].Written = want[i].Written; !same(got[i], want[i]) {
+			k.t.Fatalf("%+v: change %d is %+v, want %+v", w, i, got[i], want[i])
+		}
+	}
+}
+
+// checkRewound compares what is told of one revision with what was, and tells whether it was told.
+func (k *keeping) checkRewound(rev int64) bool {
+	k.t.Helper()
+	w := Wanted{Keys: mvcc.Range{Start: "k1", End: "k5"}}
+	then, now := map[string]Change{}, map[string]Change{}
+	changed := map[string]bool{}
+	for _, c := range k.all() {
+		if !w.has(c.Key) {
+			continue
+		}
+		if now[c.Key] = c; c.Main <= rev {
+			then[c.Key] = c
+		} else {
+			changed[c.Key] = true
+		}
+	}
+	var want []string
+	for key := range changed {
+		t, n := then[key], now[key]
+		if t.Tombstone() && n.Tombstone() {
+			continue
+		}
+		if t.Tombstone() {
+			t = Change{}
+		}
+		equal := !t.Tombstone() && !n.Tombstone() && string(t.Value) == string(n.Value) && t.Lease == n.Lease
+		want = append(want, fmt.Sprintf("%s %d %q now %d same %v", key, t.Main, t.Value, n.Main, equal))
+	}
+	slices.Sort(want)
+	var got []string
+	err := k.Rewound(context.Background(), k.extent(), rev, w, func(some []Rewound) error {
+		for _, r := range some {
+			got = append(got, fmt.Sprintf("%s %d %q now %d same %v", r.Key, r.Then.Main, r.Value, r.Now.Main, r.Same))
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, ErrNotKept):
+		return false
+	case err != nil:
+		k.t.Fatal(err)
+	case !slices.Equal(got, want):
+		k.t.Fatalf("revision %d:\n%s\nwant\n%s", rev, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	return true
+}
+
+// TestChanges: whatever was scrubbed and is kept, what is told of the past is right.
+func TestChanges(t *testing.T) {
+	for _, keeps := range []time.Duration{0, retained} {
+		for seed := range uint64(4) {
+			synctest.Test(t, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, 7))
+				mem := memory.NewStore()
+				k := &keeping{t: t, mem: mem, server: start(t, mem, func(o *Options) { o.Retain = keeps })}
+				told := 0
+				for i := range 200 {
+					k.step(r)
+					time.Sleep(time.Duration(r.IntN(40)) * time.Minute)
+					k.Due(t.Context())
+					if r.IntN(5) == 0 {
+						k.prune()
+					}
+					k.checkChanges(r)
+					rev := 1 + r.Int64N(k.Index().Rev)
+					if k.checkRewound(rev) {
+						told++
+					} else if compact := k.Index().Compact; rev >= compact || keeps > 0 && time.Since(k.written(rev)) < retained {
+						t.Errorf("what was at revision %d, compacted at %d, is not told in step %d", rev, compact, i)
+					}
+				}
+				if told == 0 {
+					t.Error("nothing was told")
+				}
+				k.stop()
+			})
+		}
+	}
+}
+
+// written gives when the revision after the one given was made, or the future.
+func (k *keeping) written(rev int64) time.Time {
+	for _, c := range k.all() {
+		if c.Main > rev {
+			return time.UnixMilli(c.Written)
+		}
+	}
+	return time.Now()
+}
+
+// TestRevisionAt: a time is the revision that was current then, whatever batches without changes there are.
+func TestRevisionAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		begin := time.Now()
+		if rev, _, err := k.RevisionAt(t.Context(), k.extent(), begin.UnixMilli()); rev != 0 || err != nil {
+			t.Errorf("of an empty log: %d, %v", rev, err)
+		}
+		current := map[int64]int64{} // by minute
+		for i := range int64(3000) {
+			if time.Sleep(time.Minute); i%3 == 0 {
+				k.must(put("k", fmt.Sprint(i)))
+			} else if i%3 == 1 || i > 1000 && i < 2500 {
+				k.must(&mvcc.Barrier{})
+			}
+			current[i] = k.Index().Rev
+		}
+		for _, i := range []int64{0, 1, 2, 3, 5, 600, 1499, 2400, 2998, 2999} {
+			at := begin.Add(time.Duration(i+1) * time.Minute)
+			rev, written, err := k.RevisionAt(t.Context(), k.extent(), at.Add(time.Second).UnixMilli())
+			if err != nil || rev != current[i] || written > at.UnixMilli() || written < at.Add(-3*time.Minute).UnixMilli() {
+				t.Errorf("minute %d: revision %d of %d, want %d: %v", i, rev, written, current[i], err)
+			}
+		}
+		if rev, _, err := k.RevisionAt(t.Context(), k.extent(), begin.Add(time.Second).UnixMilli()); rev != 0 || err != nil {
+			t.Errorf("before everything: %d, %v", rev, err)
+		}
+		k.stop()
+	})
+}
+
+// TestChangesOfManyKeys: windows, slices and messages of every size make the same whole.
+func TestChangesOfManyKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		big := strings.Repeat("x", 300<<10)
+		for i := range 60 {
+			txn := new(pb.TxnRequest)
+			for j := range 100 {
+				p := put(fmt.Sprintf("k1%02d", j), fmt.Sprint(i))
+				txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: p}})
+			}
+			k.must(txn)
+			k.must(put("k2", big))
+			if i == 30 {
+				k.must(&pb.DeleteRangeRequest{Key: []byte("k1"), RangeEnd: []byte("k2")})
+			}
+		}
+		k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+		k.prune()
+		k.note()
+		r := rand.New(rand.NewPCG(1, 1))
+		for range 40 {
+			k.checkChanges(r)
+		}
+		for rev := int64(1); rev <= k.Index().Rev; rev += 5 {
+			if !k.checkRewound(rev) {
+				t.Errorf("revision %d is not told", rev)
+			}
+		}
+		k.stop()
+	})
+}
