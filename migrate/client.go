@@ -143,8 +143,8 @@ func (m *migration) download(ctx context.Context, p Place, path string) (err err
 		switch {
 		case errors.Is(err, io.EOF):
 			return whole(done)
-		case status.Code(err) == codes.Unimplemented:
-			return fmt.Errorf("it makes no snapshots, as kine does not: name kine's database (kine+sqlite:PATH, kine+postgres://…, kine+mysql://…): %w", err)
+		case done == 0 && (status.Code(err) == codes.Unimplemented || status.Code(err) == codes.Unknown):
+			return fmt.Errorf("%w (a kine makes no snapshots: name its database, kine+sqlite:PATH, kine+postgres://… or kine+mysql://…)", err)
 		case err != nil:
 			return err
 		}

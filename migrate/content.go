@@ -64,10 +64,12 @@ func (m *migration) survey(ctx context.Context, step string, f *etcdfile.File) (
 		}
 		c.Rows++
 		c.Bytes += int64(len(row.KeyValue))
-		if row.Main == last {
-			c.shared++
+		if !row.Tombstone || row.Main > meta.Compact { // a tombstone at the compact revision is for watches only
+			if row.Main == last {
+				c.shared++
+			}
+			last = row.Main
 		}
-		last = row.Main
 		hashRow(h, &row)
 		if row.Marker() {
 			continue

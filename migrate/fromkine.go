@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/keelson-io/keelson/etcdfile"
@@ -29,12 +31,13 @@ type fromKine struct {
 	compact int64
 	last    int64 // the last revision
 	keys    map[string]kineKey
-	guessed int64 // keys whose version was not known
+	guessed int64              // keys whose version was not known
+	leases  map[int64]struct{} // also those of earlier changes, which nobody has any more: then a kine can be made of it again that shows the same
 	buf     []byte
 }
 
 // kineKey is a key that lives, at its last change.
-type kineKey struct{ create, version, lease int64 }
+type kineKey struct{ create, version int64 }
 
 const (
 	kineAPIName = "compact_rev_key_apiserver"
@@ -85,7 +88,7 @@ func (k *fromKine) notes(meta *etcdfile.Meta) []string {
 }
 
 func newFromKine(w *etcdfile.Writer, compact int64) *fromKine {
-	return &fromKine{w: w, compact: compact, last: 1, keys: map[string]kineKey{}}
+	return &fromKine{w: w, compact: compact, last: 1, keys: map[string]kineKey{}, leases: map[int64]struct{}{}}
 }
 
 // add takes in the next change.
@@ -113,19 +116,22 @@ func (k *fromKine) add(c *kine.Change) error {
 		k.buf = mvcc.AppendKeyValue(k.buf[:0], name, &mvcc.Version{}, nil)
 		return k.row(c.ID, true)
 	}
-	now := kineKey{create: before.create, version: before.version + 1, lease: max(c.Lease, 0)}
+	now := kineKey{create: before.create, version: before.version + 1}
 	if !lives {
 		now = k.begin(c, version)
 	}
 	k.keys[name] = now
-	v := mvcc.Version{Main: c.ID, Create: now.create, Count: now.version, Lease: now.lease}
+	v := mvcc.Version{Main: c.ID, Create: now.create, Count: now.version, Lease: max(c.Lease, 0)}
+	if v.Lease > 0 {
+		k.leases[v.Lease] = struct{}{}
+	}
 	k.buf = mvcc.AppendKeyValue(k.buf[:0], name, &v, value)
 	return k.row(c.ID, false)
 }
 
 // begin is the first row of a key: it creates the key, or those before it were compacted.
 func (k *fromKine) begin(c *kine.Change, version int64) kineKey {
-	now := kineKey{create: c.ID, version: 1, lease: max(c.Lease, 0)}
+	now := kineKey{create: c.ID, version: 1}
 	if !c.Created && c.ID <= k.compact && c.CreateRevision > 1 && c.CreateRevision < c.ID {
 		if now.create, now.version = c.CreateRevision, 2; version > 2 {
 			now.version = version
@@ -159,13 +165,10 @@ func (k *fromKine) finish(current int64) (*etcdfile.Meta, error) {
 	if k.compact > 0 {
 		meta.Compact = k.compact
 	}
-	leases := map[int64]bool{}
-	for _, key := range k.keys {
-		if ttl := key.lease; ttl > 0 && !leases[ttl] {
-			leases[ttl] = true
-			meta.Leases = append(meta.Leases, etcdfile.Lease{ID: ttl, TTL: ttl})
-		}
+	for _, ttl := range slices.Sorted(maps.Keys(k.leases)) {
+		meta.Leases = append(meta.Leases, etcdfile.Lease{ID: ttl, TTL: ttl})
 	}
+	meta.Revision = max(k.last, k.compact)
 	complete(meta)
 	return meta, nil
 }

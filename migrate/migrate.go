@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/keelson-io/keelson/etcdfile"
+	"github.com/keelson-io/keelson/server"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/restore"
 )
@@ -64,8 +66,11 @@ type Plan struct {
 // Proof is what was compared in the end.
 type Proof struct {
 	// Of says what the hashes are made of.
-	Of             string `json:"of"`
-	Source, Target Digest
+	Of     string `json:"of"`
+	Source Digest `json:"source"`
+	Target Digest `json:"target"`
+	// HashKV is what the target's HashKV answers at its revision, or 0 if it was not asked.
+	HashKV uint32 `json:"hashkv,omitempty"`
 }
 
 // Digest is what one side has, of what both can have.
@@ -122,6 +127,9 @@ func Run(ctx context.Context, o Options) (proof Proof, err error) {
 	if err != nil {
 		return proof, fmt.Errorf("read %v: %w", o.From, err)
 	}
+	if o.To.Kind != Endpoint {
+		c.live = nil // which nobody else needs, and is large
+	}
 	if err := m.agree(t, c); err != nil || o.DryRun {
 		return proof, err
 	}
@@ -163,12 +171,10 @@ func (m *migration) target() (target, error) {
 		return &endpointTarget{migration: m}, nil
 	case Snapshot:
 		return &snapshotTarget{m}, nil
-	case KeelsonDir:
-		return &dirTarget{m}, nil
+	case KeelsonDir, Datastore:
+		return &keelsonTarget{migration: m}, nil
 	case Kine:
 		return &kineTarget{migration: m}, nil
-	case Datastore:
-		return nil, noPlace("%v: a database cannot be a target yet", m.To)
 	}
 	return nil, noPlace("%v cannot be written to: make a snapshot, and have etcdutl snapshot restore make a data directory of it", m.To)
 }
@@ -191,13 +197,11 @@ func (m *migration) whole(c *Content, p *Plan) {
 	if c.Alarms > 0 {
 		p.Kept = append(p.Kept, "alarms")
 	}
-	p.Notes = append(p.Notes, "the cluster's members are not taken over: those of the target are its own")
 }
 
 func (m *migration) proveWhole(ctx context.Context, c *Content) (Proof, error) {
 	proof := Proof{Of: "all revisions, keys and values, leases, alarms, users and roles", Source: c.digest()}
-	from := m.To
-	f, err := m.take(ctx, from)
+	f, err := m.take(ctx, m.To)
 	if err != nil {
 		return proof, err
 	}
@@ -209,10 +213,20 @@ func (m *migration) proveWhole(ctx context.Context, c *Content) (Proof, error) {
 	return proof, nil
 }
 
-// dirTarget is a Keelson's data directory.
-type dirTarget struct{ *migration }
+// keelsonTarget is a Keelson's data directory, or its log in a database.
+type keelsonTarget struct {
+	*migration
+	stand restore.Stand
+}
 
-func (t *dirTarget) vacant(context.Context) error {
+func (t *keelsonTarget) vacant(ctx context.Context) error {
+	if t.To.Kind == Datastore {
+		log, err := server.OpenDatastore(ctx, t.member(t.To), t.Logger, true)
+		if err != nil {
+			return nil // what keeps it from being made will be told then
+		}
+		return errors.Join(fmt.Errorf("%w: %v", ErrNotEmpty, t.To), log.Close())
+	}
 	entries, err := os.ReadDir(t.To.Where)
 	switch {
 	case len(entries) > 0:
@@ -223,21 +237,40 @@ func (t *dirTarget) vacant(context.Context) error {
 	return nil
 }
 
-func (t *dirTarget) plan(c *Content, p *Plan) error {
+func (t *keelsonTarget) plan(c *Content, p *Plan) error {
 	if c.auth {
 		return restore.ErrAuth
 	}
 	t.whole(c, p)
+	p.Notes = append(p.Notes, "the cluster's members are not taken over: those of the target are its own")
 	return nil
 }
 
-func (t *dirTarget) write(ctx context.Context, f *etcdfile.File, c *Content) error {
-	opts := t.Member
-	opts.DataDir = t.To.Where
-	return restore.Dir(ctx, f, &opts, restore.Options{Progress: func(rows int64) { t.Progress("writing", rows, c.Rows) }}, t.Logger)
+func (t *keelsonTarget) write(ctx context.Context, f *etcdfile.File, c *Content) (err error) {
+	write := restore.Dir
+	if t.To.Kind == Datastore {
+		write = restore.Database
+	}
+	opts := t.member(t.To)
+	t.stand, err = write(ctx, f, &opts, restore.Options{Progress: func(rows int64) { t.Progress("writing", rows, c.Rows) }}, t.Logger)
+	return err
 }
 
-func (t *dirTarget) prove(ctx context.Context, _ *etcdfile.File, c *Content) (Proof, error) {
-	t.IgnoreWAL = true // nobody has had it
-	return t.proveWhole(ctx, c)
+func (t *keelsonTarget) prove(ctx context.Context, _ *etcdfile.File, c *Content) (Proof, error) {
+	t.IgnoreWAL = true // nobody has served it yet
+	proof, err := t.proveWhole(ctx, c)
+	proof.HashKV = t.stand.Hash
+	return proof, err
+}
+
+// member gives the options of a server on a Keelson's store.
+func (m *migration) member(p Place) config.Options {
+	o := m.Member
+	if p.Kind == Datastore {
+		o.Datastore = p.Where
+		o.DatastoreName = cmp.Or(p.Log, o.DatastoreName)
+	} else {
+		o.DataDir, o.Datastore = p.Where, ""
+	}
+	return o
 }

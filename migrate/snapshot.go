@@ -44,8 +44,7 @@ func (t *snapshotTarget) write(ctx context.Context, f *etcdfile.File, c *Content
 		err = etcdfile.AppendHash(work)
 	}
 	if err == nil {
-		// Unlike a rename it fails if there is something.
-		err = os.Link(work, t.To.Where)
+		err = rename(work, t.To.Where)
 	}
 	if _, stat := os.Lstat(work); stat == nil {
 		err = errors.Join(err, os.Remove(work))
@@ -54,6 +53,19 @@ func (t *snapshotTarget) write(ctx context.Context, f *etcdfile.File, c *Content
 		return err
 	}
 	return syncDir(filepath.Dir(t.To.Where))
+}
+
+// rename gives a file its name if nothing has it.
+func rename(work, path string) error {
+	err := os.Link(work, path)
+	if err == nil {
+		return os.Remove(work)
+	}
+	// Not every file system has links.
+	if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {
+		return os.Rename(work, path)
+	}
+	return err
 }
 
 // copy writes a file anew, as etcd would have it after its compaction.

@@ -9,7 +9,6 @@ import (
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/server"
-	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/snapshot"
 	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -50,14 +49,8 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 
 // dump makes a file of a Keelson's log.
 func (m *migration) dump(ctx context.Context, p Place, path string) (err error) {
-	o := m.Member
-	if p.Kind == Datastore {
-		o.Datastore = p.Where
-		if o.DatastoreName = p.Log; p.Log == "" {
-			o.DatastoreName = config.Default().DatastoreName
-		}
-	} else {
-		o.DataDir, o.Datastore = p.Where, ""
+	o := m.member(p)
+	if p.Kind == KeelsonDir {
 		switch clustered, err := raft.Clustered(server.RaftDir(o)); {
 		case err != nil:
 			return err

@@ -150,11 +150,23 @@ func place(work, path string) error {
 	if err := sync(work); err != nil {
 		return err
 	}
-	// Unlike a rename it fails if there is something.
-	if err := os.Link(work, path); err != nil {
+	if err := rename(work, path); err != nil {
 		return err
 	}
-	return errors.Join(os.Remove(work), sync(filepath.Dir(path)))
+	return sync(filepath.Dir(path))
+}
+
+// rename gives a file its name if nothing has it.
+func rename(work, path string) error {
+	err := os.Link(work, path)
+	if err == nil {
+		return os.Remove(work)
+	}
+	// Not every file system has links.
+	if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {
+		return os.Rename(work, path)
+	}
+	return err
 }
 
 func sync(path string) error {
@@ -173,6 +185,14 @@ func (d *DB) fill(ctx context.Context, fill func(add func(*Change) error) error)
 	case MySQL:
 		create, insert, old = createMySQL, insertMySQL, oldValuesMySQL
 	}
+	statements := append([]string{create}, indexes(d.dialect)...)
+	if d.dialect == MySQL {
+		// There a statement that creates something ends the transaction.
+		if err := exec(ctx, d.db, append([]string{dropMySQL}, statements...)...); err != nil {
+			return err
+		}
+		statements = nil
+	}
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -182,10 +202,6 @@ func (d *DB) fill(ctx context.Context, fill func(add func(*Change) error) error)
 			_ = tx.Rollback() // what counts is the error
 		}
 	}()
-	statements := append([]string{create}, indexes(d.dialect)...)
-	if d.dialect == MySQL {
-		statements = append([]string{dropMySQL}, statements...)
-	}
 	if err := exec(ctx, tx, statements...); err != nil {
 		return err
 	}
@@ -202,9 +218,14 @@ func (d *DB) fill(ctx context.Context, fill func(add func(*Change) error) error)
 	return tx.Commit()
 }
 
-func exec(ctx context.Context, tx *sql.Tx, statements ...string) error {
+// executor is a transaction, or a database without one.
+type executor interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+func exec(ctx context.Context, e executor, statements ...string) error {
 	for _, s := range statements {
-		if _, err := tx.ExecContext(ctx, s); err != nil {
+		if _, err := e.ExecContext(ctx, s); err != nil {
 			return err
 		}
 	}
