@@ -36,7 +36,7 @@ SOURCE and TARGET are one of:
   https://HOST:PORT[,…]            a running etcd or Keelson. As a target it is given the keys that live, at new revisions
   dir:PATH                         a data directory: of Keelson, or as a source also of an etcd that was stopped
   snapshot:PATH                    an etcd snapshot, as of etcdctl snapshot save; as a source also a bare member/snap/db
-  postgres://…                     a Keelson log in Postgres, with its name as ?datastore-name=NAME, only as a source
+  postgres://…                     a Keelson log in Postgres, with its name as ?datastore-name=NAME, which must not be there as a target
   kine+sqlite:PATH                 kine's database, for k3s server/db/state.db
   kine+postgres://…                kine's database, as kine and k3s have it behind --endpoint and --datastore-endpoint
   kine+mysql://USER:PW@tcp(H:P)/DB the same, MySQL or MariaDB
@@ -196,7 +196,7 @@ func (o *migrateOutput) print(v any, lines ...string) {
 func (o *migrateOutput) plan(c *migrateCommand, p migrate.Plan) {
 	s := p.Source
 	compact := "never compacted"
-	if s.Compact >= 0 {
+	if s.Compact > 0 {
 		compact = fmt.Sprintf("compact revision %d", s.Compact)
 	}
 	lines := []string{
@@ -227,8 +227,12 @@ func (o *migrateOutput) proof(p migrate.Proof, took time.Duration) {
 		}
 		return fmt.Sprintf("%s  %s%d rows, %d keys, sha256 %s", name, revision, d.Rows, d.Keys, d.Hash)
 	}
+	hashkv := ""
+	if p.HashKV != 0 {
+		hashkv = fmt.Sprintf(", hashkv %d", p.HashKV)
+	}
 	o.print(map[string]migrate.Proof{"proof": p},
-		line("source", p.Source), line("target", p.Target), fmt.Sprintf("%s: %s (%v)", verdict, p.Of, took.Round(time.Millisecond)))
+		line("source", p.Source), line("target", p.Target)+hashkv, fmt.Sprintf("%s: %s (%v)", verdict, p.Of, took.Round(time.Millisecond)))
 }
 
 // progress shows how far a step is, how fast it is, and when it will end.
