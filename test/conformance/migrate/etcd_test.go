@@ -1,9 +1,11 @@
 package migrate
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,13 +75,15 @@ type extent struct{ from, to int64 }
 // compare compares all that two servers show of a history.
 func (s *server) compare(want *server, e extent) {
 	s.t.Helper()
-	same(s.t, "HashKV", want.hashes(e.from, e.to), s.hashes(e.from, e.to))
+	// Not at the compact revision itself: there etcd answers as of before its compaction until it is started again.
+	same(s.t, "HashKV", want.hashes(e.from+1, e.to), s.hashes(e.from+1, e.to))
 	same(s.t, "Range", want.history("\x00", "\x00", e.from, e.to, true), s.history("\x00", "\x00", e.from, e.to, true))
 	if w, g := want.events("/", "0", e.from+1, e.to, true), s.events("/", "0", e.from+1, e.to, true); w != g {
 		s.t.Errorf("a watch sees\n%s\nand not\n%s", g, w)
 	}
 	ttl := func(s *server) string {
 		r := must[*pb.LeaseTimeToLiveResponse](s.t)(s.LeaseTimeToLive(s.t.Context(), &pb.LeaseTimeToLiveRequest{ID: 77, Keys: true}))
+		slices.SortFunc(r.Keys, bytes.Compare)
 		return fmt.Sprintf("%d %q", r.GrantedTTL, r.Keys)
 	}
 	if w, g := ttl(want), ttl(s); w != g {
@@ -134,6 +138,11 @@ func TestEtcdDir(t *testing.T) {
 	late := []string{"--backend-batch-interval=1h"}
 	etcd := start(t, "etcd", dir, late...)
 	compact, current := etcd.fill(2)
+	// Some changes commit it at once, and puts do not.
+	for range 3 {
+		must[*pb.PutResponse](t)(etcd.Put(t.Context(), &pb.PutRequest{Key: []byte("/late"), Value: []byte("x"), Lease: 77}))
+	}
+	current += 3
 	target := filepath.Join(t.TempDir(), "data")
 	refused(t, "in use", data, "dir:"+target)
 	if err := etcd.kill(); err != nil {
