@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -69,9 +70,23 @@ func (c Client) dialOne(ctx context.Context, endpoint string) (*conn, error) {
 	}
 	conn := &conn{ClientConn: cc}
 	if err := conn.begin(ctx, c.User); err != nil {
-		return nil, errors.Join(err, cc.Close())
+		return nil, errors.Join(c.explain(scheme, err), cc.Close())
 	}
 	return conn, nil
+}
+
+// explain says what to do about an error of the first call.
+func (c Client) explain(scheme string, err error) error {
+	said := errors.New(status.Convert(err).Message())
+	switch {
+	case errors.Is(rpctypes.Error(err), rpctypes.ErrUserEmpty):
+		return fmt.Errorf("%w: authentication is enabled there: --user NAME:PASSWORD, or --to-user for the target", said)
+	case status.Code(err) == codes.Unavailable && scheme == "http":
+		return fmt.Errorf("%w (a server with TLS has a URL with https)", said)
+	case status.Code(err) == codes.Unavailable && c.Cert == "":
+		return fmt.Errorf("%w (--cacert names the authority of its certificate, --cert and --key the certificate that it may ask for)", said)
+	}
+	return said
 }
 
 // begin logs in, or finds out that somebody is there.

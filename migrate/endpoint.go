@@ -27,6 +27,9 @@ const (
 // pageKeys is how many keys are read back at once.
 const pageKeys = 200
 
+// errOpen says that a target would show to everybody what the source shows to users.
+var errOpen = errors.New("authentication is enabled in the source, and the target has none")
+
 // endpointTarget is a running server.
 type endpointTarget struct {
 	*migration
@@ -55,6 +58,9 @@ func (t *endpointTarget) vacant(ctx context.Context) (err error) {
 }
 
 func (t *endpointTarget) plan(c *Content, p *Plan) error {
+	if c.auth && t.TargetClient.User == "" {
+		return fmt.Errorf("%w: give the target users and roles, enable authentication there, and name one that may write to it", errOpen)
+	}
 	p.Kept = append(p.Kept, "every key that lives, with its value")
 	if c.Leases > 0 {
 		p.Kept = append(p.Kept, "leases with their ids and TTLs")

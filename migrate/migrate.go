@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/server"
 	"github.com/keelson-io/keelson/server/config"
@@ -222,8 +223,11 @@ type keelsonTarget struct {
 func (t *keelsonTarget) vacant(ctx context.Context) error {
 	if t.To.Kind == Datastore {
 		log, err := server.OpenDatastore(ctx, t.member(t.To), t.Logger, true)
-		if err != nil {
-			return nil // what keeps it from being made will be told then
+		switch {
+		case errors.Is(err, drivers.ErrForeign):
+			return nil // there is none; that there is something else will be told when it is made
+		case err != nil:
+			return err
 		}
 		return errors.Join(fmt.Errorf("%w: %v", ErrNotEmpty, t.To), log.Close())
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -57,7 +58,11 @@ func ParseSource(text string) (Place, error) {
 	case err != nil:
 		return Place{}, err
 	case p.Kind == 0 || p.Kind == KeelsonDir:
-		return detect(path)
+		p, err := detect(path)
+		if _, port, split := net.SplitHostPort(text); errors.Is(err, fs.ErrNotExist) && split == nil && port != "" {
+			err = noPlace("there is no file %q; a running server is named by its URL, http://%s or https://%s", text, text, text)
+		}
+		return p, err
 	case p.Kind == Snapshot || p.Kind == Kine && p.Dialect == kine.SQLite:
 		if _, err := os.Stat(path); err != nil {
 			return Place{}, err
@@ -70,7 +75,10 @@ func ParseSource(text string) (Place, error) {
 func ParseTarget(text string) (Place, error) {
 	p, _, err := scheme(text)
 	if err == nil && p.Kind == 0 {
-		err = noPlace("%q does not say what is to be made: dir:%s is the data directory of a Keelson, snapshot:%s an etcd snapshot, kine+sqlite:%s a kine's database", text, text, text, text)
+		if strings.Contains(text, "@") {
+			text = "PATH" // what it is may have a password
+		}
+		err = noPlace("%s does not say what is to be made: dir:%s is the data directory of a Keelson, snapshot:%s an etcd snapshot, kine+sqlite:%s a kine's database", text, text, text, text)
 	}
 	return p, err
 }
@@ -100,7 +108,10 @@ func scheme(text string) (p Place, path string, err error) {
 	case "kine+mysql":
 		return Place{Kind: Kine, Dialect: kine.MySQL, Where: strings.TrimPrefix(rest, "//")}, "", nil
 	case "sqlite", "mysql", "keelson+postgres":
-		return p, "", noPlace("%s:… is none of those that are known: kine's database is kine+%s:…, a Keelson's is postgres://…", before, strings.TrimPrefix(before, "keelson+"))
+		return p, "", noPlace("%s:… is none of those that are known: kine's database is kine+%s:…, a Keelson's is postgres://… or dir:PATH", before, strings.TrimPrefix(before, "keelson+"))
+	}
+	if ok && strings.HasPrefix(rest, "//") {
+		return p, "", noPlace("%s://… is none of those that are known: http, https, postgres, kine+sqlite, kine+postgres, kine+mysql, and dir:PATH, snapshot:PATH", before)
 	}
 	return p, text, nonEmpty(text, text)
 }
@@ -135,15 +146,21 @@ func detect(path string) (Place, error) {
 	if !info.IsDir() {
 		return detectFile(path)
 	}
+	p := Place{Where: path}
 	for name, kind := range map[string]Kind{keelsonFile: KeelsonDir, etcdDatabase: EtcdDir} {
 		switch _, err := os.Stat(filepath.Join(path, name)); {
+		case err == nil && p.Kind != 0:
+			return Place{}, noPlace("%s has both %s, of a Keelson, and %s, of an etcd: move one of them away", path, keelsonFile, etcdDatabase)
 		case err == nil:
-			return Place{Kind: kind, Where: path}, nil
+			p.Kind = kind
 		case !errors.Is(err, fs.ErrNotExist):
 			return Place{}, err
 		}
 	}
-	return Place{}, noPlace("%s has neither %s, as a Keelson's data directory, nor %s, as an etcd's", path, keelsonFile, etcdDatabase)
+	if p.Kind == 0 {
+		return Place{}, noPlace("%s has neither %s, as a Keelson's data directory, nor %s, as an etcd's", path, keelsonFile, etcdDatabase)
+	}
+	return p, nil
 }
 
 var (

@@ -28,7 +28,7 @@ func TestParseTarget(t *testing.T) {
 			t.Errorf("%q is %+v, %v, and not %+v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "x", "dir:", "snapshot:", "mysql://u@tcp(h)/d", "sqlite:x", "keelson+postgres://h"} {
+	for _, text := range []string{"", "x", "dir:", "snapshot:", "mysql://u@tcp(h)/d", "sqlite:x", "keelson+postgres://h", "etcd://h:2379"} {
 		if got, err := ParseTarget(text); !errors.Is(err, ErrPlace) {
 			t.Errorf("%q is %+v, %v", text, got, err)
 		}
@@ -51,6 +51,8 @@ func TestParseSource(t *testing.T) {
 	write("keelson/member/keelson.db", "SQLite format 3\x00")
 	write("etcd/member/snap/db", "x")
 	write("else/x", "x")
+	write("both/member/keelson.db", "SQLite format 3\x00")
+	write("both/member/snap/db", "x")
 	sqlite := write("state.db", "SQLite format 3\x00...")
 	file := write("snap", "xxxxxxxxxxxxxxxxxxxxxxxx")
 	for text, want := range map[string]Place{
@@ -65,7 +67,7 @@ func TestParseSource(t *testing.T) {
 			t.Errorf("%q is %+v, %v, and not %+v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"dir:" + filepath.Join(base, "else"), filepath.Join(base, "keelson", "member", "keelson.db")} {
+	for _, text := range []string{"dir:" + filepath.Join(base, "else"), filepath.Join(base, "both"), filepath.Join(base, "keelson", "member", "keelson.db"), "127.0.0.1:2379", "etcd://h:2379"} {
 		if got, err := ParseSource(text); !errors.Is(err, ErrPlace) {
 			t.Errorf("%q is %+v, %v", text, got, err)
 		}
@@ -79,7 +81,7 @@ func TestParseSource(t *testing.T) {
 
 // TestNoPasswords: what is printed has none.
 func TestNoPasswords(t *testing.T) {
-	for _, text := range []string{"kine+mysql://u:secret@tcp(h:1)/d", "kine+postgres://u:secret@h/d?password=secret", "postgres://u:secret@h/d?sslpassword=secret", "postgres://u:secret@h:port/d"} {
+	for _, text := range []string{"kine+mysql://u:secret@tcp(h:1)/d", "kine+postgres://u:secret@h/d?password=secret", "postgres://u:secret@h/d?sslpassword=secret", "postgres://u:secret@h:port/d", "u:secret@tcp(h)/d"} {
 		p, err := ParseTarget(text)
 		if s := p.String(); strings.Contains(s, "secret") || err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q is %q, %v", text, s, err)

@@ -21,7 +21,10 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 		return etcdfile.Open(p.Where, etcdfile.Options{})
 	case EtcdDir:
 		f, err := etcdfile.Open(filepath.Join(p.Where, etcdDatabase), etcdfile.Options{})
-		if err != nil || m.IgnoreWAL {
+		switch {
+		case errors.Is(err, etcdfile.ErrInUse):
+			return nil, fmt.Errorf("%w: stop the etcd, or name its endpoint, http://… or https://…", err)
+		case err != nil || m.IgnoreWAL:
 			return f, err
 		}
 		if err := checkWAL(p.Where, f.Meta().Index); err != nil {

@@ -30,7 +30,6 @@ type toKine struct {
 	compact int64 // the source's
 	shift   int64 // how much later revisions have become
 	last    int64 // the last id
-	bound   int64 // compact, as the target has it
 	keys    map[string]kineRow
 }
 
@@ -152,7 +151,7 @@ func (t *kineTarget) plan(c *Content, p *Plan) error {
 		return fmt.Errorf("%w: %d changes share a revision with another one, and kine has one change to a revision: --renumber gives them later ones, and all that comes after them", ErrLoss, c.shared)
 	}
 	if c.auth {
-		return errors.New("authentication is enabled, and kine has none: its keys would be open to every client")
+		return errOpen
 	}
 	p.Kept = append(p.Kept, "every key with its value", "the history since the last compaction", "the compact revision")
 	if c.shared == 0 {

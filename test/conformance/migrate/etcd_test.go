@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -188,6 +189,68 @@ func TestEndpoint(t *testing.T) {
 				t.Errorf("the history makes revision %d, and what lives %d", after, before)
 			}
 		})
+	}
+}
+
+// TestMoment takes a server that is written to all the while: what arrives is what it had at one revision.
+func TestMoment(t *testing.T) {
+	for _, name := range []string{"etcd", "keelson"} {
+		t.Run(name, func(t *testing.T) {
+			source := start(t, name, t.TempDir())
+			end := source.write()
+			var dirs []string
+			for range 3 {
+				dir := t.TempDir()
+				migrate(t, source.url, "dir:"+filepath.Join(dir, "data"))
+				dirs = append(dirs, dir)
+			}
+			end()
+			for _, dir := range dirs {
+				copied := start(t, "keelson", dir)
+				at := copied.revision()
+				t.Logf("taken at revision %d of %d", at, source.revision())
+				same(t, "HashKV", source.hashes(at-20, at), copied.hashes(at-20, at))
+				same(t, "Range", source.history("/", "0", at-20, at, true), copied.history("/", "0", at-20, at, true))
+			}
+		})
+	}
+}
+
+// write changes keys until end is called, and has changed some when it returns.
+func (s *server) write() (end func()) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 0; ; i++ {
+			if i == 100 {
+				close(begun)
+			}
+			value := fmt.Append(nil, i)
+			_, err := s.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+				op(&pb.PutRequest{Key: fmt.Append(nil, "/a", i%10), Value: value}), op(&pb.PutRequest{Key: []byte("/b"), Value: value}), op(&pb.DeleteRangeRequest{Key: fmt.Append(nil, "/a", (i+5)%10)}),
+			}})
+			if err != nil {
+				if ctx.Err() != nil {
+					err = nil
+				}
+				ended <- err
+				return
+			}
+		}
+	}()
+	select {
+	case <-begun:
+	case err := <-ended:
+		cancel()
+		s.t.Fatal(err)
+	}
+	return func() {
+		s.t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Fatal(err)
+		}
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 	"github.com/keelson-io/keelson/etcdfile"
 )
 
-// big makes a file of so many keys.
-func big(t *testing.T, keys int64) string {
+// bigFile makes a file of so many keys.
+func bigFile(t *testing.T, keys int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	w, err := etcdfile.Create(path)
@@ -44,7 +44,7 @@ func big(t *testing.T, keys int64) string {
 
 // TestKilled kills a migration at many moments: a target is not there or is whole, and nothing stands in the way of the next attempt.
 func TestKilled(t *testing.T) {
-	source := big(t, 20_000)
+	source := bigFile(t, 20_000)
 	for name, target := range map[string]string{"keelson": "dir:", "snapshot": "snapshot:", "kine": "kine+sqlite:"} {
 		t.Run(name, func(t *testing.T) {
 			dir, temp := t.TempDir(), t.TempDir()

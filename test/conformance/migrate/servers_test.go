@@ -99,6 +99,10 @@ func dial(t *testing.T, endpoint string) *clients {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	return clientsOf(conn)
+}
+
+func clientsOf(conn *grpc.ClientConn) *clients {
 	return &clients{conn, pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewMaintenanceClient(conn), pb.NewAuthClient(conn), pb.NewWatchClient(conn)}
 }
 
