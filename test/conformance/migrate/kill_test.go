@@ -79,3 +79,38 @@ func TestKilled(t *testing.T) {
 		})
 	}
 }
+
+// TestKilledOnServer: a running server has what it was given before the kill, and the rest after the next attempt.
+func TestKilledOnServer(t *testing.T) {
+	source := bigFile(t, 20_000)
+	for _, name := range []string{"etcd", "keelson"} {
+		t.Run(name, func(t *testing.T) {
+			target := start(t, name, t.TempDir())
+			args := []string{"migrate", "--from", source, "--to", target.url, "--yes", "--merge", "--tmp-dir", t.TempDir()}
+			for i := range 3 {
+				cmd := exec.Command(tool(t, "keelson"), args...)
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				ended := make(chan error, 1)
+				go func() { ended <- cmd.Wait() }()
+				// It is killed when it has written something.
+				for before := target.revision(); target.revision() < before+int64(20*i+1); {
+					select {
+					case err := <-ended:
+						t.Fatalf("it has ended before it was killed: %v", err)
+					default:
+					}
+				}
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				<-ended
+			}
+			refused(t, "--merge", source, target.url, "--yes")
+			if out := migrate(t, source, target.url, "--yes", "--merge"); !strings.Contains(out, "target  20000 rows, 20000 keys") {
+				t.Error(out)
+			}
+		})
+	}
+}

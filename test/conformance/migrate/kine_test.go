@@ -26,6 +26,7 @@ type kube struct {
 	*server
 	rand *rand.Rand
 	mod  map[string]int64 // of the keys that live
+	skip func()           // if not nil, takes a revision
 }
 
 func (k *kube) txn(key string, mod int64, success, failure *pb.RequestOp) bool {
@@ -80,11 +81,27 @@ func (k *kube) compacts(version int64) {
 	}
 }
 
+// gap makes a revision at which no key changes, if the database has such.
+func (k *kube) gap() {
+	k.t.Helper()
+	before := k.revision()
+	if k.skip == nil {
+		k.step()
+		return
+	}
+	k.skip()
+	k.step()
+	if got := k.revision(); got != before+2 {
+		k.t.Fatalf("a change after revision %d and a gap has revision %d", before, got)
+	}
+}
+
 func (k *kube) fill() (compact, current int64) {
 	k.t.Helper()
 	for range 150 {
 		k.step()
 	}
+	k.gap()
 	k.compacts(0)
 	k.compacts(1)
 	compact = k.revision()
@@ -92,6 +109,7 @@ func (k *kube) fill() (compact, current int64) {
 		k.step()
 	}
 	k.compacts(2)
+	k.gap()
 	must[*pb.CompactionResponse](k.t)(k.Compact(k.t.Context(), &pb.CompactionRequest{Revision: compact}))
 	k.step()
 	return compact, k.revision()
@@ -100,27 +118,28 @@ func (k *kube) fill() (compact, current int64) {
 // TestKine fills kine through its API, takes it to Keelson, and from there to another kine, on each of its databases. All show the same
 // at every revision that is kept, but for versions, which kine does not have.
 func TestKine(t *testing.T) {
-	for name, database := range map[string]func(*testing.T) (source, target string){
-		"sqlite": func(t *testing.T) (string, string) {
+	for name, database := range map[string]func(*testing.T) (source, target string, skip func()){
+		"sqlite": func(t *testing.T) (string, string, func()) {
 			dir := t.TempDir()
-			return "sqlite://" + filepath.Join(dir, "state.db"), "sqlite://" + filepath.Join(dir, "back.db")
+			return "sqlite://" + filepath.Join(dir, "state.db"), "sqlite://" + filepath.Join(dir, "back.db"), nil
 		},
 		"postgres": postgres,
 		"mariadb":  mariadb,
 	} {
 		t.Run(name, func(t *testing.T) {
-			source, back := database(t)
-			drillKine(t, source, back)
+			source, back, skip := database(t)
+			drillKine(t, source, back, skip)
 		})
 	}
 }
 
-func drillKine(t *testing.T, source, back string) {
+// drillKine is TestKine on a database. skip has the database give away an id that no change gets, as a transaction that is rolled back does: kine fills it with a gap.
+func drillKine(t *testing.T, source, back string, skip func()) {
 	first := startKine(t, source)
-	k := &kube{server: first, rand: rand.New(rand.NewPCG(4, 0)), mod: map[string]int64{}}
+	k := &kube{server: first, rand: rand.New(rand.NewPCG(4, 0)), mod: map[string]int64{}, skip: skip}
 	compact, current := k.fill()
 
-	// From one that runs, and from its database when it has ended.
+	// From one that runs, and from its database when it was killed.
 	running, dir := filepath.Join(t.TempDir(), "data"), t.TempDir()
 	refused(t, "name its database", first.url, "dir:"+running)
 	migrate(t, "kine+"+source, "dir:"+running)
@@ -129,7 +148,7 @@ func drillKine(t *testing.T, source, back string) {
 		return s.events("/registry/", "/registry0", compact+1, current, before)
 	}
 	events, before := seen(first, false), seen(first, true)
-	if err := first.stop(); err != nil {
+	if err := first.kill(); err != nil {
 		t.Fatal(err)
 	}
 	data := filepath.Join(dir, "data")
@@ -175,18 +194,22 @@ func drillKine(t *testing.T, source, back string) {
 }
 
 // postgres gives two databases in a server.
-func postgres(t *testing.T) (source, target string) {
+func postgres(t *testing.T) (source, target string, skip func()) {
 	s := pg.Run(t, pg.Options{})
 	for _, name := range []string{"one", "two"} {
 		if _, err := s.Query(t.Context(), "CREATE DATABASE "+name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return s.URL("one"), s.URL("two")
+	return s.URL("one"), s.URL("two"), func() {
+		if _, err := s.QueryIn(t.Context(), "one", "SELECT nextval(pg_get_serial_sequence('kine', 'id'))"); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // mariadb starts a MariaDB server that nobody can reach but by its socket, and gives two databases in it.
-func mariadb(t *testing.T) (source, target string) {
+func mariadb(t *testing.T) (source, target string, skip func()) {
 	t.Helper()
 	// The path of a socket must be short.
 	dir, err := os.MkdirTemp("", "mariadb")
@@ -241,7 +264,26 @@ func mariadb(t *testing.T) (source, target string) {
 			t.Fatal(err)
 		}
 	}
-	return "mysql://" + dsn("one"), "mysql://" + dsn("two")
+	return "mysql://" + dsn("one"), "mysql://" + dsn("two"), func() {
+		if err := rolledBack(t.Context(), dsn("one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// rolledBack inserts a row and does not.
+func rolledBack(ctx context.Context, dsn string) error {
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO kine (name) VALUES ('x')")
+	return errors.Join(err, tx.Rollback())
 }
 
 // TestKineSharedRevisions: what changes several keys at once gets revisions of its own, if that is asked for.
