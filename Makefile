@@ -64,7 +64,7 @@ test: lint test-unit test-crash test-cluster test-kube test-etcd test-postgres #
 test-long: test-control-plane test-differential test-history test-etcdctl-checks test-snapshot-many test-etcd-cluster test-crash-long test-shared-long ## The tests that take longer.
 
 .PHONY: test-unit
-test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
+test-unit: build peers postgres mariadb ## Test the main module with the race detector, test/conformance included, and test/bench.
 	$(GO) test -race $(TEST_FLAGS) ./...
 	cd test/bench && $(GO) test $(TEST_FLAGS) ./...
 	cd cmd/keelson-kube && $(GO) test $(TEST_FLAGS) ./...
@@ -162,6 +162,10 @@ $(BIN)/kine: test/peers/kine/go.mod
 .PHONY: postgres
 postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or install them where that can be done.
 	@test/tools/postgres
+
+.PHONY: mariadb
+mariadb: ## Check that MariaDB's server is there for the tests of keelson migrate, or install it where that can be done.
+	@test/tools/mariadb
 
 .PHONY: bench
 bench: build peers postgres ## Measure keelson beside etcd and kine; more than an hour. BENCH takes flags, as in BENCH="-table sqlite -rounds 1".

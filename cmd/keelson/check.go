@@ -212,6 +212,15 @@ func (l *progressLine) show(done, total int64) {
 	l.say(fmt.Sprintf("checking the log: %3d %%", 100*done/total))
 }
 
+// step shows what text gives, now and then.
+func (l *progressLine) step(text func() string) {
+	if l.w == nil || time.Now().Before(l.next) {
+		return
+	}
+	l.next = time.Now().Add(progressEvery)
+	l.say(text())
+}
+
 // say puts a text on the line.
 func (l *progressLine) say(text string) {
 	if l.w == nil {

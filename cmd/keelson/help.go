@@ -15,6 +15,7 @@ Commands:
   keelson snapshot   save, examine and restore snapshots (keelson snapshot --help)
   keelson history    show what changed, and when (keelson history --help)
   keelson rewind     put back what was there at some moment (keelson rewind --help)
+  keelson migrate    move a store between etcd, Keelson and kine (keelson migrate --help)
   keelson version    print the versions
   keelson help       print this
 

@@ -44,6 +44,8 @@ func (p *program) run(ctx context.Context) int {
 			return p.history(ctx, p.args[1:])
 		case "rewind":
 			return p.rewind(ctx, p.args[1:])
+		case "migrate":
+			return p.migrate(ctx, p.args[1:])
 		}
 	}
 	return p.serve(ctx)

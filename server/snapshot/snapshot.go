@@ -86,6 +86,18 @@ func (m *Maker) Open(ctx context.Context) (*etcdfile.Stream, error) {
 	return stream, nil
 }
 
+// Write makes a snapshot as a file at a path where there is none. It has no hash yet.
+func (m *Maker) Write(ctx context.Context, path string) error {
+	stream, err := m.make(ctx, path)
+	if err == nil {
+		err = stream.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	return nil
+}
+
 func (m *Maker) make(ctx context.Context, path string) (*etcdfile.Stream, error) {
 	var w *etcdfile.Writer
 	defer func() {

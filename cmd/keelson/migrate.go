@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/keelson-io/keelson/migrate"
+	"github.com/keelson-io/keelson/server/config"
+)
+
+// migrateCommand moves a store from one place to another.
+type migrateCommand struct {
+	from, to string
+	peerURLs string
+	opts     migrate.Options
+	json     bool
+}
+
+const migrateUsage = `Usage:
+
+  keelson migrate --from SOURCE --to TARGET [flags]
+
+Move a store between etcd, Keelson and kine, and prove that all of it has arrived. What the target cannot keep is told
+before anything is written, and needs --yes. Nothing is overwritten; a target that is broken off is not there, and the
+command can be run again. The source is only read.
+
+SOURCE and TARGET are one of:
+
+  https://HOST:PORT[,…]            a running etcd or Keelson. As a target it is given the keys that live, at new revisions
+  dir:PATH                         a data directory: of Keelson, or as a source also of an etcd that was stopped
+  snapshot:PATH                    an etcd snapshot, as of etcdctl snapshot save; as a source also a bare member/snap/db
+  postgres://…                     a Keelson log in Postgres, with its name as ?datastore-name=NAME, which must not be there as a target
+  kine+sqlite:PATH                 kine's database, for k3s server/db/state.db
+  kine+postgres://…                kine's database, as kine and k3s have it behind --endpoint and --datastore-endpoint
+  kine+mysql://USER:PW@tcp(H:P)/DB the same, MySQL or MariaDB
+  PATH                             a file or directory that is there; what it is, is found out
+
+The exit code is 0 if both sides are equal, 1 if something failed or would be lost, 2 for wrong usage.
+
+`
+
+func (p *program) migrate(ctx context.Context, args []string) int {
+	c, err := p.parseMigrate(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(p.stderr, "keelson:", err)
+		fmt.Fprintln(p.stderr, "'keelson migrate --help' says how it is used.")
+		return 2
+	}
+	if err := c.run(ctx, p); err != nil {
+		return p.fail(fmt.Errorf("migrate: %w", err))
+	}
+	return 0
+}
+
+// migrateFlag is a flag and its line in the help.
+type migrateFlag struct {
+	text  *string
+	bool  *bool
+	name  string
+	value string
+	help  string
+}
+
+func (c *migrateCommand) flags() []migrateFlag {
+	o := &c.opts
+	return []migrateFlag{
+		{text: &c.from, name: "from", value: "SOURCE", help: "where the store is"},
+		{text: &c.to, name: "to", value: "TARGET", help: "where it is to be"},
+		{bool: &o.Accept, name: "yes", help: "go on although something is lost"},
+		{bool: &o.DryRun, name: "dry-run", help: "say what would be done, and write nothing"},
+		{bool: &o.History, name: "history", help: "give a running server all changes that are kept, in order, not only the keys that live"},
+		{bool: &o.Merge, name: "merge", help: "add to a running server that has keys; those of the same name are overwritten"},
+		{bool: &o.Renumber, name: "renumber", help: "for kine: changes that share a revision get later ones, and all after them"},
+		{bool: &o.IgnoreWAL, name: "ignore-wal", help: "of a server that was not stopped cleanly, take what is in its database"},
+		{text: &o.TempDir, name: "tmp-dir", value: "DIR", help: "where a copy of the source is made on the way; the system's temporary directory if not given"},
+		{text: &o.Client.CACert, name: "cacert", value: "FILE", help: "the certificate authority of a running server"},
+		{text: &o.Client.Cert, name: "cert", value: "FILE", help: "the certificate that it is shown"},
+		{text: &o.Client.Key, name: "key", value: "FILE", help: "the key of that certificate"},
+		{text: &o.Client.User, name: "user", value: "NAME:PASSWORD", help: "who it is told that this is"},
+		{bool: &o.Client.InsecureSkipTLSVerify, name: "insecure-skip-tls-verify", help: "believe any certificate"},
+		{text: &o.TargetClient.CACert, name: "to-cacert", value: "FILE", help: "as --cacert, for the target alone; if one of these is given, the target is given none of those"},
+		{text: &o.TargetClient.Cert, name: "to-cert", value: "FILE", help: "as --cert, for the target alone"},
+		{text: &o.TargetClient.Key, name: "to-key", value: "FILE", help: "as --key, for the target alone"},
+		{text: &o.TargetClient.User, name: "to-user", value: "NAME:PASSWORD", help: "as --user, for the target alone"},
+		{text: &o.Member.Name, name: "name", value: "NAME", help: "for a new data directory: the server's name, as etcd's flag; " + o.Member.Name + " if not given"},
+		{text: &o.Member.InitialCluster, name: "initial-cluster", value: "NAME=URL[,…]", help: "the cluster that it begins: each member makes its directory of the same source"},
+		{text: &o.Member.InitialClusterToken, name: "initial-cluster-token", value: "TOKEN", help: "what sets that cluster apart"},
+		{text: &c.peerURLs, name: "initial-advertise-peer-urls", value: "URL[,…]", help: "the server's URLs in it"},
+		{text: &o.Member.DatastorePasswordFile, name: "datastore-password-file", value: "FILE", help: "where the password of postgres://… is"},
+		{bool: &c.json, name: "json", help: "print the plan and the proof as JSON objects"},
+	}
+}
+
+func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
+	c := &migrateCommand{}
+	c.opts.Member = config.Default()
+	f := flag.NewFlagSet("migrate", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	for _, one := range c.flags() {
+		if one.text != nil {
+			f.StringVar(one.text, one.name, *one.text, "")
+		} else {
+			f.BoolVar(one.bool, one.name, false, "")
+		}
+	}
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(p.stdout, migrateUsage)
+		for _, one := range c.flags() {
+			writeFlag(p.stdout, strings.TrimSpace("--"+one.name+" "+one.value), one.help)
+		}
+		return nil, flag.ErrHelp
+	case err != nil:
+		return nil, err
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("migrate takes no argument such as %q", f.Arg(0))
+	case c.from == "" || c.to == "":
+		return nil, errors.New("migrate needs --from and --to")
+	}
+	return c, c.places()
+}
+
+// places reads what flags name.
+func (c *migrateCommand) places() (err error) {
+	o := &c.opts
+	if o.From, err = migrate.ParseSource(c.from); err != nil {
+		return fmt.Errorf("--from: %w", err)
+	}
+	if o.To, err = migrate.ParseTarget(c.to); err != nil {
+		return fmt.Errorf("--to: %w", err)
+	}
+	insecure := o.Client.InsecureSkipTLSVerify
+	if o.TargetClient == (migrate.Client{}) {
+		o.TargetClient = o.Client
+	}
+	o.TargetClient.InsecureSkipTLSVerify = insecure
+	if c.peerURLs != "" {
+		if o.Member.AdvertisePeerURLs, err = config.ParseURLs(c.peerURLs); err != nil {
+			return fmt.Errorf("--initial-advertise-peer-urls: %w", err)
+		}
+	}
+	o.Member.EnsureDefaults()
+	return nil
+}
+
+func (c *migrateCommand) run(ctx context.Context, p *program) error {
+	out := &migrateOutput{json: c.json, stdout: p.stdout, bar: newProgressLine(p.stderr)}
+	c.opts.Plan, c.opts.Progress = func(plan migrate.Plan) { out.plan(c, plan) }, out.progress
+	c.opts.Logger = slog.New(slog.DiscardHandler)
+	start := time.Now()
+	proof, err := migrate.Run(ctx, c.opts)
+	out.bar.clear()
+	switch {
+	case errors.Is(err, migrate.ErrLoss):
+		return fmt.Errorf("%w (nothing was written)", err)
+	case proof.Of != "":
+		out.proof(proof, time.Since(start))
+	}
+	return errors.Join(err, out.err)
+}
+
+// migrateOutput prints what is done.
+type migrateOutput struct {
+	json   bool
+	stdout io.Writer
+	bar    *progressLine
+	err    error // the first failure to print
+
+	step  string // that is under way
+	since time.Time
+}
+
+func (o *migrateOutput) print(v any, lines ...string) {
+	o.bar.clear()
+	var err error
+	if o.json {
+		err = json.NewEncoder(o.stdout).Encode(v)
+	} else {
+		_, err = fmt.Fprintln(o.stdout, strings.Join(lines, "\n"))
+	}
+	if o.err == nil {
+		o.err = err
+	}
+}
+
+func (o *migrateOutput) plan(c *migrateCommand, p migrate.Plan) {
+	s := p.Source
+	compact := "never compacted"
+	if s.Compact > 0 {
+		compact = fmt.Sprintf("compact revision %d", s.Compact)
+	}
+	lines := []string{
+		fmt.Sprintf("from  %v: revision %d, %s, %d keys, %d changes (%d bytes), %d leases, %d users, %d roles",
+			c.opts.From, s.Revision, compact, s.Keys, s.Rows, s.Bytes, s.Leases, s.Users, s.Roles),
+		fmt.Sprintf("to    %v", c.opts.To),
+	}
+	for _, part := range []struct {
+		name  string
+		texts []string
+	}{{"kept", p.Kept}, {"LOST", p.Lost}, {"note", p.Notes}} {
+		for _, text := range part.texts {
+			lines = append(lines, part.name+"  "+text)
+		}
+	}
+	o.print(map[string]migrate.Plan{"plan": p}, lines...)
+}
+
+func (o *migrateOutput) proof(p migrate.Proof, took time.Duration) {
+	verdict := "equal"
+	if p.Source != p.Target {
+		verdict = "DIFFERENT"
+	}
+	line := func(name string, d migrate.Digest) string {
+		revision := ""
+		if d.Revision > 0 {
+			revision = fmt.Sprintf("revision %d, ", d.Revision)
+		}
+		return fmt.Sprintf("%s  %s%d rows, %d keys, sha256 %s", name, revision, d.Rows, d.Keys, d.Hash)
+	}
+	hashkv := ""
+	if p.HashKV != 0 {
+		hashkv = fmt.Sprintf(", hashkv %d", p.HashKV)
+	}
+	o.print(map[string]migrate.Proof{"proof": p},
+		line("source", p.Source), line("target", p.Target)+hashkv, fmt.Sprintf("%s: %s (%v)", verdict, p.Of, took.Round(time.Millisecond)))
+}
+
+// progress shows how far a step is, how fast it is, and when it will end.
+func (o *migrateOutput) progress(step string, done, total int64) {
+	now := time.Now()
+	if step != o.step {
+		o.step, o.since = step, now
+	}
+	o.bar.step(func() string {
+		took := now.Sub(o.since)
+		text := fmt.Sprintf("%s: %d", step, done)
+		if total > 0 {
+			text += fmt.Sprintf(" of %d (%d %%)", total, 100*done/total)
+		}
+		if done > 0 && took > 0 {
+			rate := float64(done) / took.Seconds()
+			text += fmt.Sprintf(", %.0f/s", rate)
+			if total > done {
+				text += fmt.Sprintf(", %v left", time.Duration(float64(total-done)/rate*float64(time.Second)).Round(time.Second))
+			}
+		}
+		return text
+	})
+}

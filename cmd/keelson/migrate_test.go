@@ -1,0 +1,77 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keelson-io/keelson/migrate"
+)
+
+func TestMigrate(t *testing.T) {
+	dir := store(t, put("a", 2), put("b", 3))
+	base := t.TempDir()
+	snapshot, state := filepath.Join(base, "snapshot"), filepath.Join(base, "state.db")
+	o := run(t, nil, "migrate", "--from", dir, "--to", "snapshot:"+snapshot)
+	if o.code != 0 || o.stderr != "" || !strings.Contains(o.stdout, "revision 3, never compacted, 2 keys, 2 changes") || !strings.Contains(o.stdout, "\nequal: all revisions") || strings.Contains(o.stdout, "LOST") {
+		t.Errorf("%+v", o)
+	}
+	o = run(t, nil, "migrate", "--from", snapshot, "--to", "kine+sqlite:"+state, "--json")
+	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
+	var plan struct{ Plan migrate.Plan }
+	var proof struct{ Proof migrate.Proof }
+	if len(lines) != 2 {
+		t.Fatalf("%+v", o)
+	}
+	if err := json.Unmarshal([]byte(lines[0]), &plan); err != nil || plan.Plan.Source.Keys != 2 || len(plan.Plan.Kept) == 0 {
+		t.Errorf("%v: %s", err, lines[0])
+	}
+	if err := json.Unmarshal([]byte(lines[1]), &proof); err != nil || proof.Proof.Source != proof.Proof.Target || proof.Proof.Target.Keys != 2 || o.code != 0 {
+		t.Errorf("%v: %s", err, lines[1])
+	}
+	o = run(t, nil, "migrate", "--from", snapshot, "--to", "kine+sqlite:"+state)
+	if o.code != 1 || !strings.Contains(o.stderr, "there is a table kine already") {
+		t.Errorf("over what is there: %+v", o)
+	}
+}
+
+// TestMigrateLoss: what loses something is told, and not done without --yes.
+func TestMigrateLoss(t *testing.T) {
+	second := put("a", 3)
+	second.Meta = append([]byte{3, 0, 1, 2, 0, 1}, "a"...) // created at revision 2, version 2
+	dir := store(t, put("a", 2), second)
+	state := filepath.Join(t.TempDir(), "state.db")
+	args := []string{"migrate", "--from", dir, "--to", "kine+sqlite:" + state}
+	if o := run(t, nil, args...); o.code != 1 || !strings.Contains(o.stdout, "LOST  versions") || !strings.Contains(o.stderr, "nothing was written") {
+		t.Errorf("%+v", o)
+	}
+	if o := run(t, nil, append(args, "--dry-run")...); o.code != 0 || !strings.Contains(o.stdout, "LOST  versions") {
+		t.Errorf("%+v", o)
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("it was written")
+	}
+	if o := run(t, nil, append(args, "--yes")...); o.code != 0 || !strings.Contains(o.stdout, "\nequal: ") {
+		t.Errorf("%+v", o)
+	}
+}
+
+func TestMigrateUsage(t *testing.T) {
+	for want, args := range map[string][]string{
+		"needs --from and --to":       {"--from", "x"},
+		"no such file":                {"--from", filepath.Join(t.TempDir(), "x"), "--to", "dir:y"},
+		"does not say what is to be":  {"--from", "http://127.0.0.1:1", "--to", "y"},
+		"takes no argument":           {"--from", "http://127.0.0.1:1", "--to", "dir:y", "z"},
+		"initial-advertise-peer-urls": {"--from", "http://127.0.0.1:1", "--to", "dir:y", "--initial-advertise-peer-urls", "z"},
+		"not defined":                 {"--form", "x"},
+	} {
+		if o := run(t, nil, append([]string{"migrate"}, args...)...); o.code != 2 || !strings.Contains(o.stderr, want) {
+			t.Errorf("%q: %+v", args, o)
+		}
+	}
+	if o := run(t, nil, "migrate", "--help"); o.code != 0 || !strings.Contains(o.stdout, "--renumber") || o.stderr != "" {
+		t.Errorf("%+v", o)
+	}
+}

@@ -1,0 +1,80 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/keelson-io/keelson/drivers/raft"
+	"github.com/keelson-io/keelson/etcdfile"
+	"github.com/keelson-io/keelson/server"
+	"github.com/keelson-io/keelson/server/snapshot"
+	"github.com/keelson-io/keelson/sqllog"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
+)
+
+// take gives all that is at a place, as an etcd database file. It is the place's own, or made under the temporary directory.
+func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
+	switch p.Kind {
+	case Snapshot:
+		return etcdfile.Open(p.Where, etcdfile.Options{})
+	case EtcdDir:
+		f, err := etcdfile.Open(filepath.Join(p.Where, etcdDatabase), etcdfile.Options{})
+		switch {
+		case errors.Is(err, etcdfile.ErrInUse):
+			return nil, fmt.Errorf("%w: stop the etcd, or name its endpoint, http://… or https://…", err)
+		case err != nil || m.IgnoreWAL:
+			return f, err
+		}
+		if err := checkWAL(p.Where, f.Meta().Index); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	}
+	path := m.temp()
+	var err error
+	switch p.Kind {
+	case Endpoint:
+		err = m.download(ctx, p, path)
+	case KeelsonDir, Datastore:
+		err = m.dump(ctx, p, path)
+	case Kine:
+		err = m.fromKine(ctx, p, path)
+	default:
+		err = noPlace("%v", p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return etcdfile.Open(path, etcdfile.Options{})
+}
+
+// dump makes a file of a Keelson's log.
+func (m *migration) dump(ctx context.Context, p Place, path string) (err error) {
+	o := m.member(p)
+	if p.Kind == KeelsonDir {
+		switch clustered, err := raft.Clustered(server.RaftDir(o)); {
+		case err != nil:
+			return err
+		case clustered && !m.IgnoreWAL:
+			return fmt.Errorf("%s is that of a member of a cluster, whose Raft log may have more than its database: name the endpoint of a member that runs, or take what is there with --ignore-wal", p.Where)
+		}
+	}
+	m.Progress("reading", 0, 0)
+	log, err := server.OpenDatastore(ctx, o, m.Logger, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	store, err := sqllog.Open(ctx, sqllog.Options{Log: log, Logger: m.Logger, Publish: func(*mvcc.Index, []*mvcc.Event) {}})
+	if err != nil {
+		return err
+	}
+	maker := snapshot.New(snapshot.Options{
+		Store: store, Dir: m.dir, Logger: m.Logger,
+		// A file must speak for some entry of a Raft log; whoever restores it begins one of its own.
+		Raft: func() (term, index uint64) { return 1, uint64(max(store.Index().End.Position, 1)) },
+	})
+	return maker.Write(ctx, path)
+}
