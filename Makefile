@@ -139,7 +139,7 @@ $(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
 	$(GO) build -o $@ ./test/pg/cmd/pg
 
 .PHONY: peers
-peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
+peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine $(BIN)/versitygw ## Build the pinned peers (etcd, etcdctl, etcdutl, kine, and versitygw, an S3 server).
 
 $(BIN)/etcd: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/server/v3
@@ -149,6 +149,8 @@ $(BIN)/etcdutl: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/etcdutl/v3
 $(BIN)/kine: test/peers/kine/go.mod
 	cd test/peers/kine && $(GO) build -o $@ github.com/k3s-io/kine
+$(BIN)/versitygw: test/peers/versitygw/go.mod
+	cd test/peers/versitygw && $(GO) build -o $@ github.com/versity/versitygw/cmd/versitygw
 
 .PHONY: postgres
 postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or install them where that can be done.
