@@ -38,6 +38,8 @@ func (p *program) run(ctx context.Context) int {
 			return p.help()
 		case "check":
 			return p.check(ctx, p.args[1:])
+		case "backup":
+			return p.backup(ctx, p.args[1:])
 		}
 	}
 	return p.serve(ctx)

@@ -14,7 +14,7 @@ const module = "github.com/keelson-io/keelson/"
 
 // allowed says what each package, and those below it, may import of the project. The longest name counts.
 func allowed() map[string][]string {
-	api := []string{"server", "sqllog", "watch", "compact", "drivers"}
+	api := []string{"server", "sqllog", "watch", "compact", "drivers", "backup"}
 	return map[string][]string{
 		"drivers":            {},
 		"drivers/memory":     {"drivers"},
@@ -29,6 +29,7 @@ func allowed() map[string][]string {
 		"watch":              {"sqllog/mvcc", "drivers"},
 		"compact":            {"sqllog/mvcc"},
 		"etcdfile":           {},
+		"backup":             {},
 		"server/etcdv3":      {"server/membership", "sqllog", "sqllog/mvcc", "sqllog/lessor", "watch", "drivers"},
 		"server/config":      {"server/membership"},
 		"server/httpapi":     {},
@@ -38,7 +39,7 @@ func allowed() map[string][]string {
 		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb"),
 		"sqllog/verify":      {"sqllog/mvcc", "drivers"},
 		"server/metrics":     {"sqllog/mvcc", "watch", "compact", "sqllog"},
-		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config"),
+		"cmd":                append(api, "etcdfile", "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config"),
 	}
 }
 
