@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -151,7 +152,7 @@ func (w *Writer) sync() error {
 
 // rollback gives a transaction up, if its commit has not done so.
 func rollback(tx *bbolt.Tx) error {
-	if err := tx.Rollback(); !errors.Is(err, bbolt.ErrTxClosed) {
+	if err := tx.Rollback(); !errors.Is(err, bbolterrors.ErrTxClosed) {
 		return err
 	}
 	return nil
