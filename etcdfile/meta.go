@@ -5,9 +5,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// StorageVersion is the version that a file should have whose reader is not known: etcd 3.6 has it, and 3.7 takes
-// it and moves it on when its whole cluster is of that version. ClusterVersion is best left at the same: an etcd does not
-// start on a file of a newer cluster.
+// StorageVersion is the storage version of a file whose reader is not known. etcd 3.6 does not take a newer one, and 3.7
+// takes it and moves it on when its whole cluster is of 3.7. Meta.ClusterVersion should be this one too, or empty: an
+// etcd does not start on the file of a newer cluster.
 const StorageVersion = "3.6.0"
 
 // Meta is what a file has beside its rows.

@@ -1,21 +1,19 @@
 package etcdfile
 
-import (
-	"hash/crc32"
-)
+import "hash/crc32"
 
-// Status is what etcdutl snapshot status says of a file.
+// Status is what etcdutl snapshot status says of a file, and in its JSON.
 type Status struct {
 	// Hash is the CRC-32 (Castagnoli) of the buckets' names, keys and values. Two files with the same content have the same.
-	Hash uint32
+	Hash uint32 `json:"hash"`
 	// Revision is that of the last row. A compaction may be above it, see Meta.Revision.
-	Revision int64
+	Revision int64 `json:"revision"`
 	// TotalKey counts the keys that are there at the last row. As etcdutl has it, a bump marker makes one more.
-	TotalKey int
+	TotalKey int `json:"totalKey"`
 	// TotalSize is the number of bytes of the database, without a hash and without what is reserved behind its pages.
-	TotalSize int64
+	TotalSize int64 `json:"totalSize"`
 	// Version is the storage version.
-	Version string
+	Version string `json:"version"`
 }
 
 // Status reads the whole file. It counts all rows that are there, also those that a compaction is still to free, and

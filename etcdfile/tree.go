@@ -20,31 +20,34 @@ func newWalk(im *image) *walk {
 	return &walk{im: im, seen: make([]uint64, im.high/64+1)}
 }
 
-// bounds are those of the keys in a subtree: from lower on, and below upper unless that is nil.
-type bounds struct{ lower, upper []byte }
+// place is where a subtree is: its level, and that its keys are from lower on, and below upper unless that is nil.
+type place struct {
+	level        int
+	lower, upper []byte
+}
 
 // tree calls visit for each element of a tree in the order of keys. What it gets is valid until it returns.
 func (w *walk) tree(root uint64, visit func(element) error) error {
-	return w.subtree(root, 0, bounds{}, visit)
+	return w.subtree(root, place{}, visit)
 }
 
-func (w *walk) subtree(id uint64, level int, b bounds, visit func(element) error) error {
-	p, err := w.read(id, level)
+func (w *walk) subtree(id uint64, at place, visit func(element) error) error {
+	p, err := w.read(id, at.level)
 	if err != nil {
 		return err
 	}
 	if p.flags() == leafFlag {
-		return p.leaf(b, visit)
+		return p.leaf(at, visit)
 	}
 	e, err := p.element(0, p.first())
 	if err != nil {
 		return err
 	}
 	for i := range p.count() {
-		if err := b.check(e.key, p.id()); err != nil {
+		if err := at.check(e.key, p.id()); err != nil {
 			return err
 		}
-		child, next := bounds{e.key, b.upper}, element{}
+		child, next := place{at.level + 1, e.key, at.upper}, element{}
 		if i+1 < p.count() {
 			if next, err = p.element(i+1, e.end); err != nil {
 				return err
@@ -54,7 +57,7 @@ func (w *walk) subtree(id uint64, level int, b bounds, visit func(element) error
 			}
 			child.upper = next.key
 		}
-		if err := w.subtree(e.child, level+1, child, visit); err != nil {
+		if err := w.subtree(e.child, child, visit); err != nil {
 			return err
 		}
 		e = next
@@ -62,8 +65,11 @@ func (w *walk) subtree(id uint64, level int, b bounds, visit func(element) error
 	return nil
 }
 
-// leaf visits the elements of a leaf.
-func (p page) leaf(b bounds, visit func(element) error) error {
+// leaf visits the elements of a leaf. Only a root can have none, and then bbolt has left all behind its header zero.
+func (p page) leaf(at place, visit func(element) error) error {
+	if p.count() == 0 && (at.level > 0 || len(bytes.Trim(p[pageHeader:], "\x00")) > 0) {
+		return damaged("page %d is empty", p.id())
+	}
 	var last []byte
 	end := p.first()
 	for i := range p.count() {
@@ -71,7 +77,7 @@ func (p page) leaf(b bounds, visit func(element) error) error {
 		if err != nil {
 			return err
 		}
-		if err := b.check(e.key, p.id()); err != nil {
+		if err := at.check(e.key, p.id()); err != nil {
 			return err
 		}
 		if i > 0 && bytes.Compare(last, e.key) >= 0 {
@@ -85,8 +91,8 @@ func (p page) leaf(b bounds, visit func(element) error) error {
 	return nil
 }
 
-func (b bounds) check(key []byte, id uint64) error {
-	if bytes.Compare(key, b.lower) < 0 || b.upper != nil && bytes.Compare(key, b.upper) >= 0 {
+func (at place) check(key []byte, id uint64) error {
+	if bytes.Compare(key, at.lower) < 0 || at.upper != nil && bytes.Compare(key, at.upper) >= 0 {
 		return damaged("a key of page %d is not where it belongs", id)
 	}
 	return nil
@@ -183,7 +189,7 @@ func (w *walk) elements(b bucket, visit func(element) error) error {
 		return visit(e)
 	}
 	if b.root == 0 {
-		return b.inline.leaf(bounds{}, plain)
+		return b.inline.leaf(place{}, plain)
 	}
 	return w.tree(b.root, plain)
 }

@@ -7,12 +7,15 @@ import (
 	"os"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
 	// A transaction ends with so many rows or bytes. What it has is in memory.
 	batchRows  = 10_000
 	batchBytes = 4 << 20
+	// What was written is synced now and then, since a server that syncs its log to the same disk waits for all of it.
+	batchesUnsynced = 4
 
 	// pageSize is the same everywhere, so that the same content makes the same file.
 	pageSize = 4096
@@ -29,7 +32,8 @@ type Writer struct {
 	arena []byte    // values of the batch: bbolt copies them when it commits
 	key   []byte    // scratch
 
-	last Revision // of the rows
+	unsynced int      // batches
+	last     Revision // of the rows
 }
 
 // Create makes a file that was not there, in a directory that is. Nothing of it counts before Finish has returned.
@@ -44,7 +48,9 @@ func Create(path string) (*Writer, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		OpenFile: exclusive,
 		PageSize: pageSize,
-		NoSync:   true, // until Finish
+		// Both until Finish: the file grows as it is written, and commits do not wait for it.
+		NoSync:     true,
+		NoGrowSync: true,
 		// etcd does without a freelist in the file, too, and finds what is free when it opens it.
 		NoFreelistSync: true,
 		NoStatistics:   true,
@@ -129,12 +135,24 @@ func (w *Writer) commit() error {
 		return w.fail(errors.Join(err, rollback(tx)))
 	}
 	w.arena = w.arena[:0]
+	if w.unsynced++; w.unsynced < batchesUnsynced {
+		return nil
+	}
+	return w.sync()
+}
+
+// sync makes durable what was committed.
+func (w *Writer) sync() error {
+	w.unsynced = 0
+	if err := w.db.Sync(); err != nil {
+		return w.fail(err)
+	}
 	return nil
 }
 
 // rollback gives a transaction up, if its commit has not done so.
 func rollback(tx *bbolt.Tx) error {
-	if err := tx.Rollback(); !errors.Is(err, bbolt.ErrTxClosed) {
+	if err := tx.Rollback(); !errors.Is(err, bbolterrors.ErrTxClosed) {
 		return err
 	}
 	return nil
@@ -190,8 +208,8 @@ func (w *Writer) seal(m *Meta) (size int64, err error) {
 		return 0, err
 	}
 	w.db.NoSync = false // from here on: pages, sync, meta page, sync
-	if err := w.db.Sync(); err != nil {
-		return 0, w.fail(err)
+	if err := w.sync(); err != nil {
+		return 0, err
 	}
 	if err := w.putState(m); err != nil {
 		return 0, err
