@@ -158,6 +158,8 @@ var (
 	ErrNotLeader = errors.New("this server does not lead")
 	// ErrNoQuorum: too few servers answered in time. What was asked for was not begun, or changes nothing.
 	ErrNoQuorum = errors.New("no majority of the servers answers")
+	// ErrNoLeader: this server stands still (Replica.Halted), and does not hear who leads. What was asked for was not begun, or changes nothing.
+	ErrNoLeader = errors.New("this server does not hear of a leader")
 	// ErrNoSpace: the disk or a quota of the database is full; nothing was
 	// appended. It may work again later, without a restart.
 	ErrNoSpace = errors.New("no space left for the log")

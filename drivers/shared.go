@@ -38,6 +38,10 @@ type Replica interface {
 
 	// Known gives the bounds of what this server has, without asking the others: there may be more.
 	Known() Bounds
+
+	// Halted gives a channel that is closed once this server's part in what the servers agree on stands still for longer than the others wait for it, as while its disk
+	// hangs. Another one may lead by then, and what was asked of this one waits. Once it goes on there is another channel. Nil if it is alone.
+	Halted() <-chan struct{}
 }
 
 // Shared is a Log that several servers have open at once, all equal: each of them may append at any time.

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -14,10 +16,42 @@ import (
 type addresses struct {
 	// urls are as the flags or another member tell them until the log does. Nil: nobody has.
 	urls map[uint64][]string
+	// said is where members say that they are themselves, if the log here does not say so, or something later, yet.
+	said map[uint64]whereabouts
 	// parting are members that were removed: true when the connections to them have been ended, false before.
 	parting map[uint64]bool
 	// toldAt is the position up to which the log was taken in that told of the members last.
 	toldAt int64
+}
+
+// whereabouts are a member's peer URLs, as the log says at a position.
+type whereabouts struct {
+	urls     []string
+	position int64
+}
+
+// maxSaid bounds said: there are not so many members, but anybody who gets at the peer port may claim to be one.
+const maxSaid = 64
+
+// hear takes note of where a member says that it is, and tells whether it was taken to be elsewhere. It may have moved while this member was away, and this one's answers go to where it takes it to be: without them
+// the log that would tell does not come. What a member says is what the log has there, be it behind or ahead of this one's, so of the two the later entry holds.
+func (a *addresses) hear(ix *mvcc.Index, id uint64, w whereabouts) bool {
+	m := ix.MemberByID(id)
+	_, met := a.urls[id]
+	switch {
+	case ix.Removed(id), m == nil && len(ix.Members()) == 0 && !met:
+		return false // it is not known
+	case m == nil && len(ix.Members()) > 0 && (w.position <= ix.End.Position || len(a.said) >= maxSaid):
+		return false // it is no member. One that was added later may be, and lead: then this one's log comes from it alone
+	case m != nil && m.Position() >= w.position, a.said[id].position >= w.position:
+		return false
+	}
+	a.said[id] = w
+	moved := !slices.Equal(a.urls[id], w.urls)
+	if a.urls != nil {
+		a.urls[id] = w.urls
+	}
+	return moved
 }
 
 // meet takes note of the members that another one has told of.
@@ -25,6 +59,9 @@ func (a *addresses) meet(members []*pb.Member) {
 	a.urls = map[uint64][]string{}
 	for _, m := range members {
 		a.urls[m.ID] = m.PeerURLs
+		if w, ok := a.said[m.ID]; ok {
+			a.urls[m.ID] = w.urls // it knows better than others
+		}
 	}
 }
 
@@ -43,6 +80,20 @@ func (a *addresses) take(ix *mvcc.Index, configured func(id uint64) bool) (remov
 	urls := map[uint64][]string{}
 	for _, m := range ix.Members() {
 		urls[m.ID] = m.PeerURLs
+		if w := a.said[m.ID]; w.position > m.Position() {
+			urls[m.ID] = w.urls
+		} else {
+			delete(a.said, m.ID)
+		}
+	}
+	for id, w := range a.said {
+		switch {
+		case ix.MemberByID(id) != nil:
+		case !ix.Removed(id) && w.position > ix.End.Position:
+			urls[id] = w.urls
+		default:
+			delete(a.said, id)
+		}
 	}
 	for _, m := range ix.RemovedMembers() {
 		at, connected := a.urls[m.ID]
@@ -82,7 +133,24 @@ func (c *cluster) connect(ix *mvcc.Index) {
 	for _, id := range c.addresses.take(ix, c.log.Configured) {
 		c.partLater(id)
 	}
+	if m := ix.MemberByID(c.id.Member); m != nil {
+		c.net.Located(m.PeerURLs, m.Position())
+	}
 	c.net.SetPeers(c.addresses.urls)
+}
+
+// located hears where another member says that it is.
+func (c *cluster) located(id uint64, w whereabouts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ix := c.node.store.Index()
+	if !c.addresses.hear(ix, id, w) {
+		return
+	}
+	c.logger.Info("a member says that it has moved", "member", fmt.Sprintf("%x", id), "peer-urls", w.urls)
+	if c.net != nil && c.addresses.urls != nil {
+		c.net.SetPeers(c.addresses.urls)
+	}
 }
 
 // removed tells whether a member has no part in the cluster any more. The log says so first; until Raft does, it votes.
@@ -139,8 +207,9 @@ func (c *cluster) connections() *peer.Network {
 // network connects this member to the others.
 func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	net := peer.NewNetwork(peer.NetworkOptions{
+		Count:   c.counter,
 		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
-		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.leave,
+		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.removedBy,
 	})
 	c.mu.Lock()
 	old := c.net
@@ -150,5 +219,5 @@ func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	if old != nil {
 		old.Close() // of a growth that failed
 	}
-	return copier{net}, nil
+	return copier{net, c.node.counted}, nil
 }

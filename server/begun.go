@@ -47,12 +47,16 @@ func (c *cluster) lacksRaft(ix *mvcc.Index) error {
 
 // forceAnew makes the member that has lost its Raft log the only one of its cluster. It is the one with its name, also if there is one alone: that may be
 // another one, from which this one was removed. If it cannot be told which it is, why is the error.
-func (c *cluster) forceAnew(ix *mvcc.Index, why error) error {
+func (c *cluster) forceAnew(ctx context.Context, ix *mvcc.Index, why error) error {
 	members := slices.DeleteFunc(slices.Clone(ix.Members()), func(m *mvcc.Member) bool { return !c.named(m) })
 	if len(members) != 1 {
 		return why
 	}
-	return c.log.ForceAnew(raft.Identity{Cluster: members[0].ClusterID, Member: members[0].ID})
+	self := raft.Identity{Cluster: members[0].ClusterID, Member: members[0].ID}
+	if err := c.refuseBeside(ctx, self, ix); err != nil {
+		return err
+	}
+	return c.log.ForceAnew(self)
 }
 
 // named tells whether a member has this server's name.

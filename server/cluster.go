@@ -16,6 +16,7 @@ import (
 	"github.com/keelson-io/keelson/drivers/sqlite"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/listen"
+	"github.com/keelson-io/keelson/server/metrics"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -55,7 +56,9 @@ type cluster struct {
 	growOnce  sync.Once
 	listeners []*listen.Listener // of the peer URLs; guarded by mu
 	forgotten chan struct{}      // closed when --force-new-cluster is done
+	published chan struct{}      // closed when the cluster knows where clients reach this member
 	patience  patience           // of run
+	hearsay   hearsay            // guarded by mu
 }
 
 // RaftDir is the directory of the Raft log, which is there if the server is a member of a cluster.
@@ -86,14 +89,15 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	c := &cluster{
 		node: n, logger: n.logger, lost: make(chan struct{}), grown: make(chan struct{}),
-		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), configuring: make(chan struct{}, 1),
-		addresses: addresses{parting: map[uint64]bool{}}, partings: map[uint64]*time.Timer{},
+		changed: make(chan struct{}, 1), gone: make(chan struct{}), forgotten: make(chan struct{}), published: make(chan struct{}), configuring: make(chan struct{}, 1),
+		addresses: addresses{parting: map[uint64]bool{}, said: map[uint64]whereabouts{}}, partings: map[uint64]*time.Timer{}, hearsay: hearsay{heard: map[uint64]bool{}},
 	}
 	c.corrupted.Store(new(make(chan struct{})))
 	if c.serverTLS, c.clientTLS, err = n.peerTLS(); err != nil {
 		return nil, err
 	}
 	o := raftOptions(n.opts, path, n.logger)
+	o.Synced, o.Flushed = n.counted.Synced, n.counted.Committed
 	if n.opts.WALDir != "" {
 		if err := os.MkdirAll(n.opts.WALDir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the directory of the Raft log: %w", err)
@@ -107,7 +111,7 @@ func (n *Node) openCluster(ctx context.Context) (*raft.Log, error) {
 	}
 	clustered, err := raft.Clustered(o.Dir)
 	if err == nil && clustered && n.opts.ForceNewCluster {
-		err = advise(c.log.ForceNew(ctx))
+		err = advise(c.log.ForceNew(ctx, c.mayForce(ctx)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.log.Close())
@@ -131,7 +135,7 @@ func (c *cluster) start(ctx context.Context) error {
 		case !c.node.opts.ForceNewCluster:
 			return err
 		default:
-			if err := c.forceAnew(ix, err); err != nil {
+			if err := c.forceAnew(ctx, ix, err); err != nil {
 				return err
 			}
 		}
@@ -195,10 +199,15 @@ func (c *cluster) ended() error {
 }
 
 // copier is a Network for the log.
-type copier struct{ *peer.Network }
+type copier struct {
+	*peer.Network
+	counted *metrics.Metrics
+}
 
 // Copy implements raft.Network.
-func (c copier) Copy(ctx context.Context, from uint64, receive func(raft.Part) error) error {
+func (c copier) Copy(ctx context.Context, from uint64, receive func(raft.Part) error) (err error) {
+	ended := c.counted.Peer(from).Receiving()
+	defer func() { ended(err) }()
 	return receiveCopy(ctx, c.Network, from, receive)
 }
 

@@ -147,7 +147,7 @@ func (n *Node) members() []*pb.Member {
 // leader gives the member that Status names as leader: the keeper, where servers are equal.
 func (n *Node) leader() uint64 {
 	if n.roster == nil {
-		leader, _, leading, _ := n.cluster.log.Leader()
+		leader, leading, _ := n.cluster.leader()
 		if leading {
 			return n.member.Load()
 		}

@@ -189,11 +189,14 @@ func (n *Node) listen(ctx context.Context, api etcdv3.Options) error {
 	}
 	context.AfterFunc(ctx, endStreams)
 	eg.Go(func() error {
-		// As with etcd, a member of a cluster counts as ready when the cluster knows it. It answers before, as far as it can.
+		// As with etcd, a member of a cluster counts as ready when the cluster knows where clients reach it. It answers before, as far as it can.
 		if _, clustered := n.clustered(); clustered {
 			if err := n.cluster.publish(ctx); err != nil || ctx.Err() != nil {
 				return err
 			}
+		}
+		if n.cluster != nil {
+			close(n.cluster.published)
 		}
 		n.logger.Info("ready to serve client requests", "addresses", n.opts.ListenClientURLs.Strings())
 		notifySupervisor(n.logger)

@@ -35,7 +35,7 @@ func (n *Node) leads() bool {
 	if n.cluster == nil {
 		return true
 	}
-	_, _, leading, _ := n.cluster.log.Leader()
+	_, leading, _ := n.cluster.leader()
 	return leading
 }
 
@@ -48,6 +48,14 @@ func (n *Node) lead() func() (term uint64, leads bool) {
 		_, term, leading, _ := n.cluster.log.Leader()
 		return term, leading
 	}
+}
+
+// halted gives what tells the lessor that this server stands still; nil for a log that is shared.
+func (n *Node) halted() func() <-chan struct{} {
+	if n.cluster == nil {
+		return nil
+	}
+	return n.cluster.log.Halted
 }
 
 // ledTerm gives the term in which this server leads others, 0 if it does not or there are none.
@@ -70,12 +78,28 @@ func (n *Node) IsLearner() bool {
 	return false
 }
 
-// LinearizableRead implements httpapi.Health.
+// LinearizableRead implements httpapi.Health. Where etcd answers nobody before the cluster knows where clients reach the member, this waits for that.
 func (n *Node) LinearizableRead(ctx context.Context) error {
-	if _, err := n.store.Linearizable(ctx); err != nil {
-		return err
+	_, err := n.store.Linearizable(ctx)
+	if err == nil && n.cluster != nil {
+		select {
+		case <-n.cluster.published:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
-	return n.healthy(ctx)
+	if err == nil {
+		err = n.healthy(ctx)
+	}
+	return explained(err)
+}
+
+// explained is an error in the words that are for operators. The server's log has its own.
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(etcdv3.Explain(err))
 }
 
 // SerializableRead implements httpapi.Health. It is all that /livez asks for, and who fails there is restarted: a full
@@ -86,7 +110,17 @@ func (n *Node) SerializableRead(ctx context.Context) error {
 	if errors.Is(err, drivers.ErrNoSpace) || errors.Is(err, drivers.ErrDiverged) || n.roster != nil {
 		return nil
 	}
-	return err
+	return explained(err)
+}
+
+// failure tells of a storage that failed when it was used last.
+func (n *Node) failure() error {
+	if n.cluster != nil {
+		if err := n.cluster.log.Failure(); err != nil {
+			return err
+		}
+	}
+	return n.store.Failure()
 }
 
 // healthy tells of a storage that failed, after trying whether it still does.

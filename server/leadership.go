@@ -177,11 +177,57 @@ func (c *cluster) awaitForgotten(ctx context.Context) {
 	}
 }
 
+// leader gives the leader that clients are told of, 0 if none is known: as the log has it, but for a member that stands still. What is decided asks the log itself, where
+// nothing hangs on how long something took.
+func (c *cluster) leader() (leader uint64, leading bool, changed <-chan struct{}) {
+	leader, _, leading, changed = c.log.Leader()
+	if c.halted() {
+		return 0, false, changed
+	}
+	return leader, leading, changed
+}
+
+// halted tells whether this member stands still.
+func (c *cluster) halted() bool {
+	select {
+	case <-c.log.Halted():
+		return true
+	default:
+		return false
+	}
+}
+
+// watchLeaders gives up what a leader was asked and has not answered when another one has followed it, until ctx ends. One that has lost the lead first finds out what
+// became of its requests, and says so: so it is given an election timeout.
+func (c *cluster) watchLeaders(ctx context.Context) error {
+	grace := time.Duration(c.node.opts.ElectionTimeout) * time.Millisecond
+	var last uint64
+	for {
+		leader, _, _, moved := c.log.Leader()
+		if old := last; old != 0 && leader != 0 && leader != old {
+			time.AfterFunc(grace, func() {
+				net := c.connections()
+				if now, _, _, _ := c.log.Leader(); now != old && net != nil {
+					net.GiveUp(old)
+				}
+			})
+		}
+		if leader != 0 {
+			last = leader
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // watchLead closes lost when there has been no leader for three election timeouts, as long as etcd waits, until ctx ends.
 func (c *cluster) watchLead(ctx context.Context) error {
 	timeout := 3 * time.Duration(c.node.opts.ElectionTimeout) * time.Millisecond
 	for {
-		leader, _, leading, moved := c.log.Leader()
+		leader, leading, moved := c.leader()
 		if leader != 0 || leading {
 			select {
 			case <-moved:
@@ -222,7 +268,7 @@ func (c *cluster) leaderLost() <-chan struct{} {
 // would wait for in vain.
 func (c *cluster) resign(ctx context.Context) {
 	id, clustered := c.log.Clustered()
-	if _, _, leading, _ := c.log.Leader(); !clustered || !leading {
+	if _, leading, _ := c.leader(); !clustered || !leading {
 		return
 	}
 	if !c.quorate() {
@@ -254,14 +300,18 @@ func (c *cluster) quorate() bool {
 	return !clustered || 2*connected > voters
 }
 
-// indexes gives the indexes of the Raft log's last entry, and of the last one applied, for Status.
+// indexes gives the indexes of the Raft log's last entry, and of the last one applied, for Status. The last entry of a member that does not say counts as applied.
 func (c *cluster) indexes() (index, applied uint64) {
 	if _, clustered := c.log.Clustered(); clustered {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if s, err := c.log.Status(ctx); err == nil {
-			return s.Last, s.Applied
+		if !c.halted() {
+			if s, err := c.log.Status(ctx); err == nil {
+				return s.Last, s.Applied
+			}
 		}
+		applied = c.log.Applied()
+		return applied, applied
 	}
 	position := uint64(c.node.store.Index().End.Position)
 	return position, position

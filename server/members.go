@@ -81,7 +81,7 @@ func (c *cluster) Change(ctx context.Context, request any) ([]*pb.Member, error)
 	if _, clustered := c.log.Clustered(); clustered {
 		c.told(c.node.store.Index())
 		switch err := c.configure(ctx); {
-		case err == nil, errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoQuorum):
+		case err == nil, errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoLeader), errors.Is(err, drivers.ErrNoQuorum):
 			// Whoever leads next does it.
 		default:
 			return nil, err
@@ -173,11 +173,14 @@ func (l lead) Leader(ctx context.Context) (etcdv3.Leader, error) {
 	return leader{l.connections(), id, conn}, nil
 }
 
-// find waits until there is a leader that can be reached, and gives the connection to it, nil if it is this server.
+// find waits until there is a leader that can be reached, and gives the connection to it, nil if it is this server. drivers.ErrNoLeader if this member stands still.
 func (l lead) find(ctx context.Context) (uint64, *grpc.ClientConn, error) {
 	for {
-		leader, _, leading, changed := l.log.Leader()
-		if leading {
+		leader, leading, changed := l.leader()
+		switch {
+		case l.halted():
+			return 0, nil, drivers.ErrNoLeader
+		case leading:
 			return 0, nil, nil
 		}
 		if conn := l.ready(leader); conn != nil {
@@ -286,8 +289,9 @@ func (c *cluster) publish(ctx context.Context) error {
 		}
 		_, conn, err := lead{c}.find(ctx)
 		switch {
-		case err != nil:
-			return nil // it is stopping
+		case ctx.Err() != nil:
+			return nil
+		case err != nil: // it stands still
 		case conn == nil:
 			_, err = c.node.store.Do(ctx, &mvcc.PublishMember{ID: self, Name: c.node.opts.Name, ClientURLs: urls}, 0)
 		default:

@@ -56,9 +56,12 @@ func scrape(t *testing.T, address string) map[string]float64 {
 	defer resp.Body.Close()
 	samples := map[string]float64{}
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, value, ok := strings.Cut(lines.Text(), " ")
-		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
-			samples[name] = v
+		at := strings.LastIndexByte(lines.Text(), ' ')
+		if at < 0 {
+			continue
+		}
+		if v, err := strconv.ParseFloat(lines.Text()[at+1:], 64); err == nil {
+			samples[lines.Text()[:at]] = v
 		}
 	}
 	return samples

@@ -76,7 +76,7 @@ func (n *Node) prepare(ctx context.Context) error {
 	}
 	n.share()
 	n.hub = watch.NewHub(watch.Options{Logger: n.logger})
-	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper(), Lead: n.lead()})
+	n.lessor = lessor.New(lessor.Options{Logger: n.logger, Keeper: n.keeper(), Lead: n.lead(), Halted: n.halted()})
 	n.store, err = sqllog.Open(ctx, sqllog.Options{
 		Log: n.log, Logger: n.logger, Server: n.member.Load, Term: n.ledTerm, MinLeaseTTL: minLeaseTTL(n.opts), Timeout: n.opts.RequestTimeout(),
 		Publish: n.published, Leases: n.leasesChanged, Appended: n.appended,
@@ -248,6 +248,8 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		MaxConcurrentStreams: n.opts.MaxConcurrentStreams,
 		BcryptCost:           int(n.opts.BcryptCost),
 		Observe:              n.counted,
+		Failure:              n.failure,
+		Healthy:              n.healthy,
 	}
 	if c := n.cluster; c != nil {
 		api.Members, api.Lead, api.Timeout = c, lead{c}, n.opts.RequestTimeout()
@@ -258,6 +260,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		background.Go(func() error { return c.run(bctx) })
 		background.Go(func() error { return c.seek(bctx) })
 		background.Go(func() error { return c.watchLead(bctx) })
+		background.Go(func() error { return c.watchLeaders(bctx) })
 		background.Go(func() error { return c.watchData(bctx) })
 	}
 	g, gctx := errgroup.WithContext(ctx)

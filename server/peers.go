@@ -17,6 +17,7 @@ import (
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/server/peer/peerpb"
+	"github.com/keelson-io/keelson/sqllog"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
@@ -34,21 +35,27 @@ func (n *Node) bindPeers() error {
 	return err
 }
 
-// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends.
+// serve serves the peer URLs of a member of a cluster, from when it is one until ctx ends. What a new cluster that is forced has before it has removed the others would be no
+// answer to them.
 func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	select {
 	case <-c.grown:
 	case <-ctx.Done():
 		return nil
 	}
+	if c.awaitForgotten(ctx); ctx.Err() != nil {
+		return nil
+	}
 	id, _ := c.log.Clustered()
 	guard := peer.NewGuard(peer.GuardOptions{
 		Cluster: id.Cluster, Self: id.Member,
 		Removed: c.removed,
+		Count:   c.counter,
 		Seen:    c.connections().Retry,
 	})
 	api.Lead, api.Learner, api.ForMembers, api.Stopping = nil, nil, true, ctx.Done()
-	options := append(peer.ServerOptions(), grpc.Creds(listen.Credentials()),
+	api.Observe = c.node.counted.Forwarded() // clients are counted by who they have asked
+	options := append(peer.ServerOptions(), grpc.Creds(peer.Credentials(listen.Credentials())),
 		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
 	server := etcdv3.New(api)
 	g := server.Register(options...)
@@ -62,7 +69,10 @@ type service struct {
 	api *etcdv3.Server
 }
 
-var _ peer.Service = service{}
+var (
+	_ peer.Service = service{}
+	_ peer.Locator = service{}
+)
 
 // Deliver implements peer.Service.
 func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
@@ -72,6 +82,11 @@ func (s service) Deliver(_ context.Context, m *raftpb.Message) error {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return err
+}
+
+// Located implements peer.Locator.
+func (s service) Located(ctx context.Context, urls []string, position int64) {
+	s.located(peer.From(ctx), whereabouts{urls, position})
 }
 
 // Answer implements peer.Service.
@@ -89,8 +104,8 @@ func (s service) Renew(ctx context.Context, lease int64) (ttl, position int64, e
 	switch {
 	case errors.Is(err, mvcc.ErrLeaseNotFound):
 		ttl = 0
-	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoQuorum):
-		return 0, 0, errNotLeading
+	case errors.Is(err, drivers.ErrNotLeader), errors.Is(err, drivers.ErrNoLeader), errors.Is(err, drivers.ErrNoQuorum), errors.Is(err, sqllog.ErrHalted):
+		return 0, 0, errNotLeading // a renewal may be done twice
 	case err != nil:
 		return 0, 0, status.FromContextError(err).Err()
 	}
@@ -117,9 +132,11 @@ func (s service) Hashes(_ context.Context, positions []int64) ([]*peerpb.Positio
 }
 
 // Copy implements peer.Service. A send that the member does not take ends when this returns, with the stream.
-func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) error {
+func (s service) Copy(ctx context.Context, send func(*peerpb.CopyChunk) error) (err error) {
+	ended := s.node.counted.Peer(peer.From(ctx)).Sending()
+	defer func() { ended(err) }()
 	s.logger.Info("a member fetches a copy of the database", "member", fmt.Sprintf("%x", peer.From(ctx)))
-	err := s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {
+	err = s.log.ServeCopy(ctx, peer.From(ctx), func(p raft.Part) error {
 		switch {
 		case p.Stand != nil:
 			return send(&peerpb.CopyChunk{Chunk: &peerpb.CopyChunk_Header{Header: &peerpb.CopyHeader{

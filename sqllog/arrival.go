@@ -29,7 +29,7 @@ func (a *arrivals) arrived(position int64) {
 	})
 }
 
-// Await waits until the index has come to a position of the log, by itself: nobody is asked.
+// Await waits until the index has come to a position of the log, by itself: nobody is asked. ErrHalted if this server stands still.
 func (s *Store) Await(ctx context.Context, position int64) error {
 	a := &s.arrivals
 	a.mu.Lock()
@@ -40,15 +40,19 @@ func (s *Store) Await(ctx context.Context, position int64) error {
 	here := make(chan struct{})
 	a.waiting = append(a.waiting, arrival{position, here})
 	a.mu.Unlock()
+	var err error
 	select {
 	case <-here:
 		return nil
 	case <-s.stopped:
 		return ErrStopped
+	case <-s.halted():
+		err = ErrHalted
 	case <-ctx.Done():
+		err = ctx.Err()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.waiting = slices.DeleteFunc(a.waiting, func(w arrival) bool { return w.here == here })
-	return ctx.Err()
+	return err
 }

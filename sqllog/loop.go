@@ -35,19 +35,22 @@ type edit struct {
 // takes in the log.
 //
 // If ctx ends first, the request may or may not take effect. Errors: those of mvcc;
-// drivers.ErrUncertain, when the request may or may not take effect; ErrTimeout, likewise;
-// ErrStorage; ErrStopped; the context's.
+// drivers.ErrUncertain, when the request may or may not take effect; ErrTimeout and ErrHalted, likewise;
+// drivers.ErrNotLeader, when it certainly does not; ErrStorage; ErrStopped; the context's.
 func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	if err := s.refused(); err != nil {
 		return nil, err
 	}
+	stalled, halted := s.stalled.Load().c, s.halted()
+	if closed(halted) {
+		return nil, drivers.ErrNotLeader
+	}
 	c := s.unused.Get().(*call)
 	c.request, c.size = request, size
-	stalled := s.stalled.Load().c
 	select {
 	case s.calls <- c:
 	default:
-		if err := s.enqueue(ctx, c, stalled); err != nil {
+		if err := s.enqueue(ctx, c, stalled, halted); err != nil {
 			s.unused.Put(c)
 			return nil, err
 		}
@@ -60,6 +63,9 @@ func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 	case <-stalled:
 		s.abandon(c)
 		return nil, ErrTimeout
+	case <-halted:
+		s.abandon(c)
+		return nil, ErrHalted
 	case <-s.stopped:
 		select {
 		case <-c.done:
@@ -86,7 +92,7 @@ func (s *Store) Do(ctx context.Context, request any, size int) (any, error) {
 }
 
 // enqueue waits for a place among the calls.
-func (s *Store) enqueue(ctx context.Context, c *call, stalled <-chan struct{}) error {
+func (s *Store) enqueue(ctx context.Context, c *call, stalled, halted <-chan struct{}) error {
 	select {
 	case s.calls <- c:
 		return nil
@@ -94,6 +100,8 @@ func (s *Store) enqueue(ctx context.Context, c *call, stalled <-chan struct{}) e
 		return ctx.Err()
 	case <-stalled:
 		return ErrTimeout
+	case <-halted:
+		return drivers.ErrNotLeader
 	case <-s.stopped:
 		return ErrStopped
 	}
@@ -382,7 +390,7 @@ func (s *Store) failed(err error) error {
 	if d := s.refused(); d != nil {
 		return d
 	}
-	if errors.Is(err, drivers.ErrNotLeader) || errors.Is(err, drivers.ErrNoQuorum) {
+	if unled(err) {
 		return err // no failure of the storage
 	}
 	s.notWritable(err)

@@ -105,7 +105,11 @@ type copied struct {
 	mem *memory.Store
 }
 
+var _ drivers.Replica = copied{}
+
 func (c copied) Known() drivers.Bounds { return c.mem.Bounds() }
+
+func (c copied) Halted() <-chan struct{} { return nil }
 
 // rigCopied is rig, of a replica.
 func rigCopied(r *rigged, mem *memory.Store) func(*Options) {

@@ -135,6 +135,8 @@ var (
 	ErrStopped = errors.New("sqllog: the store has stopped")
 	// ErrTimeout: the log took too long; the request may or may not take effect.
 	ErrTimeout = errors.New("sqllog: the log took too long")
+	// ErrHalted: this server stands still (drivers.Replica), and another one may lead by now; the request may or may not take effect.
+	ErrHalted = errors.New("sqllog: this server stands still")
 	// ErrStorage: the log could not be written or read; nothing was changed.
 	ErrStorage = errors.New("sqllog: storage failed")
 )
@@ -245,6 +247,29 @@ func (s *Store) refused() error {
 	return nil
 }
 
+// halted gives the channel that is closed once this server stands still, nil if it never does.
+func (s *Store) halted() <-chan struct{} {
+	if s.replica == nil {
+		return nil
+	}
+	return s.replica.Halted()
+}
+
+// closed tells whether a channel is.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// unled tells whether an error is of servers that have found no leader, and so no failure of the storage.
+func unled(err error) bool {
+	return errors.Is(err, drivers.ErrNotLeader) || errors.Is(err, drivers.ErrNoLeader) || errors.Is(err, drivers.ErrNoQuorum)
+}
+
 // Failure tells what keeps the store from writing or reading, as far as the
 // last attempts showed, or nil.
 func (s *Store) Failure() error {
@@ -258,7 +283,7 @@ func (s *Store) Failure() error {
 
 // readFailed remembers, for the health checks, that the log could not be read.
 func (s *Store) readFailed(ctx context.Context, err error) error {
-	if errors.Is(err, drivers.ErrScrubbed) || errors.Is(err, drivers.ErrNoQuorum) || ctx.Err() != nil {
+	if errors.Is(err, drivers.ErrScrubbed) || unled(err) || ctx.Err() != nil {
 		return err // no failure of the storage
 	}
 	if s.unreadable.Swap(&err) == nil {

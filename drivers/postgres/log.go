@@ -82,6 +82,18 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 	if err := opts.validate(); err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
+	l, err := newLog(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	if err := l.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the log %s: %w", opts.Name, classify(err)), l.Close())
+	}
+	return l, nil
+}
+
+// newLog makes a Log of valid options. Nothing is connected yet.
+func newLog(opts Options) (*Log, error) {
 	l := &Log{
 		opts:      opts,
 		logger:    opts.Logger,
@@ -94,13 +106,8 @@ func Open(ctx context.Context, opts Options) (*Log, error) {
 	}
 	l.sql = l.newStatements()
 	l.seen.init()
-	if _, err := rand.Read(l.self[:]); err != nil {
-		return nil, fmt.Errorf("open the log: %w", err)
-	}
-	if err := l.open(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the log %s: %w", opts.Name, classify(err)), l.Close())
-	}
-	return l, nil
+	_, err := rand.Read(l.self[:])
+	return l, err
 }
 
 func (l *Log) open(ctx context.Context) error {

@@ -6,8 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -163,7 +166,7 @@ func TestForceNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(l.ForceNew(t.Context()), l.EndForcing(), l.Close()); err != nil {
+	if err := errors.Join(l.ForceNew(t.Context(), anyway), l.EndForcing(), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	c.open(2)
@@ -180,6 +183,74 @@ func TestForceNew(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.same(2, 4, end)
+}
+
+// anyway lets a new cluster be forced.
+func anyway(Identity) error { return nil }
+
+// TestForceNewRefused: who may not become the only member of its cluster is what it was.
+func TestForceNewRefused(t *testing.T) {
+	c := newCluster(t)
+	c.found(1)
+	end := c.put(10)
+	c.close(1)
+	l, err := Open(t.Context(), c.options(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := errors.New("others run")
+	err = l.ForceNew(t.Context(), func(id Identity) error {
+		if (id != Identity{Cluster: 7, Member: 1}) {
+			t.Errorf("it is %+v", id)
+		}
+		return why
+	})
+	if !errors.Is(err, why) {
+		t.Errorf("forced: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.open(1) // not broken off
+	if _, l := c.leader(0); l.Known().End != end {
+		t.Errorf("it ends at %v, want %v", l.Known().End, end)
+	}
+}
+
+// TestForceNewBeside: a member that is made a cluster of its own while the others run is one, whatever their leader sends it, and they go on as if it were not there.
+func TestForceNewBeside(t *testing.T) {
+	c := newCluster(t)
+	var forced, sent atomic.Int64 // sent: what the others send to the one that is forced
+	c.fabric.loses = func(m *raftpb.Message) bool {
+		if m.GetTo() == 2 {
+			sent.Add(forced.Load())
+		}
+		return false
+	}
+	c.found(3)
+	c.put(10)
+	c.close(2)
+	l, err := Open(t.Context(), c.options(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.ForceNew(t.Context(), anyway), l.EndForcing(), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c.put(10)
+	forced.Store(1)
+	l = c.open(2)
+	for sent.Load() < 50 {
+		c.putWithout(2, 10)
+		if b, err := l.ReadIndex(t.Context()); err == nil {
+			_ = l.Append(t.Context(), b.End, newBatch(3, 10)) // not before it leads
+		}
+	}
+	s, err := l.Status(t.Context())
+	if err != nil || s.Leader != 2 || len(s.Members) != 1 {
+		t.Errorf("the one that is forced: %+v, %v", s, err)
+	}
+	c.same(1, 3, c.putWithout(2, 10))
 }
 
 // TestForceAnew: a database whose Raft log is lost says that there was one, and begins a cluster of one that grows again. One that never had any says nothing.
@@ -250,7 +321,7 @@ func TestForceNewBrokenOff(t *testing.T) {
 	}
 	for _, begun := range []func(*Log) error{
 		(*Log).noteForcing,
-		func(l *Log) error { return l.ForceNew(t.Context()) },
+		func(l *Log) error { return l.ForceNew(t.Context(), anyway) },
 		func(l *Log) error {
 			return errors.Join(os.RemoveAll(o.Dir), l.ForceAnew(Identity{Cluster: 7, Member: 1}))
 		},
@@ -263,7 +334,7 @@ func TestForceNewBrokenOff(t *testing.T) {
 			return nil
 		})
 	}
-	forced(func(l *Log) error { return errors.Join(l.ForceNew(t.Context()), l.EndForcing()) })
+	forced(func(l *Log) error { return errors.Join(l.ForceNew(t.Context(), anyway), l.EndForcing()) })
 	c.open(1)
 	if _, l := c.leader(0); l.Known().End != end {
 		t.Errorf("it ends at %v, want %v", l.Known().End, end)
@@ -445,5 +516,31 @@ func TestAppendOfATerm(t *testing.T) {
 	batch.Term = term
 	if err := l.Append(t.Context(), end, batch); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKilledAfterTheOtherLeft: of two members one is removed, and has heard of it. The other one is killed before it writes anything else. It comes back: it is alone, and does not wait
+// for the vote of one that is gone.
+func TestKilledAfterTheOtherLeft(t *testing.T) {
+	c := newCluster(t)
+	c.found(2)
+	id, l := c.leader(0)
+	gone := 3 - id
+	old := c.log(gone)
+	c.same(id, gone, c.put(10))
+	if err := l.Configure(t.Context(), []Member{{ID: id}}); err != nil {
+		t.Fatal(err)
+	}
+	<-old.Removed()
+	killed := t.TempDir()
+	if err := os.CopyFS(killed, os.DirFS(c.dirs[id])); err != nil {
+		t.Fatal(err)
+	}
+	c.close(gone)
+	c.close(id)
+	c.dirs[id] = killed
+	c.open(id)
+	if lead, _ := c.leader(0); lead != id {
+		t.Errorf("%d leads", lead)
 	}
 }

@@ -358,6 +358,8 @@ func (l *Log) fetchCopy(ctx context.Context, net Network, from uint64, snap *raf
 // than Raft asks for: the state machine passes over what it has. After a crash between the two steps the database is ahead of the Raft log, which does no harm. After
 // an error it can be tried again.
 func (n *node) install(snap *raftpb.Snapshot) error {
+	n.counts.installing.Store(true)
+	defer n.counts.installing.Store(false)
 	m := snap.GetMetadata()
 	if n.placed != m.GetIndex() {
 		if err := n.log.replace(snap); err != nil {

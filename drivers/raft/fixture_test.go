@@ -226,8 +226,14 @@ func (c *cluster) leader(not uint64) (uint64, *Log) {
 // put appends one batch by whoever leads, and gives the end after it.
 func (c *cluster) put(size int) drivers.End {
 	c.t.Helper()
+	return c.putWithout(0, size)
+}
+
+// putWithout appends one by another leader than the one given.
+func (c *cluster) putWithout(not uint64, size int) drivers.End {
+	c.t.Helper()
 	for range 100 {
-		_, l := c.leader(0)
+		_, l := c.leader(not)
 		b, err := l.ReadIndex(c.t.Context())
 		if err != nil {
 			continue

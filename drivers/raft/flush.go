@@ -104,7 +104,9 @@ func (l *Log) write(ctx context.Context, batches []*applied) (int, error) {
 	if l.file == nil {
 		return 0, drivers.ErrClosed // a copy could not be installed
 	}
+	start := time.Now()
 	err := l.file.AppendAll(ctx, batches[0].after, marked(batches))
+	l.opts.Flushed(time.Since(start))
 	switch {
 	case err == nil:
 		return len(batches), nil

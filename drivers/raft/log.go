@@ -198,7 +198,8 @@ func (l *Log) usable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// ReadIndex implements drivers.Log. In a cluster a majority is asked: drivers.ErrNoQuorum if none answers for Options.Timeout.
+// ReadIndex implements drivers.Log. In a cluster a majority is asked: drivers.ErrNoQuorum if none answers for Options.Timeout, drivers.ErrNoLeader if this
+// server stands still (Halted).
 func (l *Log) ReadIndex(ctx context.Context) (b drivers.Bounds, err error) {
 	if n := l.node.Load(); n != nil {
 		b, err = n.readIndex(ctx)

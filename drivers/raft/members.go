@@ -52,6 +52,14 @@ func (l *Log) Status(ctx context.Context) (s Status, err error) {
 	return s, err
 }
 
+// Applied gives the index of the last entry that is in the state machine, 0 for a server that is alone. It waits for nothing.
+func (l *Log) Applied() uint64 {
+	if n := l.node.Load(); n != nil {
+		return n.applied.Load()
+	}
+	return 0
+}
+
 func (n *node) status() Status {
 	b := n.rn.BasicStatus()
 	s := Status{

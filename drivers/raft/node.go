@@ -37,6 +37,7 @@ type node struct {
 	inbox *inbox
 	work  chan func()
 	done  chan struct{} // closed when run has returned
+	turns turns
 
 	state   raft.StateType
 	waiters map[drivers.BatchID]chan error
@@ -74,6 +75,7 @@ type node struct {
 	// begins is the index of the marker that the Raft log began with when it was opened, or a copy was installed. If nothing is agreed on after it, as far as this
 	// member knows, the leader may not know that it has it. 0 once that was told again.
 	begins uint64
+	counts counts
 }
 
 // maxMessage bounds the bytes of entries in one message to another member, the other two the messages on the way to it. A larger entry goes alone.
@@ -92,6 +94,8 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 		inbox: newInbox(), work: make(chan func(), 64), done: make(chan struct{}),
 		waiters: make(map[drivers.BatchID]chan error), removed: make(chan struct{}), failed: make(chan struct{}), stuck: make(map[uint64]int), silent: make(map[uint64]int),
 	}
+	n.turns.limit = l.opts.haltTicks()
+	n.turns.closed.Store(new(make(chan struct{})))
 	snap, err := w.Snapshot()
 	if err != nil {
 		return nil, err
@@ -104,6 +108,7 @@ func newNode(l *Log, w *wal.WAL, net Network) (*node, error) {
 	n.member = isMember(conf, n.id)
 	n.hard = hs
 	n.begins = snap.GetMetadata().GetIndex()
+	n.counts.committed.Store(hs.GetCommit())
 	n.applied.Store(snap.GetMetadata().GetIndex())
 	n.term.Store(hs.GetTerm())
 	n.rn, err = raft.NewRawNode(&raft.Config{
@@ -134,6 +139,7 @@ func (n *node) run(ctx context.Context) error {
 		case f := <-n.work:
 			f()
 		}
+		n.turned()
 		n.drain()
 		n.giveCopy()
 		for n.rn.HasReady() {
@@ -165,7 +171,13 @@ func (n *node) drain() {
 }
 
 // step takes in a message of another member. A copy of the database comes before the message that says that it was needed.
+//
+// Where this member alone votes nobody else can lead, or stand for election, so a member that is not in the configuration has nothing to say to it. There is one
+// if a new cluster was forced beside others that run: that does not end by their leader's taking this member in again, nor by its answers' disturbing them.
 func (n *node) step(m *raftpb.Message) {
+	if conf := n.conf.Load(); votesAlone(conf, n.id) && !isMember(conf, m.GetFrom()) {
+		return
+	}
 	switch m.GetType() {
 	case raftpb.MsgSnap:
 		n.offered(m)
@@ -187,6 +199,7 @@ func (n *node) pass(m *raftpb.Message) {
 }
 
 func (n *node) tick() {
+	n.counts.tick(n, time.Now())
 	n.listen()
 	n.rn.Tick()
 	n.reads.tick(n)

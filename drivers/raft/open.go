@@ -39,6 +39,8 @@ type Options struct {
 	Timeout time.Duration
 	// CopyTimeout is how long a copy of the database may stand still on its way before it is broken off. Default: 30 s.
 	CopyTimeout time.Duration
+	// Synced is told how long each fsync of the Raft log took, and Flushed each transaction that brings batches to the database. They must not wait. Optional.
+	Synced, Flushed func(took time.Duration)
 	// Logger gets what operators should know. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -52,6 +54,12 @@ func (o Options) withDefaults() Options {
 	o.CopyTimeout = cmp.Or(o.CopyTimeout, 30*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.Database.Logger = cmp.Or(o.Database.Logger, o.Logger)
+	if o.Synced == nil {
+		o.Synced = func(time.Duration) {}
+	}
+	if o.Flushed == nil {
+		o.Flushed = func(time.Duration) {}
+	}
 	return o
 }
 
@@ -59,7 +67,7 @@ func (o Options) withDefaults() Options {
 func (o Options) electionTicks() int { return max(int(o.ElectionTimeout/o.HeartbeatInterval), 2) }
 
 func (o Options) wal() wal.Options {
-	return wal.Options{Dir: o.Dir, Logger: o.Logger}
+	return wal.Options{Dir: o.Dir, Synced: o.Synced, Logger: o.Logger}
 }
 
 // Identity says which member of which cluster a Raft log belongs to.
@@ -200,6 +208,7 @@ func (l *Log) launch(n *node) {
 		defer stopFlushing()
 		_ = n.run(l.ctx) // told by fail
 	})
+	l.background.Go(n.watchTurns)
 	l.background.Go(func() {
 		_ = l.flusher(flushing, n)
 		if err := n.wal.Close(); err != nil {
@@ -228,6 +237,7 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 		// It stays alone, and may try again.
 		return errors.Join(err, wal.Remove(l.opts.wal()))
 	}
+	n.counts.leaders.Store(1) // itself, alone
 	if err := n.rn.Campaign(); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		l.logger.Warn("the first election could not be held at once", "error", err)
 	}
@@ -236,17 +246,24 @@ func (l *Log) Grow(ctx context.Context, id Identity, net func(Identity) (Network
 }
 
 // ForceNew makes a member the only one of its cluster, with everything that it has: what its Raft log holds counts as agreed on, since it may have been
-// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start. ErrRemoved, and nothing is changed, if the member's own data tell that it was removed.
+// acknowledged. It is for a cluster whose majority is lost for good. It comes before Start. ErrRemoved, and nothing is changed, if the member's own data tell that it was removed; the same with
+// an error of may, which is asked whether this member, being who it is, may become that.
 //
 // It has begun when a file beside the Raft log says so, and until EndForcing Start refuses, but after this: the database may have by then what the others never agreed on,
 // and the log above has them as members until they are removed there.
-func (l *Log) ForceNew(ctx context.Context) error {
+func (l *Log) ForceNew(ctx context.Context, may func(Identity) error) error {
 	w, err := wal.Open(l.opts.wal())
 	if err != nil {
 		return fmt.Errorf("open the Raft log: %w", err)
 	}
 	id := w.Identity()
-	snap, err := l.force(ctx, w)
+	var snap *raftpb.Snapshot
+	if err = refuseRemoved(w); err == nil {
+		err = may(id)
+	}
+	if err == nil {
+		snap, err = l.force(ctx, w)
+	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
@@ -307,9 +324,6 @@ var errForcing = errors.New("making this member the only one of its cluster was 
 
 // force brings all of a Raft log to the file, and gives the marker for after it.
 func (l *Log) force(ctx context.Context, w *wal.WAL) (*raftpb.Snapshot, error) {
-	if err := refuseRemoved(w); err != nil {
-		return nil, err
-	}
 	if err := l.noteForcing(); err != nil {
 		return nil, err
 	}

@@ -152,6 +152,7 @@ func (r *reads) tick(n *node) {
 		return
 	}
 	if r.ticks++; r.ticks >= askAgain {
+		n.counts.slowReads.Add(1)
 		r.again(n)
 	}
 }
@@ -209,6 +210,12 @@ func (r *reads) failAll(err error) {
 
 // readIndex gives the bounds of the log as applied here, which has all that was acknowledged before the call.
 func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
+	halted := *n.turns.closed.Load()
+	select {
+	case <-halted: // nobody would take those away who wait no more
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoLeader)
+	default:
+	}
 	r := &reader{answer: make(chan readAnswer, 1)}
 	defer r.gone.Store(true)
 	limit := time.NewTimer(n.log.opts.Timeout)
@@ -216,6 +223,8 @@ func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	if n.reads.join(r) {
 		select {
 		case n.work <- func() { n.reads.asked(n) }:
+		case <-halted:
+			return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoLeader)
 		case <-limit.C: // the loop waits for its disk
 			return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
 		case <-ctx.Done():
@@ -227,6 +236,8 @@ func (n *node) readIndex(ctx context.Context) (drivers.Bounds, error) {
 	select {
 	case a := <-r.answer:
 		return a.bounds, a.err
+	case <-halted:
+		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoLeader)
 	case <-limit.C:
 		return drivers.Bounds{}, fmt.Errorf("read index: %w", drivers.ErrNoQuorum)
 	case <-ctx.Done():

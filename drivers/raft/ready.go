@@ -32,6 +32,7 @@ func (n *node) ready(ctx context.Context) error {
 	if err := n.persist(ctx, &rd); err != nil {
 		return err
 	}
+	n.turned()
 	if !leading {
 		n.net.Send(rd.Messages)
 	}
@@ -59,6 +60,9 @@ func (n *node) softState(s *raft.SoftState) {
 	if s.Lead != n.lead.Load() {
 		n.logger.Info("the leader has changed", "leader", fmt.Sprintf("%x", s.Lead), "this_member", fmt.Sprintf("%x", n.id), "term", n.rn.BasicStatus().GetTerm())
 	}
+	if s.Lead != raft.None && s.Lead != n.lead.Load() {
+		n.counts.leaders.Add(1)
+	}
 	n.setLead(s.Lead, leading)
 	n.reads.again(n)
 }
@@ -68,6 +72,7 @@ func (n *node) softState(s *raft.SoftState) {
 func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
 	if rd.HardState != nil {
 		n.hard, n.unsaved = rd.HardState, true
+		n.counts.committed.Store(rd.HardState.GetCommit())
 	}
 	if rd.Snapshot != nil && !raft.IsEmptySnap(rd.Snapshot) {
 		if err := n.untilRoom(ctx, func() error { return n.install(rd.Snapshot) }); err != nil {
@@ -89,7 +94,7 @@ func (n *node) persist(ctx context.Context, rd *raft.Ready) error {
 	})
 }
 
-// saveLast keeps the commit index over a stop, so that the next start has all of the log at once.
+// saveLast keeps the commit index, so that the next start has all of the log at once.
 func (n *node) saveLast() error {
 	if !n.unsaved {
 		return nil
@@ -128,6 +133,7 @@ func (n *node) applyAll(ctx context.Context, entries []*raftpb.Entry) error {
 		}
 		n.applied.Store(e.GetIndex())
 		n.appliedTerm = e.GetTerm()
+		n.turned()
 	}
 	return nil
 }
@@ -198,14 +204,15 @@ func (n *node) applyCommand(ctx context.Context, e *raftpb.Entry) error {
 
 func (n *node) applyConf(cc raftpb.ConfChangeI, index uint64) error {
 	n.setConf(n.rn.ApplyConfChange(cc), index)
+	// A start is to know that this is agreed on, if nobody is left who could tell: by the configuration before, the vote of one that has been removed would be needed. And who is
+	// removed is to find it in its own data. If there is no room for that the others will tell, if there are any.
+	if err := n.saveLast(); err != nil && !errors.Is(err, drivers.ErrNoSpace) {
+		return err
+	}
 	switch {
 	case isMember(n.conf.Load(), n.id):
 		n.member = true
 	case n.member && !n.isRemoved:
-		// Its own data are to tell so if it is started again. If there is no room for that the others will.
-		if err := n.saveLast(); err != nil && !errors.Is(err, drivers.ErrNoSpace) {
-			return err
-		}
 		n.isRemoved = true
 		close(n.removed)
 	}
@@ -228,6 +235,11 @@ func isMajority(conf *raftpb.ConfState, ids ...uint64) bool {
 		}
 	}
 	return len(conf.GetVotersOutgoing()) == 0 && votes > len(conf.GetVoters())/2
+}
+
+// votesAlone tells whether a member is the only voter.
+func votesAlone(conf *raftpb.ConfState, id uint64) bool {
+	return len(conf.GetVotersOutgoing()) == 0 && slices.Equal(conf.GetVoters(), []uint64{id})
 }
 
 func isMember(conf *raftpb.ConfState, id uint64) bool {

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"bytes"
 	"sort"
 	"sync"
 
@@ -191,27 +192,22 @@ func (t *tail) cut() {
 	t.flushed = 0
 }
 
-// cloned gives entries whose bytes are the caller's, in one piece.
+// cloned gives entries whose bytes are the caller's. Metas, which are read and forgotten, are in one piece; each value is one of its own: who keeps one
+// keeps no more than that.
 func cloned(entries []drivers.Entry, values bool) []drivers.Entry {
 	size := 0
 	for i := range entries {
 		size += len(entries[i].Meta)
-		if values {
-			size += len(entries[i].Value)
-		}
 	}
-	buf := make([]byte, 0, size)
-	part := func(b []byte) []byte {
-		at := len(buf)
-		buf = append(buf, b...)
-		return buf[at:len(buf):len(buf)]
-	}
+	metas := make([]byte, 0, size)
 	out := make([]drivers.Entry, len(entries))
 	for i := range entries {
 		e := &entries[i]
-		out[i] = drivers.Entry{Position: e.Position, Kind: e.Kind, Meta: part(e.Meta)}
+		at := len(metas)
+		metas = append(metas, e.Meta...)
+		out[i] = drivers.Entry{Position: e.Position, Kind: e.Kind, Meta: metas[at:len(metas):len(metas)]}
 		if values {
-			out[i].Value = part(e.Value)
+			out[i].Value = bytes.Clone(e.Value)
 		}
 	}
 	return out

@@ -36,7 +36,11 @@ func (s *Server) corrupted() bool {
 // next one, if there is to be one.
 func (s *Server) soundly(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
 	if !aboutKeys(method) || !s.corrupted() {
-		return s.answer(ctx, req, method, handler)
+		resp, err := s.answer(ctx, req, method, handler)
+		if err == nil {
+			s.withOwn(ctx, req, resp)
+		}
+		return resp, err
 	}
 	if s.opts.ForMembers {
 		return nil, s.refusal()

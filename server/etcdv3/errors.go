@@ -49,8 +49,10 @@ func errorTable() []struct{ is, answer error } {
 		{mvcc.ErrPermissionNotGranted, rpctypes.ErrGRPCPermissionNotGranted},
 		{mvcc.ErrInvalidAuthMgmt, rpctypes.ErrGRPCInvalidAuthMgmt},
 		{sqllog.ErrStopped, rpctypes.ErrGRPCStopped},
+		{sqllog.ErrHalted, rpctypes.ErrGRPCTimeoutDueToLeaderFail},
 		{drivers.ErrUncertain, rpctypes.ErrGRPCTimeout},
 		{drivers.ErrNotLeader, errNotLeading},
+		{drivers.ErrNoLeader, rpctypes.ErrGRPCNoLeader},
 		{drivers.ErrNoQuorum, rpctypes.ErrGRPCTimeout},
 		{drivers.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 		{drivers.ErrClosed, rpctypes.ErrGRPCStopped},
@@ -58,6 +60,47 @@ func errorTable() []struct{ is, answer error } {
 		// etcd ends when its disk fails; a client of it sees it unavailable.
 		{sqllog.ErrStorage, rpctypes.ErrGRPCUnhealthy},
 	}
+}
+
+// troubles say in an operator's words what keeps a server from its storage. The first match counts.
+func troubles() []struct {
+	is  error
+	say string
+} {
+	return []struct {
+		is  error
+		say string
+	}{
+		{drivers.ErrDiverged, "the database has lost what this server had acknowledged, and it answers nothing until it is started again"},
+		{drivers.ErrNoSpace, "no space is left where the data is kept: make room, no restart is needed"},
+		{drivers.ErrCorrupt, "the data is damaged"},
+		{drivers.ErrReadOnly, "the data cannot be written: it is read-only"},
+		{sqllog.ErrTimeout, "a write to the data has taken too long"},
+		{drivers.ErrUncertain, storageFails},
+		{sqllog.ErrStorage, storageFails},
+	}
+}
+
+const storageFails = "the data cannot be read or written: the server's log says why"
+
+// Explain says what is wrong with a server, for those who ask how it is: in etcd's words where it has any, and never in those of the layers below.
+func Explain(err error) string {
+	for _, t := range troubles() {
+		if errors.Is(err, t.is) {
+			return t.say
+		}
+	}
+	for _, ctxErr := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, ctxErr) {
+			return ctxErr.Error()
+		}
+	}
+	for _, e := range errorTable() {
+		if errors.Is(err, e.is) {
+			return status.Convert(e.answer).Message()
+		}
+	}
+	return storageFails
 }
 
 // grpcError gives etcd's error, code and text, for an error of the layers below.

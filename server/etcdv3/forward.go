@@ -12,12 +12,14 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // Lead brings what the leader decides to the leader. Its methods may be called concurrently.
 type Lead interface {
-	// Leader gives the server that leads, nil if it is this one. It waits until there is one that can be reached, or ctx ends.
+	// Leader gives the server that leads, nil if it is this one. It waits until there is one that can be reached, or ctx ends. drivers.ErrNoLeader if this server
+	// stands still, and would not hear of one.
 	Leader(ctx context.Context) (Leader, error)
 }
 
@@ -123,6 +125,16 @@ func forwardedAuth(method string) proto.Message {
 	return nil
 }
 
+// reads tells of a unary call that the leader answers whether it changes nothing, and so may be asked again.
+func reads(method string) bool {
+	switch method {
+	case pb.Lease_LeaseTimeToLive_FullMethodName, pb.Lease_LeaseLeases_FullMethodName, pb.Auth_AuthStatus_FullMethodName,
+		pb.Auth_UserGet_FullMethodName, pb.Auth_UserList_FullMethodName, pb.Auth_RoleGet_FullMethodName, pb.Auth_RoleList_FullMethodName:
+		return true
+	}
+	return false
+}
+
 // answer has a unary call answered by this server or by the leader.
 func (s *Server) answer(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
 	if s.opts.Lead == nil {
@@ -177,7 +189,7 @@ func (s *Server) Answer(ctx context.Context, method string, request []byte) Answ
 	}
 	a := Answer{Position: s.opts.Store.Index().End.Position}
 	switch {
-	case errors.Is(err, errNotLeading):
+	case errors.Is(err, errNotLeading), errors.Is(err, rpctypes.ErrGRPCNoLeader):
 		a.NotLeader = true
 	case err != nil:
 		a.Err = err
@@ -215,6 +227,8 @@ func (s *Server) byLeader(ctx context.Context, fn func(Leader) error) error {
 		case err == nil:
 		case ctx.Err() != nil:
 			return grpcError(ctx.Err())
+		case errors.Is(err, drivers.ErrNoLeader):
+			return grpcError(err)
 		default:
 			return status.FromContextError(context.DeadlineExceeded).Err() // as etcd says it
 		}
@@ -239,7 +253,7 @@ func (s *Server) forward(ctx context.Context, leader Leader, method string, req 
 	}
 	a, err := leader.Answer(ctx, method, request)
 	switch {
-	case errors.Is(err, ErrNotSent), err == nil && a.NotLeader:
+	case errors.Is(err, ErrNotSent), err == nil && a.NotLeader, errors.Is(err, ErrLost) && reads(method):
 		return errNotLeading
 	case errors.Is(err, ErrLost):
 		return rpctypes.ErrGRPCTimeoutDueToConnectionLost

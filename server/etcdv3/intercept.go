@@ -57,6 +57,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	s.opts.Observe.Started("unary", info.FullMethod, version)
 	if s.wantsLeader(ctx) && s.opts.Cluster.Leader() == 0 {
+		s.opts.Observe.Handled("unary", info.FullMethod, rpctypes.ErrGRPCNoLeader, time.Since(start))
 		return nil, rpctypes.ErrGRPCNoLeader
 	}
 	resp, err := s.soundly(ctx, req, info.FullMethod, handler)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -17,6 +18,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -224,5 +226,25 @@ func TestLogTellsKeys(t *testing.T) {
 		if text := logged(t.Context(), slog.LevelWarn, -1, &call{method: "M", req: req}); strings.Count(text, theKey) != 2 {
 			t.Errorf("%T is logged as %s", req, text)
 		}
+	}
+}
+
+// balance is an observer that knows how many calls have begun and not ended.
+type balance struct{ open int }
+
+func (b *balance) Started(string, string, string)               { b.open++ }
+func (b *balance) Handled(string, string, error, time.Duration) { b.open-- }
+
+// TestRefusedIsHandled: a call that is refused since there is no leader has ended.
+func TestRefusedIsHandled(t *testing.T) {
+	f := newFake(t, 3)
+	s := f.server(true).Server
+	var calls balance
+	s.opts.Observe, s.opts.SlowRequest, s.opts.Logger = &calls, time.Hour, slog.New(slog.DiscardHandler)
+	s.opts.Cluster.Leader = func() uint64 { return 0 }
+	wants := metadata.NewIncomingContext(t.Context(), metadata.Pairs(rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader))
+	_, err := s.unary(wants, &pb.PutRequest{}, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) { return nil, nil })
+	if !errors.Is(err, rpctypes.ErrGRPCNoLeader) || calls.open != 0 {
+		t.Errorf("%v, and %d calls are open", err, calls.open)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-semver/semver"
@@ -12,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/etcdfile"
@@ -26,7 +28,7 @@ type maintenanceServer struct {
 func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	total, inUse, err := s.opts.Backend.Size(ctx)
 	if err != nil {
-		return nil, grpcError(err)
+		return nil, grpcError(fmt.Errorf("%w: %w", sqllog.ErrStorage, err))
 	}
 	c := s.opts.Cluster
 	ix := s.opts.Store.Index()
@@ -56,10 +58,18 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 		m := &pb.AlarmMember{MemberID: a.Member, Alarm: pb.AlarmType(a.Type)}
 		resp.Errors = append(resp.Errors, m.String())
 	}
-	if err := s.opts.Store.Failure(); err != nil {
-		resp.Errors = append(resp.Errors, fmt.Sprintf("storage: %v", err))
+	if err := s.failure(); err != nil {
+		resp.Errors = append(resp.Errors, Explain(err))
 	}
 	return resp, nil
+}
+
+// failure gives what keeps this server from its storage, nil if nothing does.
+func (s *Server) failure() error {
+	if s.opts.Failure != nil {
+		return s.opts.Failure()
+	}
+	return s.opts.Store.Failure()
 }
 
 // StorageVersion is the version of etcd's storage schema that this server's data answers to.
@@ -73,6 +83,23 @@ func (s *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.
 	alarm := resp.(*pb.AlarmResponse)
 	alarm.Header = s.fill(alarm.Header)
 	return alarm, nil
+}
+
+// withOwn adds to the list of alarms, for clients of this server, a NOSPACE of its own if its disk is full: etcdctl's endpoint health asks for that list, and is to say what
+// /health says. The alarm is not in the log, where it would keep all members from writing.
+func (s *Server) withOwn(ctx context.Context, req, resp any) {
+	r, ok := req.(*pb.AlarmRequest)
+	list, _ := resp.(*pb.AlarmResponse)
+	if !ok || list == nil || s.opts.Healthy == nil || s.opts.ForMembers || r.Action != pb.AlarmRequest_GET {
+		return
+	}
+	if r.Alarm != pb.AlarmType_NONE && r.Alarm != pb.AlarmType_NOSPACE || !errors.Is(s.opts.Healthy(ctx), drivers.ErrNoSpace) {
+		return
+	}
+	own := &pb.AlarmMember{MemberID: s.opts.Cluster.Member, Alarm: pb.AlarmType_NOSPACE}
+	if !slices.ContainsFunc(list.Alarms, func(a *pb.AlarmMember) bool { return proto.Equal(a, own) }) {
+		list.Alarms = append(list.Alarms, own)
+	}
 }
 
 func (s *maintenanceServer) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {

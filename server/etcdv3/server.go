@@ -82,6 +82,10 @@ type Options struct {
 	MaxLearners int
 	// Learner tells whether this server is a learner, which answers little. Nil if it never is.
 	Learner func() bool
+	// Failure gives what keeps this server from its storage, as far as it knows, nil if nothing does. Default: Store's.
+	Failure func() error
+	// Healthy gives what does, after trying whether it still does. Nil: AlarmList has the alarms of the log alone.
+	Healthy func(ctx context.Context) error
 	// LeaderLost gives a channel that is closed when there has been no leader for so long that streams of clients that want one
 	// are to end: three election timeouts, in etcd. Nil if there is always one.
 	LeaderLost func() <-chan struct{}

@@ -163,6 +163,7 @@ func (m *Metrics) Handled(_, method string, err error, took time.Duration) {
 		return
 	}
 	c.handled[codeOf(err)].Add(1)
+	m.decided(method, err)
 	switch {
 	case err != nil && c.refused != nil:
 		c.refused.observe(int64(took))

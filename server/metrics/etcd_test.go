@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // listed is a line of the table of etcd's metrics.
@@ -49,6 +50,7 @@ func TestTable(t *testing.T) {
 	f := newFixture(t)
 	f.raiseAlarm()
 	f.m.Started("unary", "/etcdserverpb.KV/Put", "3.7")
+	f.m.Handled("unary", "/etcdserverpb.Cluster/MemberPromote", rpctypes.ErrGRPCMemberNotLearner, 0)
 	have := gathered(t, f.registry)
 	for _, e := range etcdsMetrics(t) {
 		kind, served := have[e.name]

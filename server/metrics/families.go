@@ -24,11 +24,26 @@ type Sources struct {
 	Size func(context.Context) (total, inUse int64, err error)
 	// HasLeader and IsLearner are this member's view of the cluster; IsLeader says that it leads.
 	HasLeader, IsLeader, IsLearner func() bool
+	// Consensus is the part that this member has in agreeing on the log.
+	Consensus func() Consensus
+	// Members gives the ids of the members, this one included, and Connected tells whether this one is connected to another one.
+	Members   func() []uint64
+	Connected func(id uint64) bool
 	// Member is the member's id, Quota the size of the store at which NOSPACE is raised, or 0 for none.
 	Member uint64
 	Quota  int64
 	// ServerVersion and ClusterVersion are etcd's versions, such as "3.7.3" and "3.7".
 	ServerVersion, ClusterVersion string
+}
+
+// Consensus is a member's part in agreeing on the log. Where the log is in one place, and nothing has to be agreed on, the indexes are positions of the log.
+type Consensus struct {
+	// Committed and Applied are how far the log is agreed on, and taken in here.
+	Committed, Applied uint64
+	// LeaderChanges, LateHeartbeats and SlowReads count since the start.
+	LeaderChanges, LateHeartbeats, SlowReads uint64
+	// Installing is set while a copy of another member's data takes the place of this one's.
+	Installing bool
 }
 
 // Register shows the metrics, and those of the process and of Go, in a registry.
@@ -37,6 +52,9 @@ func (m *Metrics) Register(r prometheus.Registerer, s Sources) error {
 	m.server(set, s)
 	m.storage(set, s)
 	m.leases(set)
+	m.network(set, s)
+	m.promoted.show(set)
+	m.leads = s.IsLeader
 	m.rpcs(set)
 	all := []prometheus.Collector{
 		set, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -58,24 +76,21 @@ func (m *Metrics) server(f *set, s Sources) {
 	f.gauge("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.", truth(s.HasLeader))
 	f.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", truth(s.IsLeader))
 	f.gauge("etcd_server_is_learner", "Whether or not this member is a learner. 1 if is, 0 otherwise.", truth(s.IsLearner))
-	f.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen: 1 for a server that leads itself since its start.", truth(s.HasLeader))
+	f.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen since the start, the first leader included.", func() float64 { return float64(s.Consensus().LeaderChanges) })
 	f.label("etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", s.ServerVersion)
 	f.label("etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version", "cluster_version", s.ClusterVersion)
 	f.label("etcd_server_go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version())
 	f.label("etcd_server_id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.", "server_id", fmt.Sprintf("%x", s.Member))
 
-	alone := func() float64 { return 0 }
-	position := func() float64 { return float64(s.Index().End.Position) }
-	f.gauge("etcd_server_proposals_committed_total", "The total number of consensus proposals committed: the log's last position.", position)
-	f.gauge("etcd_server_proposals_applied_total", "The total number of consensus proposals applied: the log's last position in the index.", position)
-	f.gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit.", func() float64 { return m.calls.pending(writes()...) })
-	f.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", func() float64 { return float64(m.calls.failures(writes())) })
+	f.gauge("etcd_server_proposals_committed_total", "The total number of consensus proposals committed: the index of the last entry of the Raft log that is committed, or, if there is none, the log's last position.", func() float64 { return float64(s.Consensus().Committed) })
+	f.gauge("etcd_server_proposals_applied_total", "The total number of consensus proposals applied: the index of the last entry of the Raft log that is applied, or, if there is none, the log's last position.", func() float64 { return float64(s.Consensus().Applied) })
+	f.gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit: of this member's clients.", func() float64 { return m.calls.pending(writes()...) })
+	f.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen: of this member's clients.", func() float64 { return float64(m.calls.failures(writes())) })
 	f.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", func() float64 { return float64(m.calls.failures(reads())) })
-	f.counter("etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests: none in a server of one member.", alone)
-	f.counter("etcd_server_slow_apply_total", "The total number of slow apply requests (likely overloaded from slow disk): appends that took longer than --warning-apply-duration.", count(&m.slow))
-	f.counter("etcd_server_heartbeat_send_failures_total", "The total number of leader heartbeat send failures: none in a server of one member.", alone)
-	f.counter("etcd_server_learner_promote_successes", "The total number of successful learner promotions while this member is leader: none in a server of one member.", alone)
-	f.gauge("etcd_server_snapshot_apply_in_progress_total", "1 if the server is applying the incoming snapshot. 0 if none: always, in a server of one member.", alone)
+	f.counter("etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests: of those that had to be repeated.", func() float64 { return float64(s.Consensus().SlowReads) })
+	f.counter("etcd_server_slow_apply_total", "The total number of slow apply requests (likely overloaded from slow disk): appends to the log that took longer than --warning-apply-duration. In a cluster the leader's, until they are committed.", count(&m.slow))
+	f.counter("etcd_server_heartbeat_send_failures_total", "The total number of leader heartbeat send failures (likely overloaded from slow disk): of those that were sent more than an interval late.", func() float64 { return float64(s.Consensus().LateHeartbeats) })
+	f.gauge("etcd_server_snapshot_apply_in_progress_total", "1 if the server is applying the incoming snapshot. 0 if none.", truth(func() bool { return s.Consensus().Installing }))
 	f.gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", func() float64 { return float64(s.Quota) })
 	f.add("etcd_debugging_server_alarms", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm", []string{"server_id", "alarm_type"}, func(e emitter) {
 		for _, a := range s.Index().Alarms() {
@@ -87,9 +102,8 @@ func (m *Metrics) server(f *set, s Sources) {
 }
 
 func (m *Metrics) storage(f *set, s Sources) {
-	for _, name := range []string{"etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"} {
-		f.histogram(name, "The latency distribution of durable appends to the log, of which each carries all requests that waited.", m.appends)
-	}
+	f.histogram("etcd_disk_wal_fsync_duration_seconds", "The latency distribution of fsyncs of the Raft log, or, if there is none, of durable appends to the log. Each carries all requests that waited.", m.syncs)
+	f.histogram("etcd_disk_backend_commit_duration_seconds", "The latency distribution of commits to the database: in a cluster of those in the background, or else of durable appends to the log.", m.commits)
 	f.histogram("etcd_disk_backend_defrag_duration_seconds", "The latency distribution of backend defragmentation.", m.calls[pb.Maintenance_Defragment_FullMethodName].duration)
 	f.histogram("etcd_disk_backend_snapshot_duration_seconds", "The latency distribution of backend snapshots.", m.calls[pb.Maintenance_Snapshot_FullMethodName].duration)
 	f.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active on the member. 1 means active, 0 means not.", func() float64 {
@@ -110,8 +124,8 @@ func (m *Metrics) storage(f *set, s Sources) {
 	f.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", size(func(_, inUse int64) int64 { return inUse }))
 	f.counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", count(&m.puts))
 	f.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member: keys deleted.", count(&m.deletes))
-	f.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member.", m.succeeded(pb.KV_Txn_FullMethodName))
-	f.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member, but for those in transactions.", m.succeeded(pb.KV_Range_FullMethodName, pb.KV_RangeStream_FullMethodName))
+	f.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member: those of its clients.", m.succeeded(pb.KV_Txn_FullMethodName))
+	f.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member: those of its clients, but for those in transactions.", m.succeeded(pb.KV_Range_FullMethodName, pb.KV_RangeStream_FullMethodName))
 	f.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "The total size of put kv pairs seen by this member.", func() float64 { return float64(m.putBytes.Load()) })
 	f.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", func() float64 { return float64(s.Index().Keys()) })
 	f.gauge("etcd_debugging_mvcc_current_revision", "The current revision of store.", func() float64 { return float64(s.Index().Rev) })
@@ -140,8 +154,8 @@ func (m *Metrics) succeeded(methods ...string) func() float64 {
 func (m *Metrics) leases(f *set) {
 	f.counter("etcd_debugging_lease_granted_total", "The total number of granted leases.", count(&m.granted))
 	f.counter("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", count(&m.revoked))
-	f.counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", count(&m.renewed))
-	f.counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", count(&m.expired))
+	f.counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader: of those, the ones that this member's clients have renewed.", count(&m.renewed))
+	f.counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases: of those that ended while this member was counting them, in a cluster as the leader.", count(&m.expired))
 	f.histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", m.ttls)
 }
 

@@ -13,6 +13,9 @@ import (
 	"github.com/keelson-io/keelson/watch"
 )
 
+// The ids of this member and of another one.
+const self, other = 0xabc, 0xdef
+
 // fixture is a server's metrics with sources that a test sets.
 type fixture struct {
 	t        *testing.T
@@ -20,19 +23,26 @@ type fixture struct {
 	registry *prometheus.Registry
 	index    *mvcc.Index
 	hub      watch.Stats
+	part     Consensus
+	members  []uint64
+	leads    bool
 }
 
 func newFixture(t *testing.T) *fixture {
 	f := &fixture{
 		t: t, registry: prometheus.NewRegistry(), index: mvcc.NewIndex(),
+		members: []uint64{self, other}, leads: true,
 		m: New(Options{SlowApply: 100 * time.Millisecond, Extensive: true}),
 	}
 	yes := func() bool { return true }
+	f.m.Peer(other)
 	err := f.m.Register(f.registry, Sources{
 		Index: func() *mvcc.Index { return f.index }, Hub: func() watch.Stats { return f.hub },
 		Size:      func(context.Context) (int64, int64, error) { return 4096, 1024, nil },
-		HasLeader: yes, IsLeader: yes, IsLearner: func() bool { return false },
-		Member: 0xabc, Quota: 2 << 30, ServerVersion: "3.7.3", ClusterVersion: "3.7",
+		HasLeader: yes, IsLeader: func() bool { return f.leads }, IsLearner: func() bool { return false },
+		Consensus: func() Consensus { return f.part },
+		Members:   func() []uint64 { return f.members }, Connected: func(id uint64) bool { return id == other },
+		Member: self, Quota: 2 << 30, ServerVersion: "3.7.3", ClusterVersion: "3.7",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +65,7 @@ func (f *fixture) do(requests ...any) *mvcc.Builder {
 }
 
 func (f *fixture) raiseAlarm() {
-	f.do(&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 0xabc, Alarm: pb.AlarmType_NOSPACE})
+	f.do(&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: self, Alarm: pb.AlarmType_NOSPACE})
 }
 
 // value gives the sum of the samples of a metric that have these labels, given as name, value, name, value.

@@ -25,7 +25,8 @@ type Metrics struct {
 
 	received, sent atomic.Uint64 // bytes
 
-	appends   *histogram
+	syncs     *histogram // of what makes a write durable
+	commits   *histogram // of transactions of the database
 	slow      atomic.Uint64
 	puts      atomic.Uint64
 	putBytes  atomic.Int64
@@ -39,6 +40,10 @@ type Metrics struct {
 	scrubbedS atomic.Int64 // when last, in seconds since 1970; 0: not yet
 	scrubs    *histogram
 	slices    *histogram
+
+	peers    peers
+	promoted promotions
+	leads    func() bool // set by Register
 }
 
 // New makes the counters. They count from here on; Register shows them.
@@ -47,21 +52,30 @@ func New(opts Options) *Metrics {
 		opts:    opts,
 		calls:   newCalls(opts.Extensive),
 		clients: newClients(),
-		appends: newSeconds(time.Millisecond, 14),
+		syncs:   newSeconds(time.Millisecond, 14),
+		commits: newSeconds(time.Millisecond, 14),
 		ttls:    newHistogram(1, 1, 24),
 		scrubs:  newMilliseconds(100*time.Millisecond, 14),
 		slices:  newMilliseconds(time.Millisecond, 13),
+
+		peers:    peers{known: map[uint64]*Peer{}},
+		promoted: promotions{failed: map[string]uint64{}},
+		leads:    func() bool { return false },
 	}
 }
 
 // Appended is told of every append to the log and says whether it was slow.
 func (m *Metrics) Appended(took time.Duration) (slow bool) {
-	m.appends.observe(int64(took))
 	if slow = took > m.opts.SlowApply; slow {
 		m.slow.Add(1)
 	}
 	return slow
 }
+
+// Synced is told of each sync that makes writes durable, and Committed of each transaction of the database. For a log that is one file, or a
+// database elsewhere, an append is both.
+func (m *Metrics) Synced(took time.Duration)    { m.syncs.observe(int64(took)) }
+func (m *Metrics) Committed(took time.Duration) { m.commits.observe(int64(took)) }
 
 // Published is told of the events of every commit.
 func (m *Metrics) Published(events []*mvcc.Event) {

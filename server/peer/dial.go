@@ -130,9 +130,20 @@ func (w *watched) Read(p []byte) (int, error) {
 }
 
 // chosen are credentials with TLS or without, as the address wants it. The configuration is asked for at each handshake.
-type chosen struct{ tls func() *tls.Config }
+type chosen struct {
+	tls   func() *tls.Config
+	count Counter
+}
 
 func (c chosen) ClientHandshake(ctx context.Context, name string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, auth, err := c.handshake(ctx, name, raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	return counted(conn, c.count), auth, nil
+}
+
+func (c chosen) handshake(ctx context.Context, name string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	secure, _ := credentials.ClientHandshakeInfoFromContext(ctx).Attributes.Value(secureKey{}).(bool)
 	if !secure {
 		return insecure.NewCredentials().ClientHandshake(ctx, name, raw)
@@ -160,6 +171,7 @@ type dialOptions struct {
 	tls     func() *tls.Config
 	timeout time.Duration // of connecting to one address
 	silence time.Duration // after which a connection is given up; 0 means never
+	count   Counter       // of the bytes; nil: nobody
 }
 
 // dial makes a connection that connects when it is used.
@@ -168,7 +180,7 @@ func (o dialOptions) dial(addresses []resolver.Address, more ...grpc.DialOption)
 	all := append([]grpc.DialOption{
 		grpc.WithResolvers(fixed{addresses}),
 		grpc.WithContextDialer(o.dialer()),
-		grpc.WithTransportCredentials(chosen{o.tls}),
+		grpc.WithTransportCredentials(chosen{o.tls, o.count}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: greetTimeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingTime, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithIdleTimeout(0),

@@ -7,10 +7,13 @@
 // for calls: etcd's API forwarded to the leader, copies, renewals. Each has a stream on which the other member pulses
 // every second; a connection that is silent for five seconds is given up. (gRPC's own pings take fifteen.)
 //
-// A member that has moved is reached where it was as long as the connections to there are whole.
+// A member that has moved is reached where it was as long as the connections to there are whole. Answers go over connections of their own, so who was away while the others moved
+// must hear where they are before the log can come: a member says so itself, on the stream of the third connection, as the log has it, and at which position the log does.
 //
 // Raft repairs what is lost, so messages that cannot be sent soon are dropped and reported, never kept: a message
 // to a member that is away would only be old when it comes back.
+//
+// A Counter, if there is one, is told of the bytes of all connections, at both ends, of every message that is dropped, and of what a call each few seconds takes.
 //
 // Every call says of which cluster and member it comes, and for which member it is (metadata.go). The Guard refuses
 // what does not fit. That is against confusion, such as an address that was given to another cluster. Who

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,8 +33,22 @@ type service struct {
 	got chan *raftpb.Message
 	// hold, if not nil, is asked for each message, and may wait.
 	hold func(m *raftpb.Message)
+	// answering, if not nil, is called for each forwarded call, and may wait.
+	answering func(*peerpb.Call)
 	// endless has a copy not end.
 	endless bool
+	// located is where members say that they are.
+	located chan place
+}
+
+type place struct {
+	from     uint64
+	urls     string
+	position int64
+}
+
+func (s *service) Located(ctx context.Context, urls []string, position int64) {
+	s.located <- place{From(ctx), strings.Join(urls, " "), position}
 }
 
 func (s *service) Deliver(ctx context.Context, m *raftpb.Message) error {
@@ -76,6 +91,9 @@ func (s *service) Renew(ctx context.Context, lease int64) (ttl, position int64, 
 }
 
 func (s *service) Answer(_ context.Context, c *peerpb.Call) (*peerpb.Answer, error) {
+	if s.answering != nil {
+		s.answering(c)
+	}
 	return &peerpb.Answer{Response: append([]byte(c.GetMethod()+":"), c.GetRequest()...)}, nil
 }
 
@@ -104,8 +122,12 @@ type memberOptions struct {
 	url  string // to listen on; a port of the system's choice on 127.0.0.1 if empty
 	tls  *listen.TLS
 	hold func(*raftpb.Message)
+	// answering is called for each forwarded call.
+	answering func(*peerpb.Call)
 	// endless has a copy not end.
 	endless bool
+	// busy has no message be taken in.
+	busy bool
 }
 
 func (o *memberOptions) setDefaults() {
@@ -131,15 +153,19 @@ func start(t testing.TB, o memberOptions) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, endless: o.endless}, url: o.url}
+	m := &member{service: &service{got: make(chan *raftpb.Message, 1<<16), hold: o.hold, answering: o.answering, endless: o.endless, located: make(chan place, 64)}, url: o.url}
 	if u.Scheme == "http" || u.Scheme == "https" {
 		m.url = fmt.Sprintf("%s://%s", u.Scheme, listeners[0].Addr())
 	}
 	guard := NewGuard(o.GuardOptions)
-	g := grpc.NewServer(append(ServerOptions(), grpc.Creds(listen.Credentials()),
+	g := grpc.NewServer(append(ServerOptions(), grpc.Creds(Credentials(listen.Credentials())),
 		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))...)
 	stopping := make(chan struct{})
-	Register(g, m.service, stopping)
+	var svc Service = m.service
+	if o.busy {
+		svc = busy{m.service}
+	}
+	Register(g, svc, stopping)
 	pb.RegisterClusterServer(g, cluster{})
 	s := listen.NewServer(listen.ServerOptions{Listeners: listeners, GRPC: g, Name: "peer"})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -159,18 +185,18 @@ func start(t testing.TB, o memberOptions) *member {
 // told is what a Network has reported.
 type told struct {
 	unreachable, snapshots chan uint64
-	removed                chan struct{}
+	removed                chan uint64
 }
 
 // network is this member's Network, with the reports that it makes.
 func network(t testing.TB, config func() *tls.Config, urls ...string) (*Network, *told) {
 	t.Helper()
-	r := &told{unreachable: make(chan uint64, 1<<16), snapshots: make(chan uint64, 1<<16), removed: make(chan struct{}, 16)}
+	r := &told{unreachable: make(chan uint64, 1<<16), snapshots: make(chan uint64, 1<<16), removed: make(chan uint64, 1<<16)}
 	n := NewNetwork(NetworkOptions{
 		Cluster: testCluster, Self: self, TLS: config,
 		Unreachable:  func(id uint64) { r.unreachable <- id },
 		SnapshotLost: func(id uint64) { r.snapshots <- id },
-		Removed:      func() { r.removed <- struct{}{} },
+		Removed:      func(by uint64) { r.removed <- by },
 	})
 	t.Cleanup(n.Close)
 	if len(urls) > 0 {

@@ -17,7 +17,7 @@ import (
 var (
 	// ErrNotSent: it did not leave this member.
 	ErrNotSent = errors.New("peer: the call was not sent")
-	// ErrLost: the connection broke, and it may have been done.
+	// ErrLost: the connection broke, or the answer was given up, and it may have been done.
 	ErrLost = errors.New("peer: the connection broke before the answer")
 )
 
@@ -55,6 +55,13 @@ func (n *Network) Forward(ctx context.Context, to uint64, method string, request
 		return nil, ErrNotSent
 	}
 	return p.forward.call(ctx, n.ctx, &peerpb.Call{Method: method, Request: request})
+}
+
+// GiveUp ends the calls that wait for an answer of a member, as when its connection breaks. What it answers later is passed over.
+func (n *Network) GiveUp(id uint64) {
+	if p := n.peer(id); p != nil {
+		p.forward.giveUp()
+	}
 }
 
 func (f *forwarder) call(ctx, life context.Context, c *peerpb.Call) (*peerpb.Answer, error) {
@@ -170,6 +177,19 @@ func (f *forwarder) answered(answers []*peerpb.Answer) {
 func (f *forwarder) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.lose()
+	f.running = false
+}
+
+// giveUp tells all who wait that there is no answer, and leaves the stream.
+func (f *forwarder) giveUp() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lose()
+}
+
+// lose answers all who wait, and drops what was not sent. Called with mu held.
+func (f *forwarder) lose() {
 	for id, w := range f.waiting {
 		delete(f.waiting, id)
 		if w.err = ErrNotSent; w.sent {
@@ -177,7 +197,7 @@ func (f *forwarder) end() {
 		}
 		close(w.done)
 	}
-	f.queue, f.running = nil, false
+	f.queue = nil
 }
 
 // endIdle ends a stream that nobody uses.

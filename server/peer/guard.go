@@ -18,6 +18,8 @@ type GuardOptions struct {
 	// Removed says of a member whether it was removed from the cluster. It is asked at every call and for every
 	// message, concurrently. A member that is not known here is not a removed one: it may have been added lately.
 	Removed func(id uint64) bool
+	// Count gives who counts what passes between this member and another one. Optional.
+	Count func(id uint64) Counter
 	// Seen is told when a member begins to send Raft messages, so it can be reached: see Network.Retry. It must
 	// not wait. Optional.
 	Seen func(id uint64)
@@ -67,7 +69,11 @@ func (g *Guard) admit(ctx context.Context, method string) (caller, error) {
 	case c.from == 0 || c.from == g.o.Self:
 		return c, status.Errorf(codes.FailedPrecondition, "a request from the member %x to %x", c.from, c.to)
 	}
-	return c, g.current(c.from)
+	if err := g.current(c.from); err != nil {
+		return c, err
+	}
+	g.count(ctx, c.from)
+	return c, nil
 }
 
 // current refuses a member that was removed.

@@ -19,11 +19,15 @@ import (
 type link struct {
 	id      uint64
 	carries string // what the log calls it
+	gone    func() // called when a stream has ended that the member had accepted; nil: nobody
 	conn    *grpc.ClientConn
 	queue   *queue
 	reports *reports
 	log     *slog.Logger
 	broke   func() // called after a stream has ended
+	// at gives where this member is reached, for the other one to hear when a stream begins, and when telling has a token. Nil if another link tells.
+	at      func() *peerpb.Whereabouts
+	telling chan struct{}
 
 	// active is since for others to see, in nanoseconds; 0 while there is no stream.
 	active atomic.Int64
@@ -36,13 +40,24 @@ type link struct {
 
 func (l *link) send(m *raftpb.Message) { l.reports.lost(l.id, l.queue.push(m)) }
 
+// tell has the other member told where this one is reached.
+func (l *link) tell() {
+	select {
+	case l.telling <- struct{}{}:
+	default:
+	}
+}
+
 // run keeps a stream open until ctx ends.
 func (l *link) run(ctx context.Context) {
 	for {
 		err := l.stream(ctx)
-		l.active.Store(0)
+		active := l.active.Swap(0)
 		if ctx.Err() != nil {
 			return
+		}
+		if active != 0 && l.gone != nil {
+			l.gone()
 		}
 		l.reports.lost(l.id, l.queue.drop())
 		l.logTrouble(err)
@@ -126,9 +141,17 @@ var errSend = errors.New("the stream has ended")
 
 func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Message, peerpb.Pulse], began <-chan struct{}, ended chan error) error {
 	var batch []*raftpb.Message
+	if l.at != nil {
+		l.tell()
+	}
 	for {
 		select {
 		case <-l.queue.wake:
+		case <-l.telling:
+			if at := l.at(); at != nil && s.Send(&peerpb.Message{At: at}) != nil {
+				return errSend
+			}
+			continue
 		case <-began:
 			began = nil
 			l.begun()
@@ -143,6 +166,7 @@ func (l *link) pump(ctx context.Context, s grpc.BidiStreamingClient[peerpb.Messa
 				break
 			}
 			if s.Send(&peerpb.Message{Raft: batch}) != nil {
+				l.queue.dropped(len(batch))
 				return errSend
 			}
 			clear(batch)

@@ -19,7 +19,7 @@ const membersTimeout = 3 * time.Second
 func Members(ctx context.Context, urls []string, config func() *tls.Config) (cluster uint64, members []*pb.Member, err error) {
 	errs := []error{errors.New("no peer URL of the cluster has answered")}
 	for _, text := range urls {
-		resp, err := askMembers(ctx, text, config)
+		resp, err := MembersAt(ctx, text, config)
 		if err == nil {
 			return resp.GetHeader().GetClusterId(), resp.GetMembers(), nil
 		}
@@ -31,7 +31,8 @@ func Members(ctx context.Context, urls []string, config func() *tls.Config) (clu
 	return 0, nil, errors.Join(errs...)
 }
 
-func askMembers(ctx context.Context, text string, config func() *tls.Config) (*pb.MemberListResponse, error) {
+// MembersAt asks whoever is at a peer URL for the members of its cluster. The header says who it is.
+func MembersAt(ctx context.Context, text string, config func() *tls.Config) (*pb.MemberListResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, membersTimeout)
 	defer cancel()
 	address, err := parseURL(text)

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
+
+	"github.com/keelson-io/keelson/server/peer/peerpb"
 )
 
 // NetworkOptions say who this member is, and who wants to know what becomes of its messages.
@@ -21,6 +24,8 @@ type NetworkOptions struct {
 	Cluster, Self uint64
 	// TLS gives the configuration for https and unixs URLs, at each handshake. Nil if there is none.
 	TLS func() *tls.Config
+	// Count gives who counts what passes between this member and another one, always the same for a member. Optional.
+	Count func(id uint64) Counter
 	// Logger hears of connections that come and go. Nil discards.
 	Logger *slog.Logger
 	// Unreachable is told that messages to a member were lost, once for each loss that follows on something sent,
@@ -29,8 +34,8 @@ type NetworkOptions struct {
 	// SnapshotLost is told that a MsgSnap did not reach the member, or may not have: its stream broke some
 	// time after it. Raft waits for a snapshot until it is told. Optional.
 	SnapshotLost func(id uint64)
-	// Removed is told, once, that another member says that this one was removed. Optional.
-	Removed func()
+	// Removed is told that another member says that this one was removed, and again as long as it says so. Optional.
+	Removed func(by uint64)
 	// DialTimeout bounds one attempt to connect to one address; 0 means 1.5 s.
 	DialTimeout time.Duration
 }
@@ -44,6 +49,7 @@ type Network struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	at      atomic.Pointer[peerpb.Whereabouts] // nil: not known
 
 	mu     sync.RWMutex
 	peers  map[uint64]*peer
@@ -74,7 +80,7 @@ func NewNetwork(o NetworkOptions) *Network {
 		o.SnapshotLost = func(uint64) {}
 	}
 	if o.Removed == nil {
-		o.Removed = func() {}
+		o.Removed = func(uint64) {}
 	}
 	if o.DialTimeout == 0 {
 		o.DialTimeout = defaultDialTimeout
@@ -110,6 +116,19 @@ func (n *Network) SetPeers(urls map[uint64][]string) {
 		if id != n.o.Self && n.peers[id] == nil {
 			n.add(id, list)
 		}
+	}
+}
+
+// Located takes note of where this member is reached, as the log says at a position, and tells the others. What it said at an earlier position has no effect.
+func (n *Network) Located(urls []string, position int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.at.Load().GetPosition() >= position {
+		return
+	}
+	n.at.Store(&peerpb.Whereabouts{PeerUrls: urls, Position: position})
+	for _, p := range n.peers {
+		p.calls.tell()
 	}
 }
 
@@ -152,9 +171,17 @@ func (n *Network) connect(id uint64, urls []string) (*peer, error) {
 		return nil, err
 	}
 	p.calls.queue.told = true // nothing can be lost there, so its end is no loss
+	p.calls.at = n.at.Load
 	p.forward = newForwarder(p.calls.conn)
 	ctx, cancel := context.WithCancel(n.ctx)
 	p.cancel = cancel
+	if of := n.counter(id); of != nil {
+		for _, l := range p.links() {
+			l.queue.dropped = of.SendFailed
+		}
+		p.calls.gone = of.Disconnected
+		n.running.Go(func() { probe(ctx, p.control.conn, of) })
+	}
 	for _, l := range p.links() {
 		l.broke = func() { n.follow(id, p) }
 		n.running.Go(func() { l.run(ctx) })
@@ -167,13 +194,21 @@ func (n *Network) link(id uint64, carries string, addresses []resolver.Address) 
 	if err != nil {
 		return nil, err
 	}
-	return &link{id: id, carries: carries, conn: conn, queue: newQueue(), reports: n.reports, log: n.o.Logger}, nil
+	return &link{id: id, carries: carries, conn: conn, queue: newQueue(), telling: make(chan struct{}, 1), reports: n.reports, log: n.o.Logger}, nil
 }
 
 func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientConn, error) {
 	who := caller{cluster: n.o.Cluster, from: n.o.Self, to: id}
-	o := dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout, silence: maxSilence}
+	o := dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout, silence: maxSilence, count: n.counter(id)}
 	return o.dial(addresses, grpc.WithUnaryInterceptor(n.unary(who)), grpc.WithStreamInterceptor(n.stream(who)))
+}
+
+// counter gives who counts for a member, nil if nobody does.
+func (n *Network) counter(id uint64) Counter {
+	if n.o.Count == nil {
+		return nil
+	}
+	return n.o.Count(id)
 }
 
 func (p *peer) links() []*link { return []*link{p.control, p.appends, p.calls} }
@@ -210,6 +245,9 @@ func (n *Network) Send(messages []*raftpb.Message) {
 		p := n.peer(m.GetTo())
 		switch {
 		case p == nil:
+			if of := n.counter(m.GetTo()); of != nil {
+				of.SendFailed(1)
+			}
 			n.reports.lost(m.GetTo(), loss{unreachable: true, snapshot: m.GetType() == raftpb.MsgSnap})
 		case m.GetType() == raftpb.MsgApp || len(m.GetEntries()) > 0:
 			p.appends.send(m)

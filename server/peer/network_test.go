@@ -114,7 +114,7 @@ func TestHeartbeatsPass(t *testing.T) {
 		}
 	}
 	close(release)
-	for index := uint64(0); index < 64; { // what fits into the queue at least, in order
+	for index := uint64(0); index < 63; { // what fits into the queue at least, since each takes a bit more than a MiB there: in order
 		got := await(t, m.got, "a MsgApp")
 		if got.GetType() != raftpb.MsgApp {
 			continue
@@ -243,6 +243,29 @@ func TestSetPeers(t *testing.T) {
 	if _, err := n.Conn(other); !errors.Is(err, ErrUnknownPeer) {
 		t.Errorf("Conn: %v", err)
 	}
+}
+
+// TestLocated: a member says where it is reached when a stream begins, and when that changes. URLs that nobody can connect to are not passed on.
+func TestLocated(t *testing.T) {
+	m := start(t, memberOptions{})
+	n, _ := network(t, nil, m.url)
+	reach(t, n, m, 1)
+	n.Located([]string{"nowhere"}, 3)
+	n.Located([]string{"http://a:1", "http://b:1"}, 5)
+	await := func(m *member) {
+		t.Helper()
+		if got, want := await(t, m.located, "where it is"), (place{self, "http://a:1 http://b:1", 5}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	await(m)
+	n.Located([]string{"http://c:1"}, 4)
+	m.stop()
+	m = start(t, memberOptions{url: m.url})
+	await(m)
+	third := start(t, memberOptions{GuardOptions: GuardOptions{Self: 0xd}})
+	n.SetPeers(map[uint64][]string{other: {m.url}, 0xd: {third.url}})
+	await(third)
 }
 
 // TestClose leaves no goroutine, whatever is going on.

@@ -17,7 +17,8 @@ const (
 
 // queue holds the messages that wait for one stream. It never makes anybody wait.
 type queue struct {
-	wake chan struct{} // has a token when there may be something to take
+	wake    chan struct{}      // has a token when there may be something to take
+	dropped func(messages int) // is told of what is lost; it must not wait
 
 	mu      sync.Mutex
 	waiting []sized
@@ -32,7 +33,7 @@ type sized struct {
 	size    int
 }
 
-func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
+func newQueue() *queue { return &queue{wake: make(chan struct{}, 1), dropped: func(int) {}} }
 
 // sizeOf is about what a message takes. It is not the exact size, which is not worth its price here.
 func sizeOf(m *raftpb.Message) int {
@@ -54,6 +55,7 @@ func (q *queue) push(m *raftpb.Message) loss {
 	defer q.mu.Unlock()
 	full := len(q.waiting) >= maxQueued || len(q.waiting) > 0 && q.bytes+s.size > maxQueuedBytes
 	if q.refuses || full {
+		q.dropped(1)
 		return loss{unreachable: q.tell(), snapshot: snapshot}
 	}
 	q.waiting = append(q.waiting, s)
@@ -101,6 +103,7 @@ func (q *queue) sent() {
 func (q *queue) drop() loss {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.dropped(len(q.waiting))
 	q.waiting, q.bytes, q.refuses = nil, 0, true
 	l := loss{unreachable: q.tell(), snapshot: q.marker}
 	q.marker = false

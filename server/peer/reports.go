@@ -14,12 +14,11 @@ type reports struct {
 	mu          sync.Mutex
 	unreachable map[uint64]bool
 	snapshots   map[uint64]bool
-	removed     bool // to be reported
-	wasRemoved  bool // found out
+	removed     map[uint64]bool // who say so
 }
 
 func newReports(o *NetworkOptions) *reports {
-	return &reports{o: o, wake: make(chan struct{}, 1), unreachable: map[uint64]bool{}, snapshots: map[uint64]bool{}}
+	return &reports{o: o, wake: make(chan struct{}, 1), unreachable: map[uint64]bool{}, snapshots: map[uint64]bool{}, removed: map[uint64]bool{}}
 }
 
 // lost reports messages to a member that were dropped.
@@ -38,15 +37,11 @@ func (r *reports) lost(id uint64, l loss) {
 	r.signal()
 }
 
-// removedFrom reports that the member id considers this one removed. The first report counts.
+// removedFrom reports that the member id considers this one removed.
 func (r *reports) removedFrom(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.wasRemoved {
-		return
-	}
-	r.wasRemoved, r.removed = true, true
-	r.o.Logger.Error("this member was removed from the cluster", "says-member", hex(id))
+	r.removed[id] = true
 	r.signal()
 }
 
@@ -68,7 +63,7 @@ func (r *reports) run(ctx context.Context) {
 		}
 		r.mu.Lock()
 		unreachable, snapshots, removed := r.unreachable, r.snapshots, r.removed
-		r.unreachable, r.snapshots, r.removed = map[uint64]bool{}, map[uint64]bool{}, false
+		r.unreachable, r.snapshots, r.removed = map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}
 		r.mu.Unlock()
 		for id := range unreachable {
 			r.o.Unreachable(id)
@@ -76,8 +71,8 @@ func (r *reports) run(ctx context.Context) {
 		for id := range snapshots {
 			r.o.SnapshotLost(id)
 		}
-		if removed {
-			r.o.Removed()
+		for id := range removed {
+			r.o.Removed(id)
 		}
 	}
 }

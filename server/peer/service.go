@@ -38,6 +38,12 @@ type Service interface {
 	Hashes(ctx context.Context, positions []int64) ([]*peerpb.PositionHash, error)
 }
 
+// Locator is a Service that wants to know where members say that they are reached.
+type Locator interface {
+	// Located hears it of the caller: its peer URLs, as the log says at a position. They can be connected to, and whether there is anybody is not known. It must not wait.
+	Located(ctx context.Context, urls []string, position int64)
+}
+
 // Register puts the service on a gRPC server that has a Guard's interceptors. Once stopping is closed the streams
 // of Raft messages end, which otherwise end with their connections only. It may be nil.
 func Register(g *grpc.Server, svc Service, stopping <-chan struct{}) {
@@ -105,7 +111,9 @@ func (s *server) Messages(stream messages) error {
 	for {
 		select {
 		case m := <-received:
+			s.locate(stream.Context(), m.GetAt())
 			if err := s.deliver(stream.Context(), c, m.GetRaft()); err != nil {
+				receiveFailed(stream.Context())
 				return err
 			}
 		case err := <-failed:
@@ -151,6 +159,17 @@ func receive(stream messages, received chan<- *peerpb.Message, failed chan<- err
 		case <-stream.Context().Done():
 			return
 		}
+	}
+}
+
+// locate passes on where the caller says that it is reached.
+func (s *server) locate(ctx context.Context, at *peerpb.Whereabouts) {
+	l, ok := s.svc.(Locator)
+	if at == nil || !ok {
+		return
+	}
+	if _, err := parseURLs(at.GetPeerUrls()); err == nil {
+		l.Located(ctx, at.GetPeerUrls(), at.GetPosition())
 	}
 }
 

@@ -11,38 +11,42 @@ import (
 // ErrBusy says that another process restores to the same place.
 var ErrBusy = errors.New("another restore to it is under way")
 
-// claim makes a directory that is empty and this process's alone, until release is called or the process ends, also under another name. What a
-// process has left there that was killed is removed.
-func claim(dir string) (release func(), err error) {
+// hold makes a directory this process's alone, until release is called or the process ends, also under another name. It is made if it is not there.
+func hold(dir string) (release func(), err error) {
 	for {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
-		held, err := hold(dir)
+		held, err := lock(dir)
 		if errors.Is(err, errMoved) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("restore to %s: %w", dir, err)
 		}
-		left, err := os.ReadDir(dir)
-		for _, e := range left {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
-		if err != nil {
-			return nil, errors.Join(err, held.Close())
-		}
 		return func() { held.Close() }, nil
 	}
+}
+
+// empty removes all that is in a directory.
+func empty(dir string) error {
+	left, err := os.ReadDir(dir)
+	for _, e := range left {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
 }
 
 // errMoved says that a directory has got another name, or none, before it was held.
 var errMoved = errors.New("the directory is no longer there")
 
-func hold(dir string) (*os.File, error) {
+func lock(dir string) (*os.File, error) {
 	file, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errMoved
+	}
 	if err != nil {
-		return nil, errors.Join(errMoved, err)
+		return nil, err
 	}
 	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {

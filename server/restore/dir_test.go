@@ -41,7 +41,7 @@ func TestDir(t *testing.T) {
 		if wal {
 			o.WALDir = filepath.Join(base, "wal")
 		}
-		if err := Dir(t.Context(), f, o, Options{}, discard()); err != nil {
+		if _, err := Dir(t.Context(), f, o, Options{}, discard()); err != nil {
 			t.Fatal(err)
 		}
 		log, err := raft.Open(t.Context(), raft.Options{Database: sqlite.Options{Path: filepath.Join(o.DataDir, "member", "keelson.db")}, Dir: server.RaftDir(*o), Logger: discard()})
@@ -57,7 +57,7 @@ func TestDir(t *testing.T) {
 			t.Errorf("it leaves %q", left)
 		}
 		before := tree(t, base)
-		if err := Dir(t.Context(), f, o, Options{}, discard()); err == nil || !strings.Contains(err.Error(), "not empty") {
+		if _, err := Dir(t.Context(), f, o, Options{}, discard()); err == nil || !strings.Contains(err.Error(), "not empty") {
 			t.Errorf("to where there is something: %v", err)
 		}
 		if after := tree(t, base); !bytes.Equal(before, after) {
@@ -86,7 +86,7 @@ func tree(t *testing.T, dir string) []byte {
 func TestDirAlone(t *testing.T) {
 	f := taken(t, filled(t))
 	o := options(t, t.TempDir(), "a")
-	if err := Dir(t.Context(), f, o, Options{Bump: 5}, discard()); err != nil {
+	if _, err := Dir(t.Context(), f, o, Options{Bump: 5}, discard()); err != nil {
 		t.Fatal(err)
 	}
 	if clustered, err := raft.Clustered(server.RaftDir(*o)); clustered || err != nil {
@@ -108,11 +108,11 @@ func TestDirBrokenOff(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	release, err := claim(o.DataDir + unfinished)
+	release, err := hold(o.DataDir + unfinished)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Dir(t.Context(), f, o, Options{}, discard()); !errors.Is(err, ErrBusy) {
+	if _, err := Dir(t.Context(), f, o, Options{}, discard()); !errors.Is(err, ErrBusy) {
 		t.Errorf("beside another one: %v", err)
 	}
 	release()
@@ -121,13 +121,57 @@ func TestDirBrokenOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost.Close() // so that its rows cannot be read
-	if err := Dir(t.Context(), lost, o, Options{}, discard()); err == nil {
+	if _, err := Dir(t.Context(), lost, o, Options{}, discard()); err == nil {
 		t.Error("a file that cannot be read was restored")
 	}
 	if got := string(tree(t, base)); got != base+"\n" {
 		t.Errorf("it leaves\n%s", got)
 	}
-	if err := Dir(t.Context(), f, o, Options{}, discard()); err != nil {
+	if _, err := Dir(t.Context(), f, o, Options{}, discard()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDirKilledWhilePlaced: of a process that was killed when one directory was at its place and the other not, the one is taken back by the next, and nothing
+// else is.
+func TestDirKilledWhilePlaced(t *testing.T) {
+	f := taken(t, filled(t))
+	base := t.TempDir()
+	o := options(t, filepath.Join(base, "data"), "a", "b")
+	o.WALDir = filepath.Join(base, "wal")
+	if _, err := Dir(t.Context(), f, o, Options{}, discard()); err != nil {
+		t.Fatal(err)
+	}
+	whole := tree(t, base)
+	note := filepath.Join(o.DataDir+unfinished, placedWAL)
+	kill := func() {
+		t.Helper()
+		info, err := os.Stat(o.WALDir)
+		if err == nil {
+			err = os.Rename(o.DataDir, o.DataDir+unfinished)
+		}
+		if err == nil {
+			err = writeSynced(note, identify(info))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill()
+	if _, err := Dir(t.Context(), f, o, Options{}, discard()); err != nil {
+		t.Fatal(err)
+	}
+	if got := tree(t, base); !bytes.Equal(got, whole) {
+		t.Errorf("there is\n%s\nand not\n%s", got, whole)
+	}
+	kill()
+	if err := errors.Join(os.RemoveAll(o.WALDir), os.Mkdir(o.WALDir, 0o700), os.WriteFile(filepath.Join(o.WALDir, "other"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dir(t.Context(), f, o, Options{}, discard()); err == nil || !strings.Contains(err.Error(), "exists") {
+		t.Errorf("a directory of somebody else's: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(o.WALDir, "other")); err != nil {
 		t.Error(err)
 	}
 }

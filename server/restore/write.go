@@ -1,4 +1,8 @@
 // Package restore makes a store of an etcd's database file: a snapshot of Keelson's or of etcd's, or a member's own file.
+//
+// Dir and Database write it beside its place (Write), read it back from the database and compare it with the file (Prove), and put it at its
+// place at once. So nothing is there of a restore that failed or was killed, and of two to the same place one is refused. Writing needs memory for a batch; reading
+// back needs it for the index, as a server on the store does.
 package restore
 
 import (
@@ -23,6 +27,8 @@ type Options struct {
 	Members *mvcc.Bootstrap
 	// Progress is told now and then how many rows have been written. Optional.
 	Progress func(rows int64)
+	// Proved is told now and then how many rows have been read back and found to be the file's. Optional.
+	Proved func(rows int64)
 }
 
 // ErrAuth says that a file has authentication enabled: a server that cannot ask for passwords would show everything to everybody.
@@ -70,7 +76,7 @@ func Write(ctx context.Context, log drivers.Log, f *etcdfile.File, o Options) (d
 // writer appends entries in batches.
 type writer struct {
 	ctx   context.Context
-	log   drivers.Log
+	log   drivers.Log // nil if it is just to tell where a log with these entries ends
 	o     Options
 	end   drivers.End
 	batch []drivers.Entry
@@ -99,8 +105,10 @@ func (w *writer) flush() error {
 		return nil
 	}
 	b := &drivers.Batch{ID: w.id(), Time: time.Now(), Entries: w.batch}
-	if err := w.log.Append(w.ctx, w.end, b); err != nil {
-		return err
+	if w.log != nil {
+		if err := w.log.Append(w.ctx, w.end, b); err != nil {
+			return err
+		}
 	}
 	w.end = drivers.End{Position: w.end.Position + int64(len(w.batch)), Batch: b.ID}
 	w.batch, w.bytes = w.batch[:0], 0

@@ -103,11 +103,20 @@ func TestRenewalOfADeposedLeader(t *testing.T) {
 }
 
 // TestRenewalWaitsForNoDeposedLeader: who waits for an expired lease's end is sent to the next leader, which gives the lease its TTL again. Otherwise the other leases that are
-// kept alive by the same stream would end.
+// kept alive by the same stream would end. A server that stands still does not hear of the next leader.
 func TestRenewalWaitsForNoDeposedLeader(t *testing.T) {
-	for _, again := range []bool{false, true} {
+	for what, c := range map[string]struct {
+		happens func(s *led, halted chan struct{})
+		want    error
+	}{
+		"it leads again":  {func(s *led, _ chan struct{}) { s.lead(7) }, drivers.ErrNotLeader},
+		"it follows":      {func(s *led, _ chan struct{}) { s.term.Store(0); s.lessor.Demote() }, drivers.ErrNotLeader},
+		"it stands still": {func(_ *led, halted chan struct{}) { close(halted) }, drivers.ErrNoLeader},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := beginLed(t)
+			halted := make(chan struct{})
+			s.lessor.opts.Halted = func() <-chan struct{} { return halted }
 			s.lead(5)
 			s.batch(&pb.LeaseGrantRequest{ID: 1, TTL: 10})
 			s.intercept(func(request any) error {
@@ -123,20 +132,15 @@ func TestRenewalWaitsForNoDeposedLeader(t *testing.T) {
 				renewed <- err
 			}()
 			synctest.Wait()
-			if again {
-				s.lead(7)
-			} else {
-				s.term.Store(0)
-				s.lessor.Demote()
-			}
+			c.happens(s, halted)
 			synctest.Wait()
 			select {
 			case err := <-renewed:
-				if !errors.Is(err, drivers.ErrNotLeader) {
-					t.Error(err)
+				if !errors.Is(err, c.want) {
+					t.Errorf("%s: %v", what, err)
 				}
 			default:
-				t.Fatal("the renewal waits for a lease that this server does not count any more")
+				t.Fatalf("%s: the renewal waits for a lease that this server does not count any more", what)
 			}
 		})
 	}

@@ -42,6 +42,8 @@ type Options struct {
 	// Lead, set if one server leads the others, gives the term and whether this server leads in it. Leases are counted by the leader alone, from Promote on for as
 	// long as it leads in that term. A server that is alone leads, in term 0.
 	Lead func() (term uint64, leads bool)
+	// Halted gives a channel that is closed while this server stands still: another one may lead by then, which this one does not hear of. Nil if it never does.
+	Halted func() <-chan struct{}
 }
 
 // Bounds of the lessor's work.
@@ -257,11 +259,17 @@ func (l *Lessor) Renew(ctx context.Context, id int64) (int64, error) {
 	}
 	if le.expiring || !time.Now().Before(le.deadline) {
 		l.mu.Unlock()
+		var halted <-chan struct{}
+		if l.opts.Halted != nil {
+			halted = l.opts.Halted()
+		}
 		select {
 		case <-le.gone:
 			return 0, mvcc.ErrLeaseNotFound
 		case <-ceded:
 			return 0, drivers.ErrNotLeader // who counts now may have given it more time
+		case <-halted:
+			return 0, drivers.ErrNoLeader // likewise
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}

@@ -26,6 +26,9 @@ type Member struct {
 // Founder tells whether the log was founded for this member.
 func (m *Member) Founder() bool { return m.founder }
 
+// Position is that of the entry that says so. Of two states of a member that of the later entry is the newer one, whoever has it.
+func (m *Member) Position() int64 { return m.position }
+
 // Members gives the members, by id. The slice is not to be changed.
 func (ix *Index) Members() []*Member { return ix.members }
 

@@ -17,7 +17,6 @@ type Restorer struct {
 	compact int64
 	emit    func(drivers.Entry) error
 	row     Row // the last one, without its KeyValue
-	meta    []byte
 }
 
 // NewRestorer begins a log that is compacted at a revision, or never was: 0 or below. Entries go to emit, which keeps them.

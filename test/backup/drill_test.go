@@ -264,7 +264,7 @@ func (p place) restored(t *testing.T, of node, b backup.Backup) {
 	o := config.Default()
 	o.DataDir = filepath.Join(dir, "data")
 	o.EnsureDefaults()
-	if err := restore.Dir(t.Context(), f, &o, restore.Options{}, slog.New(slog.DiscardHandler)); err != nil {
+	if _, err := restore.Dir(t.Context(), f, &o, restore.Options{}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	process, err := launch.Start(t.Context(), launch.Options{Binary: binary(t, "keelson"), Dir: dir})

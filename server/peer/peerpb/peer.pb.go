@@ -76,13 +76,15 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19, 0}
+	return file_peer_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Message is one or more Raft messages, in order.
 type Message struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Raft          []*raftpb.Message      `protobuf:"bytes,1,rep,name=raft,proto3" json:"raft,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Raft  []*raftpb.Message      `protobuf:"bytes,1,rep,name=raft,proto3" json:"raft,omitempty"`
+	// at is where the caller is reached. It is there when a stream begins, and when that has changed; on one of a member's streams.
+	At            *Whereabouts `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -124,6 +126,67 @@ func (x *Message) GetRaft() []*raftpb.Message {
 	return nil
 }
 
+func (x *Message) GetAt() *Whereabouts {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// Whereabouts are a member's peer URLs.
+type Whereabouts struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	PeerUrls []string               `protobuf:"bytes,1,rep,name=peer_urls,json=peerUrls,proto3" json:"peer_urls,omitempty"`
+	// position is that of the log's entry that says so: of two, the later one holds.
+	Position      int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Whereabouts) Reset() {
+	*x = Whereabouts{}
+	mi := &file_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Whereabouts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Whereabouts) ProtoMessage() {}
+
+func (x *Whereabouts) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Whereabouts.ProtoReflect.Descriptor instead.
+func (*Whereabouts) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Whereabouts) GetPeerUrls() []string {
+	if x != nil {
+		return x.PeerUrls
+	}
+	return nil
+}
+
+func (x *Whereabouts) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 type Pulse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -132,7 +195,7 @@ type Pulse struct {
 
 func (x *Pulse) Reset() {
 	*x = Pulse{}
-	mi := &file_peer_proto_msgTypes[1]
+	mi := &file_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -144,7 +207,7 @@ func (x *Pulse) String() string {
 func (*Pulse) ProtoMessage() {}
 
 func (x *Pulse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[1]
+	mi := &file_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -157,7 +220,7 @@ func (x *Pulse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pulse.ProtoReflect.Descriptor instead.
 func (*Pulse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{1}
+	return file_peer_proto_rawDescGZIP(), []int{2}
 }
 
 type CopyRequest struct {
@@ -168,7 +231,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_peer_proto_msgTypes[2]
+	mi := &file_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -180,7 +243,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[2]
+	mi := &file_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -193,7 +256,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{2}
+	return file_peer_proto_rawDescGZIP(), []int{3}
 }
 
 type CopyChunk struct {
@@ -210,7 +273,7 @@ type CopyChunk struct {
 
 func (x *CopyChunk) Reset() {
 	*x = CopyChunk{}
-	mi := &file_peer_proto_msgTypes[3]
+	mi := &file_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -222,7 +285,7 @@ func (x *CopyChunk) String() string {
 func (*CopyChunk) ProtoMessage() {}
 
 func (x *CopyChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[3]
+	mi := &file_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -235,7 +298,7 @@ func (x *CopyChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyChunk.ProtoReflect.Descriptor instead.
 func (*CopyChunk) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{3}
+	return file_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CopyChunk) GetChunk() isCopyChunk_Chunk {
@@ -311,7 +374,7 @@ type CopyHeader struct {
 
 func (x *CopyHeader) Reset() {
 	*x = CopyHeader{}
-	mi := &file_peer_proto_msgTypes[4]
+	mi := &file_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +386,7 @@ func (x *CopyHeader) String() string {
 func (*CopyHeader) ProtoMessage() {}
 
 func (x *CopyHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[4]
+	mi := &file_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +399,7 @@ func (x *CopyHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyHeader.ProtoReflect.Descriptor instead.
 func (*CopyHeader) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{4}
+	return file_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CopyHeader) GetEndPosition() int64 {
@@ -383,7 +446,7 @@ type CopyRows struct {
 
 func (x *CopyRows) Reset() {
 	*x = CopyRows{}
-	mi := &file_peer_proto_msgTypes[5]
+	mi := &file_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +458,7 @@ func (x *CopyRows) String() string {
 func (*CopyRows) ProtoMessage() {}
 
 func (x *CopyRows) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[5]
+	mi := &file_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +471,7 @@ func (x *CopyRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRows.ProtoReflect.Descriptor instead.
 func (*CopyRows) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{5}
+	return file_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CopyRows) GetRows() []*Row {
@@ -433,7 +496,7 @@ type Row struct {
 
 func (x *Row) Reset() {
 	*x = Row{}
-	mi := &file_peer_proto_msgTypes[6]
+	mi := &file_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +508,7 @@ func (x *Row) String() string {
 func (*Row) ProtoMessage() {}
 
 func (x *Row) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[6]
+	mi := &file_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +521,7 @@ func (x *Row) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Row.ProtoReflect.Descriptor instead.
 func (*Row) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{6}
+	return file_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Row) GetPosition() int64 {
@@ -511,7 +574,7 @@ type CopyEnd struct {
 
 func (x *CopyEnd) Reset() {
 	*x = CopyEnd{}
-	mi := &file_peer_proto_msgTypes[7]
+	mi := &file_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +586,7 @@ func (x *CopyEnd) String() string {
 func (*CopyEnd) ProtoMessage() {}
 
 func (x *CopyEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[7]
+	mi := &file_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +599,7 @@ func (x *CopyEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyEnd.ProtoReflect.Descriptor instead.
 func (*CopyEnd) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{7}
+	return file_peer_proto_rawDescGZIP(), []int{8}
 }
 
 type RenewRequest struct {
@@ -548,7 +611,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +623,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +636,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RenewRequest) GetLease() int64 {
@@ -594,7 +657,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +669,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +682,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RenewResponse) GetTtl() int64 {
@@ -646,7 +709,7 @@ type Calls struct {
 
 func (x *Calls) Reset() {
 	*x = Calls{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +721,7 @@ func (x *Calls) String() string {
 func (*Calls) ProtoMessage() {}
 
 func (x *Calls) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +734,7 @@ func (x *Calls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Calls.ProtoReflect.Descriptor instead.
 func (*Calls) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Calls) GetCalls() []*Call {
@@ -694,7 +757,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +769,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +782,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Call) GetId() uint64 {
@@ -752,7 +815,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +827,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +840,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Answers) GetAnswers() []*Answer {
@@ -805,7 +868,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +880,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +893,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -885,7 +948,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +960,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +973,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PublishRequest) GetName() string {
@@ -935,7 +998,7 @@ type PublishResponse struct {
 
 func (x *PublishResponse) Reset() {
 	*x = PublishResponse{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1010,7 @@ func (x *PublishResponse) String() string {
 func (*PublishResponse) ProtoMessage() {}
 
 func (x *PublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1023,7 @@ func (x *PublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
 func (*PublishResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
 type HashesRequest struct {
@@ -972,7 +1035,7 @@ type HashesRequest struct {
 
 func (x *HashesRequest) Reset() {
 	*x = HashesRequest{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1047,7 @@ func (x *HashesRequest) String() string {
 func (*HashesRequest) ProtoMessage() {}
 
 func (x *HashesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1060,7 @@ func (x *HashesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashesRequest.ProtoReflect.Descriptor instead.
 func (*HashesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HashesRequest) GetPositions() []int64 {
@@ -1017,7 +1080,7 @@ type HashesResponse struct {
 
 func (x *HashesResponse) Reset() {
 	*x = HashesResponse{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1092,7 @@ func (x *HashesResponse) String() string {
 func (*HashesResponse) ProtoMessage() {}
 
 func (x *HashesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1105,7 @@ func (x *HashesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashesResponse.ProtoReflect.Descriptor instead.
 func (*HashesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HashesResponse) GetHashes() []*PositionHash {
@@ -1063,7 +1126,7 @@ type PositionHash struct {
 
 func (x *PositionHash) Reset() {
 	*x = PositionHash{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1138,7 @@ func (x *PositionHash) String() string {
 func (*PositionHash) ProtoMessage() {}
 
 func (x *PositionHash) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1151,7 @@ func (x *PositionHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionHash.ProtoReflect.Descriptor instead.
 func (*PositionHash) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PositionHash) GetPosition() int64 {
@@ -1115,7 +1178,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1190,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1203,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1156,9 +1219,13 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
 	"peer.proto\x12\x0fkeelson.peer.v1\x1a\n" +
-	"raft.proto\".\n" +
+	"raft.proto\"\\\n" +
 	"\aMessage\x12#\n" +
-	"\x04raft\x18\x01 \x03(\v2\x0f.raftpb.MessageR\x04raft\"\a\n" +
+	"\x04raft\x18\x01 \x03(\v2\x0f.raftpb.MessageR\x04raft\x12,\n" +
+	"\x02at\x18\x02 \x01(\v2\x1c.keelson.peer.v1.WhereaboutsR\x02at\"F\n" +
+	"\vWhereabouts\x12\x1b\n" +
+	"\tpeer_urls\x18\x01 \x03(\tR\bpeerUrls\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\"\a\n" +
 	"\x05Pulse\"\x13\n" +
 	"\vCopyRequestJ\x04\b\x01\x10\x02\"\xaa\x01\n" +
 	"\tCopyChunk\x125\n" +
@@ -1245,58 +1312,60 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),     // 0: keelson.peer.v1.Refusal.Reason
 	(*Message)(nil),         // 1: keelson.peer.v1.Message
-	(*Pulse)(nil),           // 2: keelson.peer.v1.Pulse
-	(*CopyRequest)(nil),     // 3: keelson.peer.v1.CopyRequest
-	(*CopyChunk)(nil),       // 4: keelson.peer.v1.CopyChunk
-	(*CopyHeader)(nil),      // 5: keelson.peer.v1.CopyHeader
-	(*CopyRows)(nil),        // 6: keelson.peer.v1.CopyRows
-	(*Row)(nil),             // 7: keelson.peer.v1.Row
-	(*CopyEnd)(nil),         // 8: keelson.peer.v1.CopyEnd
-	(*RenewRequest)(nil),    // 9: keelson.peer.v1.RenewRequest
-	(*RenewResponse)(nil),   // 10: keelson.peer.v1.RenewResponse
-	(*Calls)(nil),           // 11: keelson.peer.v1.Calls
-	(*Call)(nil),            // 12: keelson.peer.v1.Call
-	(*Answers)(nil),         // 13: keelson.peer.v1.Answers
-	(*Answer)(nil),          // 14: keelson.peer.v1.Answer
-	(*PublishRequest)(nil),  // 15: keelson.peer.v1.PublishRequest
-	(*PublishResponse)(nil), // 16: keelson.peer.v1.PublishResponse
-	(*HashesRequest)(nil),   // 17: keelson.peer.v1.HashesRequest
-	(*HashesResponse)(nil),  // 18: keelson.peer.v1.HashesResponse
-	(*PositionHash)(nil),    // 19: keelson.peer.v1.PositionHash
-	(*Refusal)(nil),         // 20: keelson.peer.v1.Refusal
-	(*raftpb.Message)(nil),  // 21: raftpb.Message
+	(*Whereabouts)(nil),     // 2: keelson.peer.v1.Whereabouts
+	(*Pulse)(nil),           // 3: keelson.peer.v1.Pulse
+	(*CopyRequest)(nil),     // 4: keelson.peer.v1.CopyRequest
+	(*CopyChunk)(nil),       // 5: keelson.peer.v1.CopyChunk
+	(*CopyHeader)(nil),      // 6: keelson.peer.v1.CopyHeader
+	(*CopyRows)(nil),        // 7: keelson.peer.v1.CopyRows
+	(*Row)(nil),             // 8: keelson.peer.v1.Row
+	(*CopyEnd)(nil),         // 9: keelson.peer.v1.CopyEnd
+	(*RenewRequest)(nil),    // 10: keelson.peer.v1.RenewRequest
+	(*RenewResponse)(nil),   // 11: keelson.peer.v1.RenewResponse
+	(*Calls)(nil),           // 12: keelson.peer.v1.Calls
+	(*Call)(nil),            // 13: keelson.peer.v1.Call
+	(*Answers)(nil),         // 14: keelson.peer.v1.Answers
+	(*Answer)(nil),          // 15: keelson.peer.v1.Answer
+	(*PublishRequest)(nil),  // 16: keelson.peer.v1.PublishRequest
+	(*PublishResponse)(nil), // 17: keelson.peer.v1.PublishResponse
+	(*HashesRequest)(nil),   // 18: keelson.peer.v1.HashesRequest
+	(*HashesResponse)(nil),  // 19: keelson.peer.v1.HashesResponse
+	(*PositionHash)(nil),    // 20: keelson.peer.v1.PositionHash
+	(*Refusal)(nil),         // 21: keelson.peer.v1.Refusal
+	(*raftpb.Message)(nil),  // 22: raftpb.Message
 }
 var file_peer_proto_depIdxs = []int32{
-	21, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
-	5,  // 1: keelson.peer.v1.CopyChunk.header:type_name -> keelson.peer.v1.CopyHeader
-	6,  // 2: keelson.peer.v1.CopyChunk.rows:type_name -> keelson.peer.v1.CopyRows
-	8,  // 3: keelson.peer.v1.CopyChunk.end:type_name -> keelson.peer.v1.CopyEnd
-	7,  // 4: keelson.peer.v1.CopyRows.rows:type_name -> keelson.peer.v1.Row
-	12, // 5: keelson.peer.v1.Calls.calls:type_name -> keelson.peer.v1.Call
-	14, // 6: keelson.peer.v1.Answers.answers:type_name -> keelson.peer.v1.Answer
-	19, // 7: keelson.peer.v1.HashesResponse.hashes:type_name -> keelson.peer.v1.PositionHash
-	0,  // 8: keelson.peer.v1.Refusal.reason:type_name -> keelson.peer.v1.Refusal.Reason
-	1,  // 9: keelson.peer.v1.Peer.Messages:input_type -> keelson.peer.v1.Message
-	3,  // 10: keelson.peer.v1.Peer.Copy:input_type -> keelson.peer.v1.CopyRequest
-	9,  // 11: keelson.peer.v1.Peer.Renew:input_type -> keelson.peer.v1.RenewRequest
-	11, // 12: keelson.peer.v1.Peer.Forward:input_type -> keelson.peer.v1.Calls
-	15, // 13: keelson.peer.v1.Peer.Publish:input_type -> keelson.peer.v1.PublishRequest
-	17, // 14: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
-	2,  // 15: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.Pulse
-	4,  // 16: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
-	10, // 17: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
-	13, // 18: keelson.peer.v1.Peer.Forward:output_type -> keelson.peer.v1.Answers
-	16, // 19: keelson.peer.v1.Peer.Publish:output_type -> keelson.peer.v1.PublishResponse
-	18, // 20: keelson.peer.v1.Peer.Hashes:output_type -> keelson.peer.v1.HashesResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	22, // 0: keelson.peer.v1.Message.raft:type_name -> raftpb.Message
+	2,  // 1: keelson.peer.v1.Message.at:type_name -> keelson.peer.v1.Whereabouts
+	6,  // 2: keelson.peer.v1.CopyChunk.header:type_name -> keelson.peer.v1.CopyHeader
+	7,  // 3: keelson.peer.v1.CopyChunk.rows:type_name -> keelson.peer.v1.CopyRows
+	9,  // 4: keelson.peer.v1.CopyChunk.end:type_name -> keelson.peer.v1.CopyEnd
+	8,  // 5: keelson.peer.v1.CopyRows.rows:type_name -> keelson.peer.v1.Row
+	13, // 6: keelson.peer.v1.Calls.calls:type_name -> keelson.peer.v1.Call
+	15, // 7: keelson.peer.v1.Answers.answers:type_name -> keelson.peer.v1.Answer
+	20, // 8: keelson.peer.v1.HashesResponse.hashes:type_name -> keelson.peer.v1.PositionHash
+	0,  // 9: keelson.peer.v1.Refusal.reason:type_name -> keelson.peer.v1.Refusal.Reason
+	1,  // 10: keelson.peer.v1.Peer.Messages:input_type -> keelson.peer.v1.Message
+	4,  // 11: keelson.peer.v1.Peer.Copy:input_type -> keelson.peer.v1.CopyRequest
+	10, // 12: keelson.peer.v1.Peer.Renew:input_type -> keelson.peer.v1.RenewRequest
+	12, // 13: keelson.peer.v1.Peer.Forward:input_type -> keelson.peer.v1.Calls
+	16, // 14: keelson.peer.v1.Peer.Publish:input_type -> keelson.peer.v1.PublishRequest
+	18, // 15: keelson.peer.v1.Peer.Hashes:input_type -> keelson.peer.v1.HashesRequest
+	3,  // 16: keelson.peer.v1.Peer.Messages:output_type -> keelson.peer.v1.Pulse
+	5,  // 17: keelson.peer.v1.Peer.Copy:output_type -> keelson.peer.v1.CopyChunk
+	11, // 18: keelson.peer.v1.Peer.Renew:output_type -> keelson.peer.v1.RenewResponse
+	14, // 19: keelson.peer.v1.Peer.Forward:output_type -> keelson.peer.v1.Answers
+	17, // 20: keelson.peer.v1.Peer.Publish:output_type -> keelson.peer.v1.PublishResponse
+	19, // 21: keelson.peer.v1.Peer.Hashes:output_type -> keelson.peer.v1.HashesResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1304,7 +1373,7 @@ func file_peer_proto_init() {
 	if File_peer_proto != nil {
 		return
 	}
-	file_peer_proto_msgTypes[3].OneofWrappers = []any{
+	file_peer_proto_msgTypes[4].OneofWrappers = []any{
 		(*CopyChunk_Header)(nil),
 		(*CopyChunk_Rows)(nil),
 		(*CopyChunk_End)(nil),
@@ -1315,7 +1384,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
+	"time"
 
+	"github.com/keelson-io/keelson/test/conformance/history"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -19,16 +24,18 @@ const (
 
 // TestFullDisk fills the disk of a member. It may end, or refuse; the others go on, and so does it when there is room.
 func TestFullDisk(t *testing.T) {
-	for name, leads := range map[string]bool{"a follower": false, "the leader": true} {
-		t.Run(name, func(t *testing.T) { fullDisk(t, leads) })
+	for name, is := range map[string]struct{ leads, apart bool }{"a follower": {}, "the leader": {leads: true}, "the leader, and its Raft log": {true, true}} {
+		t.Run(name, func(t *testing.T) { fullDisk(t, is.leads, is.apart) })
 	}
 }
 
-func fullDisk(t *testing.T, leads bool) {
+// fullDisk fills the disk of the leader or of a follower, of all that it has or of its Raft log alone.
+func fullDisk(t *testing.T, leads, apart bool) {
 	d := newDrill(t, 3)
 	d.full = leads // by a follower's disk nobody is refused
 	full := 2
 	m := d.members[full]
+	m.apart = apart
 	if err := m.smallDisk(diskSize); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +69,11 @@ func fullDisk(t *testing.T, leads bool) {
 				return err
 			}
 		}
-		err := errors.Join(d.withoutMe(full), m.free())
+		err := d.withoutMe(full)
+		if apart && !m.gone() {
+			err = errors.Join(err, d.outOfIt(full))
+		}
+		err = errors.Join(err, m.free())
 		d.t.Logf("the member with a full disk has ended: %v", m.gone())
 		if err != nil {
 			return err
@@ -72,14 +83,36 @@ func fullDisk(t *testing.T, leads bool) {
 	d.finish()
 }
 
+// outOfIt waits until a member says that it has no leader, and sees that it says so to those who ask it for something, instead of letting them wait.
+func (d *drill) outOfIt(n int) error {
+	return d.until("a member that knows that it is out of it", func(ctx context.Context) error {
+		s, err := d.status(ctx, n)
+		if err != nil || s.GetLeader() != 0 {
+			return fmt.Errorf("its leader is %x: %w", s.GetLeader(), err)
+		}
+		for _, request := range []proto.Message{everything(), d.value("k0")} {
+			if err := d.asks(ctx, n, request); !history.Is(err, rpctypes.ErrGRPCNoLeader) {
+				return fmt.Errorf("%T: %w", request, err)
+			}
+		}
+		return nil
+	})
+}
+
 // recover sees that a member goes on when there is room, and starts it again if it takes that.
 func (d *drill) recover(n int) error {
 	m := d.members[n]
 	if !m.gone() {
 		ctx, cancel := context.WithTimeout(d.t.Context(), try)
 		defer cancel()
-		if _, err := pb.NewKVClient(d.conn(n)).Range(ctx, everything()); err == nil {
-			return nil
+		for ctx.Err() == nil {
+			if _, err := pb.NewKVClient(d.conn(n)).Range(ctx, everything()); err == nil {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pollInterval): // it may be refused until the member has found the room
+			}
 		}
 		d.t.Log("there is room again, and it takes a restart")
 	}

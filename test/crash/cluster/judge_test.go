@@ -41,7 +41,7 @@ func (d *drill) judged() error {
 	ops := d.recorder.Ops()
 	if d.full {
 		// As if they had never been sent: a change that one of them made all the same is then nobody's.
-		ops = slices.DeleteFunc(slices.Clone(ops), func(op *history.Op) bool { return history.Is(op.Err, rpctypes.ErrGRPCNoSpace) })
+		ops = answeredElse(ops, rpctypes.ErrGRPCNoSpace)
 	}
 	errs = append(errs, d.counts(), goesBack(ops, len(d.members), d.began))
 	settled := time.Since(began)
@@ -50,7 +50,8 @@ func (d *drill) judged() error {
 	slices.SortStableFunc(views, func(a, b *history.View) int { return cmp.Compare(b.Reached(), a.Reached()) })
 	// Those on numbers of which nobody is left end before all was to be seen: theirs is a beginning.
 	errs = append(errs, history.Check(ops, slices.DeleteFunc(views, func(v *history.View) bool { return v.Reached() < views[0].Reached() && d.left(v) })))
-	v, err := linear.Check(ops, views[0].Events(), judging)
+	// The same goes for who found no leader, but that a lease was not granted for that is a reason for other refusals.
+	v, err := linear.Check(answeredElse(ops, rpctypes.ErrGRPCNoLeader), views[0].Events(), judging)
 	if v != nil {
 		d.t.Logf("settled in %v; judged, with %d of %d requests perhaps done, in %v", settled.Round(time.Millisecond), v.Open, v.Calls, (time.Since(began) - settled).Round(time.Millisecond))
 		if !d.stale {
@@ -58,6 +59,11 @@ func (d *drill) judged() error {
 		}
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// answeredElse leaves out the requests that were answered with an error.
+func answeredElse(ops []*history.Op, with error) []*history.Op {
+	return slices.DeleteFunc(slices.Clone(ops), func(op *history.Op) bool { return history.Is(op.Err, with) })
 }
 
 // left says whether a watcher's member is none any more.

@@ -20,7 +20,8 @@ type member struct {
 	host   *host
 	binary string
 	dir    string // of the log, and of the data if there is no disk
-	disk   string // of the data, if it has one of its own
+	disk   string // of the data, if it has one of its own, or of the Raft log alone
+	apart  bool   // the disk is the Raft log's
 	clock  string // the file that sets the program's clock, if it was built for that
 	flags  []string
 	extra  []string // of each configuration
@@ -35,7 +36,7 @@ func (m *member) peerURL() string   { return "http://" + m.host.address() + ":23
 func (m *member) logPath() string   { return filepath.Join(m.dir, "server.log") }
 
 func (m *member) data() string {
-	if m.disk != "" {
+	if m.disk != "" && !m.apart {
 		return filepath.Join(m.disk, "data")
 	}
 	return filepath.Join(m.dir, "data")
@@ -66,6 +67,9 @@ func (m *member) configure(state string, cluster []*member, more ...string) {
 		"--initial-cluster=" + strings.Join(all, ","),
 		"--initial-cluster-state=" + state,
 	}, append(strings.Fields(*serverFlags), more...)...)
+	if m.apart {
+		m.flags = append(m.flags, "--wal-dir="+filepath.Join(m.disk, "wal"))
+	}
 }
 
 // start starts the process, with flags for this time only, and does not wait for anything.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -14,8 +15,10 @@ type Options struct {
 	Dir string
 	// SegmentBytes is the size at which a segment is closed. Default: 16 MiB.
 	SegmentBytes int64
-	// CacheBytes is how much of the latest entries is kept in memory; older ones are read from their segment. Default: 2 MiB.
+	// CacheBytes is how much of the latest entries is kept in memory; older ones are read from their segment. Default: 1 MiB.
 	CacheBytes int64
+	// Synced is told how long each fsync of frames took, while the log is locked. Default: nobody.
+	Synced func(took time.Duration)
 	// Logger is told what was found and mended. Default: none.
 	Logger *slog.Logger
 
@@ -27,7 +30,10 @@ func (o Options) withDefaults() Options {
 		o.SegmentBytes = 16 << 20
 	}
 	if o.CacheBytes <= 0 {
-		o.CacheBytes = 2 << 20
+		o.CacheBytes = 1 << 20
+	}
+	if o.Synced == nil {
+		o.Synced = func(time.Duration) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/keelson-io/keelson/drivers"
 )
@@ -46,7 +47,7 @@ func (w *WAL) append(b *batch, sync bool) ([]meta, error) {
 		return nil, w.settle(fmt.Errorf("write to the Raft log: %w", err))
 	}
 	if sync || len(buf) > maxPending {
-		if err := w.current.f.Datasync(); err != nil {
+		if err := w.datasync(); err != nil {
 			return nil, w.settle(fmt.Errorf("sync the Raft log: %w", err))
 		}
 	}
@@ -57,6 +58,14 @@ func (w *WAL) append(b *batch, sync bool) ([]meta, error) {
 		w.proven()
 	}
 	return metas, nil
+}
+
+// datasync brings what was written to the current segment to disk.
+func (w *WAL) datasync() error {
+	start := time.Now()
+	err := w.current.f.Datasync()
+	w.o.Synced(time.Since(start))
+	return err
 }
 
 // proven notes that all that was written is on disk.
@@ -72,7 +81,7 @@ func (w *WAL) syncPending() error {
 	if w.unproven == 0 {
 		return nil
 	}
-	if err := w.current.f.Datasync(); err != nil {
+	if err := w.datasync(); err != nil {
 		return w.settle(fmt.Errorf("sync the Raft log: %w", err))
 	}
 	w.proven()

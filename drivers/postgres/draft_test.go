@@ -1,0 +1,254 @@
+package postgres
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/keelson-io/keelson/drivers"
+)
+
+// draft begins one, which is discarded with the test.
+func draft(t *testing.T, o Options) *Draft {
+	t.Helper()
+	d, err := NewDraft(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Discard(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// fill writes n batches to a draft.
+func fill(t *testing.T, d *Draft, n byte) (at drivers.End) {
+	t.Helper()
+	l, err := d.Open(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := range n {
+		at = put(t, l, id+1)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// schemas lists those of a log and of its drafts, with how many tables are in each.
+func schemas(t *testing.T, o Options) string {
+	t.Helper()
+	got, err := sharedServer(t).Query(t.Context(), "SELECT nspname, count(relname) FROM pg_namespace n LEFT JOIN pg_class r ON relnamespace = n.oid AND relkind = 'r' WHERE nspname LIKE '"+o.Name+"%' GROUP BY 1 ORDER BY 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(got, o.Name, "X"), "\n", " ")
+}
+
+// TestDraft: a log is beside its place until it is published, and then it is as if it had been there from the start.
+func TestDraft(t *testing.T) {
+	o := place(t)
+	d := draft(t, o)
+	at := fill(t, d, 3)
+	if got := schemas(t, o); got != "X.restoring|3" {
+		t.Errorf("while it is made there is %s", got)
+	}
+	if _, err := NewDraft(t.Context(), o); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second draft: %v", err)
+	}
+	inspected, err := d.Open(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := end(t, inspected); got != at {
+		t.Errorf("inspected, it ends at %v", got)
+	}
+	if err := errors.Join(inspected.Close(), d.Publish(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if got := schemas(t, o); got != "X|3" {
+		t.Errorf("afterwards there is %s", got)
+	}
+	if err := d.Discard(); err != nil {
+		t.Error(err)
+	}
+	l := open(t, o)
+	if got := end(t, l); got != at {
+		t.Errorf("published, it ends at %v, and not at %v", got, at)
+	}
+	put(t, l, 9)
+	if err := l.Scrub(t.Context(), []int64{1}); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewDraft(t.Context(), o); !errors.Is(err, ErrExists) {
+		t.Errorf("where there is a log: %v", err)
+	}
+	if got := schemas(t, o); got != "X|3" {
+		t.Errorf("in the end there is %s", got)
+	}
+}
+
+// TestDraftDiscarded: nothing is left of it, and what a killed process has left is removed.
+func TestDraftDiscarded(t *testing.T) {
+	o := place(t)
+	d := draft(t, o)
+	fill(t, d, 2)
+	if err := d.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	if got := schemas(t, o); got != "" {
+		t.Errorf("it leaves %s", got)
+	}
+	killed, err := NewDraft(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, killed, 2)
+	if err := killed.claim.Conn().Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	killed.end()
+	if got := schemas(t, o); got != "X.restoring|3" {
+		t.Errorf("a kill leaves %s", got)
+	}
+	next := draft(t, o)
+	fill(t, next, 1)
+	if err := next.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := end(t, open(t, o)); got.Position != 1 {
+		t.Errorf("the next one ends at %v", got)
+	}
+}
+
+// TestDraftOvertaken: a server that is started meanwhile keeps what it has made.
+func TestDraftOvertaken(t *testing.T) {
+	o := place(t)
+	d := draft(t, o)
+	fill(t, d, 2)
+	l := open(t, o)
+	at := put(t, l, 7)
+	if err := d.Publish(t.Context()); !errors.Is(err, ErrExists) {
+		t.Fatal(err)
+	}
+	if err := d.Discard(); err != nil {
+		t.Error(err)
+	}
+	if got := end(t, l); got != at {
+		t.Errorf("its log ends at %v", got)
+	}
+	if got := schemas(t, o); got != "X|3" {
+		t.Errorf("there is %s", got)
+	}
+}
+
+// TestDraftAtOnce: of a server that is started at the very moment and the draft one makes the log, and the server serves whichever it is.
+func TestDraftAtOnce(t *testing.T) {
+	for range 20 {
+		o := place(t)
+		d := draft(t, o)
+		fill(t, d, 2)
+		opened := make(chan error, 1)
+		var l *Log
+		go func() {
+			var err error
+			l, err = Open(t.Context(), o)
+			opened <- err
+		}()
+		published := d.Publish(t.Context())
+		if err := <-opened; err != nil {
+			t.Fatal(err)
+		}
+		got := end(t, l).Position
+		if published == nil && got != 2 || errors.Is(published, ErrExists) && got != 0 || published != nil && !errors.Is(published, ErrExists) {
+			t.Errorf("published: %v, and the log ends at %d", published, got)
+		}
+		put(t, l, 5)
+		if err := errors.Join(l.Close(), d.Discard()); err != nil {
+			t.Error(err)
+		}
+		if got := schemas(t, o); got != "X|3" {
+			t.Errorf("there is %s", got)
+		}
+	}
+}
+
+// TestDraftPlaces: a schema that an operator has made is used, one with somebody else's tables is left alone.
+func TestDraftPlaces(t *testing.T) {
+	query := func(sql string) {
+		t.Helper()
+		if _, err := sharedServer(t).Query(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := place(t)
+	query("CREATE SCHEMA " + o.Name)
+	d := draft(t, o)
+	at := fill(t, d, 2)
+	if err := d.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := end(t, open(t, o)); got != at {
+		t.Errorf("it ends at %v", got)
+	}
+	other := place(t)
+	query("CREATE SCHEMA " + other.Name + "; CREATE TABLE " + other.Name + ".log (n int)")
+	if _, err := NewDraft(t.Context(), other); !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	third := place(t)
+	query(`CREATE SCHEMA "` + third.Name + `.restoring"; CREATE TABLE "` + third.Name + `.restoring".mine (n int)`)
+	if _, err := NewDraft(t.Context(), third); !errors.Is(err, drivers.ErrForeign) {
+		t.Error(err)
+	}
+	if got := schemas(t, third); got != "X.restoring|1" {
+		t.Errorf("there is %s", got)
+	}
+	third.Name = "Wrong"
+	if _, err := NewDraft(t.Context(), third); err == nil {
+		t.Error("a name that no log can have was taken")
+	}
+}
+
+// TestDraftLost: a draft that has lost its claim is not published; a commit whose answer is lost is looked up.
+func TestDraftLost(t *testing.T) {
+	o := place(t)
+	d := draft(t, o)
+	fill(t, d, 2)
+	if err := d.claim.Conn().Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Publish(t.Context()); err == nil {
+		t.Error("it was published")
+	}
+	if got := schemas(t, o); got != "X.restoring|3" {
+		t.Errorf("there is %s", got)
+	}
+	for _, done := range []bool{true, false} {
+		f := new(faults)
+		o := place(t)
+		o.dial = f.dial
+		d := draft(t, o)
+		at := fill(t, d, 2)
+		f.arm(fault{at: []byte("SET SCHEMA"), forward: done})
+		if err := d.Publish(t.Context()); (err == nil) != done {
+			t.Errorf("done %v: %v", done, err)
+		}
+		want := "X.restoring|3"
+		if done {
+			want = "X|3"
+		}
+		if got := schemas(t, o); got != want {
+			t.Errorf("done %v: there is %s", done, got)
+		}
+		if done {
+			if got := end(t, open(t, o)); got != at {
+				t.Errorf("it ends at %v", got)
+			}
+		}
+	}
+}
