@@ -37,7 +37,7 @@ $(BIN)/staticcheck: test/tools/go.mod
 	cd test/tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
 # The generators of server/peer/peerpb, whose output is checked in. protoc comes from the system.
-PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 
 .PHONY: proto
