@@ -45,7 +45,7 @@ func TestBackupList(t *testing.T) {
 	}
 	o := run(t, []string{"ETCD_BACKUP_DIR=" + dir}, "backup", "list")
 	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
-	if o.code != 0 || len(lines) != 3 || !strings.HasPrefix(lines[0], filepath.Join(dir, names[0])+"  revision 98   7 bytes  of 2026-11-2") {
+	if o.code != 0 || len(lines) != 3 || !strings.HasPrefix(lines[0], filepath.Join(dir, names[0])+"   revision 98   7 bytes  of 2026-11-2") {
 		t.Errorf("%+v", o)
 	}
 	o = run(t, nil, "backup", "list", "--backup-dir", dir, "--json")

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -155,8 +156,41 @@ func Environ() []string {
 	return []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey}
 }
 
-// Pause has the server hang until Resume: connections are accepted and nothing is answered.
-func (s *Server) Pause() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
+// Pause has the server hang until Resume: connections are accepted and nothing is answered. It returns when that is so.
+func (s *Server) Pause() error {
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		stopped, err := s.stopped()
+		if err != nil || stopped {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// stopped tells whether all threads stand still: where there is much to do a signal comes late.
+func (s *Server) stopped() (bool, error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+	if err != nil || len(threads) == 0 {
+		return false, errors.Join(err, errors.New("s3: the server has no threads"))
+	}
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it has ended
+		}
+		if err != nil {
+			return false, fmt.Errorf("s3: %w", err)
+		}
+		// Its name is in parentheses, and may have anything in it.
+		if state := text[bytes.LastIndexByte(text, ')')+1:]; !bytes.HasPrefix(state, []byte(" T")) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
 
 // Resume has it go on.
 func (s *Server) Resume() error { return s.cmd.Process.Signal(syscall.SIGCONT) }
