@@ -134,9 +134,9 @@ func TestAnotherHasMadeIt(t *testing.T) {
 func TestLead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := (&fake{}).with(7, "1999-12-31T02:00:00Z")
-		slow := true
+		var fast atomic.Bool
 		target.put = func(ctx context.Context) error {
-			if slow {
+			if !fast.Load() {
 				return hangs(ctx)
 			}
 			return nil
@@ -148,7 +148,7 @@ func TestLead(t *testing.T) {
 			t.Errorf("snapshots: %d, %d", a.asked.Load(), b.asked.Load())
 		}
 		a.follows.Store(true)
-		slow = false
+		fast.Store(true)
 		b.follows.Store(false)
 		after(time.Minute)
 		a.expect(t, "31 02:00", "01 02:00")
@@ -172,9 +172,10 @@ func TestLead(t *testing.T) {
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tries []time.Duration
-		start, works := time.Now(), false
+		var works atomic.Bool
+		start := time.Now()
 		fail := func(context.Context) error {
-			if works {
+			if works.Load() {
 				return nil
 			}
 			tries = append(tries, time.Since(start).Round(time.Second))
@@ -189,7 +190,7 @@ func TestRetry(t *testing.T) {
 		if s := b.Stats(); !s.Failed || s.Failures != 5 || s.Successes != 0 || !s.Last.Time.IsZero() {
 			t.Errorf("%+v", s)
 		}
-		works = true
+		works.Store(true)
 		after(10 * time.Minute)
 		b.expect(t, "01 00:02")
 		if s := b.Stats(); s.Failed || s.Successes != 1 {

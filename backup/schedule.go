@@ -63,8 +63,8 @@ var errNever = errors.New("it never comes")
 
 // Next gives the next due time after t.
 //
-// An hour that a zone leaves out once a year is no reason to leave out what is due in it: that is made in the hour beside it. In an hour that comes
-// twice it may be made twice.
+// An hour that a zone leaves out once a year is no reason to leave out what is due in it: that comes as much earlier as is left out. In an hour that comes
+// twice it may come twice.
 func (s Schedule) Next(t time.Time) time.Time {
 	if s.zone == nil {
 		return s.spec.Next(t.Round(0))
@@ -72,12 +72,16 @@ func (s Schedule) Next(t time.Time) time.Time {
 	t = t.Round(0).In(s.zone)
 	next := s.spec.Next(t)
 	// The same by the clock's hands alone, in a zone that leaves nothing out.
-	hands := time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
+	hands := onHands(t)
 	for range 2 {
 		if hands = s.spec.Next(hands); hands.IsZero() {
 			break
 		}
 		there := time.Date(hands.Year(), hands.Month(), hands.Day(), hands.Hour(), hands.Minute(), hands.Second(), 0, s.zone)
+		// Where there are no such hands, Date may give the time before or the one after.
+		if late := onHands(there).Sub(hands); late > 0 {
+			there = there.Add(-late)
+		}
 		if there.After(t) {
 			if next.IsZero() || there.Before(next) {
 				next = there
@@ -86,4 +90,9 @@ func (s Schedule) Next(t time.Time) time.Time {
 		}
 	}
 	return next
+}
+
+// onHands gives what a clock shows at t where t is, as a time in a zone that leaves nothing out.
+func onHands(t time.Time) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 }

@@ -16,9 +16,11 @@ func TestScheduleNext(t *testing.T) {
 		{"@every 6h", "2026-11-26T02:00:00Z", "2026-11-26T08:00:00Z"},
 		{"@every 3s", "2026-11-26T02:00:00.5Z", "2026-11-26T02:00:03Z"},
 		{"CRON_TZ=Europe/Berlin 30 14 * * 1", "2026-11-26T02:00:00Z", "2026-11-30T13:30:00Z"},
-		// The hour from 2 to 3 is left out on this day: what is due in it is not left out.
-		{"CRON_TZ=America/New_York 30 2 * * *", "2026-03-07T12:00:00Z", "2026-03-08T07:30:00Z"},
-		{"CRON_TZ=America/New_York 30 2 * * *", "2026-03-08T07:30:00Z", "2026-03-09T06:30:00Z"},
+		// The hour from 2 to 3 is left out on this day: what is due in it comes an hour earlier, at 1:30, and once.
+		{"CRON_TZ=America/New_York 30 2 * * *", "2026-03-07T12:00:00Z", "2026-03-08T06:30:00Z"},
+		{"CRON_TZ=America/New_York 30 2 * * *", "2026-03-08T06:29:59Z", "2026-03-08T06:30:00Z"},
+		{"CRON_TZ=America/New_York 30 2 * * *", "2026-03-08T06:30:00Z", "2026-03-09T06:30:00Z"},
+		{"CRON_TZ=America/New_York 30 2 * * *", "2026-03-08T07:15:00Z", "2026-03-09T06:30:00Z"},
 		{"CRON_TZ=America/New_York 0 * * * *", "2026-03-08T06:00:00Z", "2026-03-08T07:00:00Z"},
 		// The hour from 1 to 2 comes twice on this one.
 		{"CRON_TZ=America/New_York 0 3 * * *", "2026-10-31T12:00:00Z", "2026-11-01T08:00:00Z"},
