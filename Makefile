@@ -38,7 +38,7 @@ $(BIN)/staticcheck: test/tools/go.mod
 	cd test/tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
 # The generators of server/peer/peerpb and server/history/historypb, whose output is checked in. protoc comes from the system.
-PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 
 .PHONY: proto
@@ -148,7 +148,7 @@ $(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
 	$(GO) build -o $@ ./test/pg/cmd/pg
 
 .PHONY: peers
-peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine ## Build the pinned peers (etcd, etcdctl, etcdutl, kine).
+peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine $(BIN)/versitygw ## Build the pinned peers (etcd, etcdctl, etcdutl, kine, and versitygw, an S3 server).
 
 $(BIN)/etcd: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/server/v3
@@ -158,6 +158,8 @@ $(BIN)/etcdutl: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/etcdutl/v3
 $(BIN)/kine: test/peers/kine/go.mod
 	cd test/peers/kine && $(GO) build -o $@ github.com/k3s-io/kine
+$(BIN)/versitygw: test/peers/versitygw/go.mod
+	cd test/peers/versitygw && $(GO) build -o $@ github.com/versity/versitygw/cmd/versitygw
 
 .PHONY: postgres
 postgres: ## Check that PostgreSQL and pgbouncer are there for the tests, or install them where that can be done.

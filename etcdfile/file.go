@@ -3,6 +3,7 @@ package etcdfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"syscall"
@@ -35,10 +36,29 @@ func Open(path string, opts Options) (*File, error) {
 		return nil, fmt.Errorf("etcdfile: %w", err)
 	}
 	f := &File{file: file}
-	if err := f.load(opts); err != nil {
+	size, err := lock(file)
+	if err == nil {
+		err = f.load(file, size, opts)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("etcdfile: open %s: %w", path, err), file.Close())
 	}
 	return f, nil
+}
+
+// lock keeps bbolt from writing to a file as long as that is open, and gives its size.
+func lock(file *os.File) (size int64, err error) {
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return 0, ErrInUse
+		}
+		return 0, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }
 
 // Close closes the file.
@@ -50,31 +70,20 @@ func (f *File) Hashed() bool { return f.hashed }
 // Meta is what the file has beside its rows. It is the File's own: the caller does not change it.
 func (f *File) Meta() *Meta { return &f.meta }
 
-func (f *File) load(opts Options) error {
-	// bbolt has a lock on what it writes.
-	if err := syscall.Flock(int(f.file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return ErrInUse
-		}
-		return err
-	}
-	info, err := f.file.Stat()
-	if err != nil {
-		return err
-	}
-	size := info.Size()
+// load finds out what a file of this size has.
+func (f *File) load(r io.ReaderAt, size int64, opts Options) (err error) {
 	if f.hashed, err = hashed(size); err != nil {
 		return err
 	}
-	if f.hashed {
-		if !opts.SkipHash {
-			if err := verify(f.file, size); err != nil {
-				return err
-			}
+	if f.hashed && !opts.SkipHash {
+		if err := verify(r, size); err != nil {
+			return err
 		}
+	}
+	if f.hashed {
 		size -= HashSize
 	}
-	if f.image, err = openImage(f.file, size); err != nil {
+	if f.image, err = openImage(r, size); err != nil {
 		return err
 	}
 	s, err := f.scan()
@@ -148,7 +157,7 @@ func (f *File) Rows() iter.Seq2[Row, error] {
 			return nil
 		})
 		if err != nil && !errors.Is(err, stopped) {
-			yield(Row{}, fmt.Errorf("etcdfile: read %s: %w", f.file.Name(), err))
+			yield(Row{}, fmt.Errorf("etcdfile: read: %w", err))
 		}
 	}
 }

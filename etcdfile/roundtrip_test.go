@@ -16,7 +16,7 @@ import (
 // TestRoundTrip: what was written is read, bbolt finds nothing wrong with it, and it is written the same again.
 func TestRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	for _, n := range []int{0, 1, 2, 100, batchRows - 1, batchRows, batchRows + 1, 3*batchRows + 7} {
+	for _, n := range []int{0, 1, 2, 100, batchRows, 3*batchRows + 7} {
 		rows, m := history(t, rng, n), full()
 		path := write(t, rows, m)
 		f := open(t, path)
@@ -171,7 +171,7 @@ func TestKeyValueScan(t *testing.T) {
 		&pb.ResponseHeader{ClusterId: 1, MemberId: 1 << 63, Revision: 9, RaftTerm: 1},
 	}
 	valid := 0
-	for range 200_000 {
+	for range 50_000 {
 		b := bytes.Clone(put(t, 5, 0, "key", []byte("value")).KeyValue)
 		if n := rng.IntN(4); n < len(seeds) {
 			b, _ = proto.Marshal(seeds[n])

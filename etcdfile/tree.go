@@ -65,8 +65,11 @@ func (w *walk) subtree(id uint64, at place, visit func(element) error) error {
 	return nil
 }
 
-// leaf visits the elements of a leaf.
+// leaf visits the elements of a leaf. Only a root can have none, and then bbolt has left all behind its header zero.
 func (p page) leaf(at place, visit func(element) error) error {
+	if p.count() == 0 && (at.level > 0 || len(bytes.Trim(p[pageHeader:], "\x00")) > 0) {
+		return damaged("page %d is empty", p.id())
+	}
 	var last []byte
 	end := p.first()
 	for i := range p.count() {

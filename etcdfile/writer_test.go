@@ -146,8 +146,8 @@ func TestUnfinished(t *testing.T) {
 
 // TestMemory: rows go through in memory for one batch, and come back in memory for a few pages.
 func TestMemory(t *testing.T) {
-	const rows, limit = 200_000, 48 << 20
-	row := put(t, 2, 0, "/registry/pods/default/a", make([]byte, 500))
+	const rows, limit = 100_000, 48 << 20
+	row := put(t, 2, 0, "/registry/pods/default/a", make([]byte, 1000))
 	var before runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -229,20 +229,5 @@ func BenchmarkRead(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-	}
-}
-
-// overwrite writes one byte of b to its place in a file.
-func overwrite(tb testing.TB, path string, b []byte, at int) {
-	tb.Helper()
-	file, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := file.WriteAt(b[at:at+1], int64(at)); err != nil {
-		tb.Fatal(err)
-	}
-	if err := file.Close(); err != nil {
-		tb.Fatal(err)
 	}
 }

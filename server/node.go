@@ -47,6 +47,7 @@ type Node struct {
 	metrics   *prometheus.Registry
 	counted   *metrics.Metrics
 	endpoints []endpoint
+	backups   *backups // nil if none are to be made
 }
 
 // Open opens the log, loads the store and binds the sockets. The node must be closed; it serves in Run.
@@ -64,6 +65,9 @@ func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node,
 
 func (n *Node) prepare(ctx context.Context) error {
 	if err := refuseOthers(n.opts); err != nil {
+		return err
+	}
+	if err := n.openBackups(); err != nil {
 		return err
 	}
 	var err error
@@ -221,8 +225,9 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 	if err := n.showMetrics(member.ID); err != nil {
 		return err
 	}
+	snapshots := snapshot.New(n.snapshots())
 	api := etcdv3.Options{
-		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor, Snapshots: snapshot.New(n.snapshots()),
+		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor, Snapshots: snapshots,
 		Cluster: etcdv3.Cluster{
 			ID: member.ClusterID, Member: member.ID, Term: n.term, Version: config.EtcdVersion(),
 			Members: n.members, Leader: n.leader, Update: n.updateMember, Equal: n.roster != nil,
@@ -255,6 +260,13 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 	g.Go(func() error { return n.hub.Run(gctx) })
 	g.Go(func() error { return n.lessor.Run(gctx) })
 	g.Go(func() error { return n.compactor.Run(gctx) })
+	if n.backups != nil {
+		runner := n.backup(member.ClusterID, snapshots)
+		if err := n.metrics.Register(runner); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+		g.Go(func() error { return runner.Run(gctx) })
+	}
 	if n.roster != nil {
 		g.Go(func() error { return n.roster.Run(gctx) })
 	}

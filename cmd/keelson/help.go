@@ -16,6 +16,7 @@ Commands:
   keelson history    show what changed, and when (keelson history --help)
   keelson rewind     put back what was there at some moment (keelson rewind --help)
   keelson migrate    move a store between etcd, Keelson and kine (keelson migrate --help)
+  keelson backup     make a backup of a running server now, or list those there are (keelson backup --help)
   keelson version    print the versions
   keelson help       print this
 

@@ -46,6 +46,8 @@ func (p *program) run(ctx context.Context) int {
 			return p.rewind(ctx, p.args[1:])
 		case "migrate":
 			return p.migrate(ctx, p.args[1:])
+		case "backup":
+			return p.backup(ctx, p.args[1:])
 		}
 	}
 	return p.serve(ctx)

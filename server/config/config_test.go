@@ -430,3 +430,35 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%s", text)
 	}
 }
+
+// TestBackups: what is asked for must be whole, and comes from flags, environment and file alike.
+func TestBackups(t *testing.T) {
+	want := Default()
+	want.BackupSchedule, want.BackupS3Bucket, want.BackupKeep, want.BackupKeepFor = "0 2 * * *", "b", 7, 720*time.Hour
+	want.EnsureDefaults()
+	file := writeFile(t, "backup-schedule: 0 2 * * *\nbackup-s3-bucket: b\nbackup-keep: 7\nbackup-keep-for: 2592000000000000\n")
+	for _, in := range []Input{
+		{Args: []string{"--backup-schedule", "0 2 * * *", "--backup-s3-bucket=b", "--backup-keep=7", "--backup-keep-for=720h"}},
+		{Environ: []string{"ETCD_BACKUP_SCHEDULE=0 2 * * *", "ETCD_BACKUP_S3_BUCKET=b", "ETCD_BACKUP_KEEP=7", "ETCD_BACKUP_KEEP_FOR=720h"}},
+		{Args: []string{"--config-file", file}},
+	} {
+		o, warnings := load(t, in)
+		if !reflect.DeepEqual(o, want) || len(about(warnings)) > 0 {
+			t.Errorf("%+v: warnings %v, options %+v", in, warnings, o)
+		}
+	}
+	for args, says := range map[string]string{
+		"--backup-dir=d":           "--backup-dir is given, and no --backup-schedule",
+		"--backup-s3-bucket=b":     "--backup-s3-bucket is given, and no --backup-schedule",
+		"--backup-keep=3":          "--backup-keep is given, and no --backup-schedule",
+		"--backup-keep-for=3h":     "--backup-keep-for is given, and no --backup-schedule",
+		"--backup-schedule=@daily": "backups need a place: --backup-dir or --backup-s3-bucket",
+		"--backup-schedule=@daily --backup-dir=d --backup-s3-bucket=b":  "--backup-dir and --backup-s3-bucket are both given: backups have one place",
+		"--backup-schedule=@daily --backup-dir=d --backup-keep=-1":      "--backup-keep is negative",
+		"--backup-schedule=@daily --backup-dir=d --backup-keep-for=-1h": "--backup-keep-for is negative",
+	} {
+		if _, _, err := Load(Input{Args: strings.Fields(args)}); err == nil || err.Error() != says {
+			t.Errorf("%s: got %v, want %s", args, err, says)
+		}
+	}
+}

@@ -41,6 +41,7 @@ func newFlags(o *Options) *flags {
 	f.compaction(o)
 	f.unsafe(o)
 	f.own(o)
+	f.backups(o)
 	f.inert()
 	f.aliases()
 	f.forgotten()
@@ -234,4 +235,20 @@ func (f *flags) own(o *Options) {
 	f.duration(&o.HistoryRetention, "history-retention", "How long the data keep what was overwritten, deleted and compacted, for 'keelson history' and 'keelson rewind'; the same on all servers. It takes room, which counts for --quota-backend-bytes, and gives way when that is nearly used up. 0: no longer than it takes to remove.")
 	f.text(&o.DatastorePasswordFile, "datastore-password-file", "File with the database's password, read for every connection. PGPASSWORD and libpq's passfile do as well.")
 	f.text(&o.SnapshotDir, "snapshot-dir", "Directory for the file of a snapshot while it is made and sent (etcdctl snapshot save). Empty for the member directory under --data-dir, or, with --datastore, the one for temporary files (TMPDIR).")
+}
+
+func (f *flags) backups(o *Options) {
+	f.begin("Backups, Keelson's own")
+	f.text(&o.BackupSchedule, "backup-schedule", "When to make backups: five fields as in crontab, in local time or behind CRON_TZ=Zone/Name, or @daily, or '@every 6h'. "+
+		"What came while no server ran is made up for. Of several servers one makes it.")
+	f.text(&o.BackupDir, "backup-dir", "Directory to put them in.")
+	f.text(&o.BackupS3Bucket, "backup-s3-bucket", "Bucket to put them in, of any S3-compatible store.")
+	f.text(&o.BackupS3Endpoint, "backup-s3-endpoint", "URL of that store; Amazon's if empty.")
+	f.text(&o.BackupS3Region, "backup-s3-region", "The bucket's region; AWS_REGION, or what the store says, if empty.")
+	f.text(&o.BackupS3Prefix, "backup-s3-prefix", "Folder in the bucket.")
+	f.text(&o.BackupS3CredentialsFile, "backup-s3-credentials-file", "AWS's file of credentials, read anew for every backup, with the profile default or that of AWS_PROFILE; "+
+		"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role of the machine at Amazon, if empty.")
+	f.text(&o.BackupS3CAFile, "backup-s3-trusted-ca-file", "Certificates of authorities that vouch for the store, beside the system's.")
+	f.int(&o.BackupKeep, "backup-keep", "Keep the newest backups, so many. Older ones are removed when a new one was verified, unless --backup-keep-for keeps them (0 and no --backup-keep-for: keep all).")
+	f.duration(&o.BackupKeepFor, "backup-keep-for", "Keep the backups that are no older.")
 }

@@ -29,6 +29,23 @@ type Options struct {
 	// HistoryRetention is how long what was superseded stays in the log after a compaction, for history and rewind. Keelson's own.
 	HistoryRetention time.Duration `json:"history-retention"`
 
+	// BackupSchedule says when backups are made, as crontab(5) has it; empty means never. Keelson's own, as is all that begins with Backup.
+	BackupSchedule string `json:"backup-schedule"`
+	// BackupDir is the directory that they go to, unless there is a bucket.
+	BackupDir string `json:"backup-dir"`
+	// BackupS3Bucket is the bucket that they go to, and the next three say where it is: the store's URL, the region, the folder in it.
+	BackupS3Bucket   string `json:"backup-s3-bucket"`
+	BackupS3Endpoint string `json:"backup-s3-endpoint"`
+	BackupS3Region   string `json:"backup-s3-region"`
+	BackupS3Prefix   string `json:"backup-s3-prefix"`
+	// BackupS3CredentialsFile is AWS's file of credentials; empty means the environment, as AWS_ACCESS_KEY_ID.
+	BackupS3CredentialsFile string `json:"backup-s3-credentials-file"`
+	// BackupS3CAFile has certificates of authorities that vouch for the store.
+	BackupS3CAFile string `json:"backup-s3-trusted-ca-file"`
+	// BackupKeep is how many backups stay, BackupKeepFor those of what age do. What either is for stays; all do if both are 0.
+	BackupKeep    int           `json:"backup-keep"`
+	BackupKeepFor time.Duration `json:"backup-keep-for"`
+
 	// ListenClientURLs are where gRPC is served, and HTTP too unless ListenClientHTTPURLs is set.
 	ListenClientURLs URLs `json:"listen-client-urls"`
 	// ListenClientHTTPURLs are where HTTP alone is served; set, ListenClientURLs serve gRPC alone.

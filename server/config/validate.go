@@ -36,7 +36,7 @@ const (
 func (o *Options) Validate() error {
 	for _, check := range []func() error{
 		o.validateLogging, o.ValidateDatastore, o.validateURLs, o.validateBootstrap, o.validateRaft, o.validateAdvertise,
-		o.validateCompaction, o.validateFeatures, o.validateTLS, o.validateListeners,
+		o.validateCompaction, o.validateFeatures, o.validateTLS, o.validateListeners, o.validateBackups,
 	} {
 		if err := check(); err != nil {
 			return err

@@ -61,34 +61,40 @@ func New(o Options) *Maker {
 
 // Open makes a snapshot of a moment after the call came. It waits for another one that is being made. Its file has no name any more and is gone when it is closed.
 func (m *Maker) Open(ctx context.Context) (*etcdfile.Stream, error) {
+	stream, _, err := m.Take(ctx)
+	return stream, err
+}
+
+// Take is Open, and tells the last revision that the snapshot has.
+func (m *Maker) Take(ctx context.Context) (_ *etcdfile.Stream, revision int64, _ error) {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, 0, ctx.Err()
 	}
 	start := time.Now()
 	if err := os.MkdirAll(m.o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("snapshot: %w", err)
+		return nil, 0, fmt.Errorf("snapshot: %w", err)
 	}
 	dir, err := os.MkdirTemp(m.o.Dir, prefix)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot: %w", err)
+		return nil, 0, fmt.Errorf("snapshot: %w", err)
 	}
-	stream, err := m.make(ctx, filepath.Join(dir, "db"))
+	stream, revision, err := m.make(ctx, filepath.Join(dir, "db"))
 	if rerr := os.RemoveAll(dir); rerr != nil {
 		m.o.Logger.Warn("a snapshot's file could not be removed", "path", dir, "error", rerr)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("snapshot: %w", err)
+		return nil, 0, fmt.Errorf("snapshot: %w", err)
 	}
 	m.o.Logger.Info("made a database snapshot", "total-bytes", stream.Size(), "took", time.Since(start))
-	return stream, nil
+	return stream, revision, nil
 }
 
 // Write makes a snapshot as a file at a path where there is none. It has no hash yet.
 func (m *Maker) Write(ctx context.Context, path string) error {
-	stream, err := m.make(ctx, path)
+	stream, _, err := m.make(ctx, path)
 	if err == nil {
 		err = stream.Close()
 	}
@@ -98,7 +104,7 @@ func (m *Maker) Write(ctx context.Context, path string) error {
 	return nil
 }
 
-func (m *Maker) make(ctx context.Context, path string) (*etcdfile.Stream, error) {
+func (m *Maker) make(ctx context.Context, path string) (_ *etcdfile.Stream, revision int64, _ error) {
 	var w *etcdfile.Writer
 	defer func() {
 		if w != nil {
@@ -123,16 +129,17 @@ func (m *Maker) make(ctx context.Context, path string) (*etcdfile.Stream, error)
 		}, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	meta, err := m.meta(state)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := w.Finish(meta); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return etcdfile.OpenStream(path)
+	stream, err := etcdfile.OpenStream(path)
+	return stream, state.Rev, err
 }
 
 // meta is what a file has beside its rows.

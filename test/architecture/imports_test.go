@@ -14,7 +14,7 @@ const module = "github.com/keelson-io/keelson/"
 
 // allowed says what each package, and those below it, may import of the project. The longest name counts.
 func allowed() map[string][]string {
-	api := []string{"server", "sqllog", "watch", "compact", "drivers"}
+	api := []string{"server", "sqllog", "watch", "compact", "drivers", "backup"}
 	return map[string][]string{
 		"drivers":            {},
 		"drivers/memory":     {"drivers"},
@@ -29,6 +29,7 @@ func allowed() map[string][]string {
 		"watch":              {"sqllog/mvcc", "drivers"},
 		"compact":            {"sqllog/mvcc"},
 		"etcdfile":           {},
+		"backup":             {},
 		"server/etcdv3":      {"server/membership", "sqllog", "sqllog/mvcc", "sqllog/lessor", "watch", "drivers", "etcdfile"},
 		"server/config":      {"server/membership"},
 		"server/httpapi":     {},

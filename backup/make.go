@@ -1,0 +1,156 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"time"
+)
+
+// Snapshot is what a backup is made of.
+type Snapshot struct {
+	io.ReadCloser
+	// Size is the number of bytes that there are to read, Revision the last revision in them.
+	Size, Revision int64
+}
+
+// Keep says which backups stay when a new one was made: those that any of its rules is for. The zero value keeps all.
+type Keep struct {
+	// Count is for the newest ones, so many of them. 0: no such rule.
+	Count int
+	// For is for those that are no older. 0: no such rule.
+	For time.Duration
+}
+
+// Made is a backup that was made.
+type Made struct {
+	Backup
+	// Removed are those that were removed for it.
+	Removed []Backup
+	// Left is what went wrong beside it: in removing, or in sweeping. The backup is good all the same.
+	Left error
+}
+
+// Maker makes backups. All fields but Progress are required.
+type Maker struct {
+	Target  Target
+	Cluster uint64
+	Keep    Keep
+	// Now gives the time of the wall clock.
+	Now func() time.Time
+	// Progress is told of every step forward. Optional.
+	Progress func()
+}
+
+// Make stores a snapshot, reads it back, and removes the backups that are not to be kept beside it. It does not close the snapshot.
+func (m *Maker) Make(ctx context.Context, s *Snapshot) (*Made, error) {
+	made := &Made{Backup: Backup{Cluster: m.Cluster, Time: m.Now().UTC().Truncate(time.Millisecond), Revision: s.Revision, Size: s.Size}}
+	made.Left = m.Target.Sweep(ctx, m.Cluster)
+	sum, err := m.store(ctx, made.Backup, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.verify(ctx, made.Backup, sum); err != nil {
+		// Nobody may take it for a good one. The context may be what ended it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+		defer cancel()
+		return nil, errors.Join(err, m.Target.Remove(ctx, made.Name()))
+	}
+	removed, err := m.retain(ctx, made.Backup)
+	made.Removed, made.Left = removed, errors.Join(made.Left, err)
+	return made, nil
+}
+
+// cleanTime is what removing a bad backup may take.
+const cleanTime = 10 * time.Second
+
+// store gives the sum of what was sent.
+func (m *Maker) store(ctx context.Context, b Backup, s *Snapshot) ([]byte, error) {
+	r := m.reader(s)
+	if err := m.Target.Put(ctx, b, io.LimitReader(r, b.Size)); err != nil {
+		return nil, cause(ctx, err)
+	}
+	return r.sum.Sum(nil), nil
+}
+
+func (m *Maker) verify(ctx context.Context, b Backup, sum []byte) error {
+	stored, err := m.Target.Open(ctx, b.Name())
+	if err != nil {
+		return fmt.Errorf("read it back: %w", cause(ctx, err))
+	}
+	defer stored.Close()
+	r := m.reader(stored)
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return fmt.Errorf("read it back: %w", cause(ctx, err))
+	}
+	if r.n != b.Size || !bytes.Equal(r.sum.Sum(nil), sum) {
+		return fmt.Errorf("%w: %s", ErrAltered, b.Name())
+	}
+	return nil
+}
+
+// retain removes what is not to be kept beside b.
+func (m *Maker) retain(ctx context.Context, b Backup) (removed []Backup, err error) {
+	if m.Keep == (Keep{}) {
+		return nil, nil
+	}
+	all, err := m.Target.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("see which backups are to be removed: %w", cause(ctx, err))
+	}
+	for _, old := range m.Keep.surplus(b, of(m.Cluster, all)) {
+		if err := m.Target.Remove(ctx, old.Name()); err != nil {
+			return removed, fmt.Errorf("remove %s: %w", old.Name(), cause(ctx, err))
+		}
+		removed = append(removed, old)
+	}
+	return removed, nil
+}
+
+// surplus gives those of own, which are in order, that are not to be kept now that b is there.
+func (k Keep) surplus(b Backup, own []Backup) (out []Backup) {
+	kept := 1 // b itself, whatever its name says
+	for _, old := range own {
+		switch {
+		case old.Name() == b.Name():
+		case kept < k.Count, k.For > 0 && b.Time.Sub(old.Time) <= k.For:
+			kept++
+		default:
+			out = append(out, old)
+		}
+	}
+	return out
+}
+
+// cause gives the reason why a context ended rather than what came of that.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil && err != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (m *Maker) reader(r io.Reader) *reader {
+	return &reader{from: r, sum: sha256.New(), progress: m.Progress}
+}
+
+// reader sums up what is read.
+type reader struct {
+	from     io.Reader
+	sum      hash.Hash
+	n        int64
+	progress func()
+}
+
+func (r *reader) Read(b []byte) (int, error) {
+	n, err := r.from.Read(b)
+	r.sum.Write(b[:n])
+	if r.n += int64(n); n > 0 && r.progress != nil {
+		r.progress()
+	}
+	return n, err
+}

@@ -1,0 +1,268 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options configures a Runner. All fields but Now and Stall are required.
+type Options struct {
+	// Source makes a snapshot of now.
+	Source func(context.Context) (*Snapshot, error)
+	Target Target
+	// Schedule says when backups are due, Keep which stay.
+	Schedule Schedule
+	Keep     Keep
+	// Cluster is the id of the cluster whose backups these are.
+	Cluster uint64
+	// Leads tells whether this server is the one that backs up for all.
+	Leads  func() bool
+	Logger *slog.Logger
+	// Now is the wall clock. Nil: time.Now.
+	Now func() time.Time
+	// Stall is how long a target may take or give nothing until it is given up. 0: 5 minutes.
+	Stall time.Duration
+}
+
+// Runner makes the backups that are due.
+type Runner struct {
+	o    Options
+	slot chan struct{} // has a token while something is asked of the target
+	at   atomic.Int64  // when that last went forward, since began
+	// began is where this process's own time begins.
+	began time.Time
+
+	// Of the loop alone: what the target had when this server last looked, since it leads, and how often in a row something failed.
+	known bool
+	have  []Backup
+	fails int
+
+	mu    sync.Mutex
+	stats Stats
+}
+
+const (
+	// poll is how long the clock, and who leads, goes unasked.
+	poll = 10 * time.Second
+	// watchEvery is the same while a backup is made.
+	watchEvery = time.Second
+	// A backup that failed is tried again after firstPause, then after twice as long each time, up to maxPause; and when the next one is due.
+	firstPause, maxPause = 5 * time.Second, 10 * time.Minute
+	// ahead is how far in the future a backup may seem to be that counts as the last one: clocks are set.
+	ahead = time.Hour
+	// grace is what a target that is given up may take to notice.
+	grace = 2 * time.Second
+)
+
+var (
+	// errNotLeading ends a backup when another server is to make it.
+	errNotLeading = errors.New("another server backs up from now on")
+	// errBusy says that what was given up has not ended.
+	errBusy = fmt.Errorf("%w: what was asked of it before has not ended", ErrStalled)
+)
+
+// NewRunner makes a Runner. It asks nothing of anybody before Run.
+func NewRunner(o Options) *Runner {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Stall == 0 {
+		o.Stall = 5 * time.Minute
+	}
+	return &Runner{o: o, slot: make(chan struct{}, 1), began: time.Now()}
+}
+
+// Run makes backups until ctx ends. Nothing that goes wrong ends it.
+func (r *Runner) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		timer := time.NewTimer(r.step(ctx))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// now is the wall clock, and nothing else.
+func (r *Runner) now() time.Time { return r.o.Now().Round(0) }
+
+// step does what is to be done and says how long there will be nothing.
+func (r *Runner) step(ctx context.Context) time.Duration {
+	if !r.o.Leads() {
+		r.known, r.fails = false, 0
+		return poll
+	}
+	if r.known {
+		if pause := r.untilDue(); pause > 0 {
+			return pause
+		}
+	}
+	// Somebody else may have made it.
+	if err := r.look(ctx); err != nil {
+		return r.failed(ctx, err, "the backups that there are could not be listed")
+	}
+	if pause := r.untilDue(); pause > 0 {
+		return pause
+	}
+	if err := r.make(ctx); err != nil {
+		return r.failed(ctx, err, "the backup failed")
+	}
+	r.fails = 0
+	return r.untilDue()
+}
+
+// untilDue is how long to wait for the next backup, at most poll; 0 if it is due.
+func (r *Runner) untilDue() time.Duration {
+	now := r.now()
+	b, ok := r.last(now)
+	if !ok {
+		return 0
+	}
+	next := r.o.Schedule.Next(b.Time)
+	if next.IsZero() {
+		return poll
+	}
+	return max(0, min(poll, next.Sub(now)))
+}
+
+// last is the newest backup of which a clock can be believed.
+func (r *Runner) last(now time.Time) (Backup, bool) {
+	for _, b := range r.have {
+		if !b.Time.After(now.Add(ahead)) {
+			return b, true
+		}
+	}
+	return Backup{}, false
+}
+
+// failed notes that something failed and says when to try again.
+func (r *Runner) failed(ctx context.Context, err error, what string) time.Duration {
+	switch {
+	case ctx.Err() != nil:
+		return poll
+	case errors.Is(err, errNotLeading):
+		r.o.Logger.Info("the backup is left to another server", "target", r.o.Target.String())
+		return 0
+	}
+	now := r.now()
+	r.update(func(s *Stats) { s.fail(now) })
+	pause := min(maxPause, firstPause<<min(r.fails, 16))
+	r.fails++
+	// When the next one is due it is begun anew.
+	if next := r.o.Schedule.Next(now); !next.IsZero() && next.Sub(now) < pause {
+		pause, r.fails = next.Sub(now), 0
+	}
+	r.o.Logger.Error(what, "target", r.o.Target.String(), "error", err, "retry-in", pause)
+	return pause
+}
+
+// look takes in which backups there are.
+func (r *Runner) look(ctx context.Context) error {
+	var all []Backup
+	err := r.ask(ctx, func(ctx context.Context) (err error) {
+		all, err = r.o.Target.List(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.known, r.have = true, of(r.o.Cluster, all)
+	if b, ok := r.last(r.now()); ok {
+		r.update(func(s *Stats) { s.saw(b) })
+	}
+	return nil
+}
+
+// make makes a backup.
+func (r *Runner) make(ctx context.Context) error {
+	start := time.Now()
+	r.update(func(s *Stats) { s.Running = true })
+	var made *Made
+	err := r.ask(ctx, func(ctx context.Context) error {
+		r.at.Store(math.MaxInt64) // it is not the target that is waited for
+		snapshot, err := r.o.Source(ctx)
+		r.progress()
+		if err != nil {
+			return fmt.Errorf("make the snapshot: %w", cause(ctx, err))
+		}
+		defer snapshot.Close()
+		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Progress: r.progress}
+		made, err = m.Make(ctx, snapshot)
+		return err
+	})
+	took := time.Since(start)
+	r.update(func(s *Stats) {
+		if s.Running = false; err == nil {
+			s.succeed(made.Backup, r.now(), took)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	r.have = []Backup{made.Backup}
+	r.o.Logger.Info("made a backup", "target", r.o.Target.String(), "name", made.Name(), "revision", made.Revision,
+		"total-bytes", made.Size, "took", took, "removed", len(made.Removed))
+	if made.Left != nil {
+		r.o.Logger.Warn("the backup is there, but old ones could not be removed", "target", r.o.Target.String(), "error", made.Left)
+	}
+	return nil
+}
+
+// ask does something with the target beside the loop, and returns when it is done, or a moment after ctx has ended, another server has come to lead, or the
+// target hangs: then it may go on, and nothing else is asked meanwhile.
+func (r *Runner) ask(ctx context.Context, do func(context.Context) error) error {
+	select {
+	case r.slot <- struct{}{}:
+	default:
+		return errBusy
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.progress()
+	done := make(chan error, 1)
+	go func() {
+		err := do(ctx)
+		<-r.slot
+		done <- err
+	}()
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-done:
+			return cause(ctx, err)
+		case <-ticker.C:
+			switch stalled := time.Since(r.began) - time.Duration(r.at.Load()); {
+			case !r.o.Leads():
+				cancel(errNotLeading)
+			case stalled > r.o.Stall:
+				cancel(fmt.Errorf("%w: nothing for %v", ErrStalled, stalled.Round(time.Second)))
+			}
+			if ctx.Err() == nil {
+				continue
+			}
+		case <-ctx.Done():
+		}
+		last := time.NewTimer(grace)
+		defer last.Stop()
+		select {
+		case err := <-done:
+			if err == nil {
+				return nil
+			}
+		case <-last.C:
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// progress notes that something went forward.
+func (r *Runner) progress() { r.at.Store(int64(time.Since(r.began))) }

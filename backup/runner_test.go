@@ -1,0 +1,346 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// bench is a runner in a bubble, where the time is 2000-01-01T00:00Z and passes when everybody waits.
+type bench struct {
+	*Runner
+	target  *fake
+	follows atomic.Bool  // another server leads
+	shift   atomic.Int64 // how far the wall clock is off
+	asked   atomic.Int64 // snapshots
+	stop    func()       // ends Run and waits for it
+}
+
+// run starts a runner with a daily schedule, at 02:00.
+func run(t *testing.T, target *fake, set func(*Options)) *bench {
+	t.Helper()
+	b := &bench{target: target}
+	o := Options{
+		Source: func(context.Context) (*Snapshot, error) {
+			n := b.asked.Add(1)
+			return snapshotOf(fmt.Sprint("content ", n), n), nil
+		},
+		Target: target, Schedule: schedule(t, "CRON_TZ=UTC 0 2 * * *"), Cluster: 7, Logger: discard(),
+		Leads: func() bool { return !b.follows.Load() },
+		Now:   func() time.Time { return time.Now().Add(time.Duration(b.shift.Load())) },
+	}
+	if set != nil {
+		set(&o)
+	}
+	b.Runner = NewRunner(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- b.Run(ctx) }()
+	b.stop = func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	return b
+}
+
+// after lets time pass.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// times gives when the target's backups were made, as day and time.
+func (b *bench) times() (times []string) {
+	for _, name := range b.target.has() {
+		one, _ := Parse(name)
+		times = append(times, one.Time.Format("02 15:04"))
+	}
+	return times
+}
+
+func (b *bench) expect(t *testing.T, want ...string) {
+	t.Helper()
+	if got := b.times(); !slices.Equal(got, want) {
+		t.Errorf("at %s there are backups of %q, want %q", time.Now().UTC().Format("02 15:04:05"), got, want)
+	}
+}
+
+// TestRunner: an empty target gets a backup at once, and then what the schedule says, and loses what is not to be kept.
+func TestRunner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, &fake{}, func(o *Options) { o.Keep = Keep{Count: 2} })
+		synctest.Wait()
+		b.expect(t, "01 00:00")
+		after(2*time.Hour - time.Second)
+		b.expect(t, "01 00:00")
+		after(2 * time.Second)
+		b.expect(t, "01 00:00", "01 02:00")
+		after(24 * time.Hour)
+		b.expect(t, "01 02:00", "02 02:00")
+		s := b.Stats()
+		if s.Successes != 3 || s.Failures != 0 || s.Failed || s.Running || s.Last.Revision != 3 || s.Last.Size != 9 {
+			t.Errorf("%+v", s)
+		}
+		b.stop()
+	})
+}
+
+// TestMissed: what was due while no server ran is made up for, and nothing else is.
+func TestMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, (&fake{}).with(7, "1999-12-31T01:00:00Z").with(8, "1999-12-31T23:00:00Z"), nil)
+		synctest.Wait()
+		b.expect(t, "31 01:00", "01 00:00", "31 23:00") // those of cluster 8 come last
+		b.stop()
+
+		b = run(t, (&fake{}).with(7, "1999-12-31T02:00:01Z"), nil)
+		after(2*time.Hour - time.Second)
+		b.expect(t, "31 02:00")
+		if s := b.Stats(); s.Last.Time.Format("02 15:04") != "31 02:00" || !s.Tried.IsZero() {
+			t.Errorf("%+v", s)
+		}
+		after(2 * time.Second)
+		b.expect(t, "31 02:00", "01 02:00")
+		b.stop()
+	})
+}
+
+// TestAnotherHasMadeIt: a server looks before it makes a backup, in case that somebody has.
+func TestAnotherHasMadeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, (&fake{}).with(7, "1999-12-31T02:00:00Z"), nil)
+		after(2*time.Hour - time.Second)
+		b.target.mu.Lock()
+		b.target.with(7, "2000-01-01T02:00:00Z")
+		b.target.mu.Unlock()
+		after(time.Hour)
+		b.expect(t, "31 02:00", "01 02:00")
+		if n := b.asked.Load(); n > 0 {
+			t.Errorf("%d snapshots were taken", n)
+		}
+		b.stop()
+	})
+}
+
+// TestLead: one of two servers makes it. When the lead changes in the middle the next one does.
+func TestLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := (&fake{}).with(7, "1999-12-31T02:00:00Z")
+		var fast atomic.Bool
+		target.put = func(ctx context.Context) error {
+			if !fast.Load() {
+				return hangs(ctx)
+			}
+			return nil
+		}
+		a, b := run(t, target, nil), run(t, target, nil)
+		b.follows.Store(true)
+		after(2*time.Hour + time.Second)
+		if a.asked.Load() != 1 || b.asked.Load() != 0 {
+			t.Errorf("snapshots: %d, %d", a.asked.Load(), b.asked.Load())
+		}
+		a.follows.Store(true)
+		fast.Store(true)
+		b.follows.Store(false)
+		after(time.Minute)
+		a.expect(t, "31 02:00", "01 02:00")
+		if a.asked.Load() != 1 || b.asked.Load() != 1 {
+			t.Errorf("snapshots: %d, %d", a.asked.Load(), b.asked.Load())
+		}
+		if s := a.Stats(); s.Failures > 0 || s.Running {
+			t.Errorf("to lose the lead is no failure: %+v", s)
+		}
+		// And back: there is nothing to do.
+		a.follows.Store(false)
+		b.follows.Store(true)
+		after(time.Hour)
+		a.expect(t, "31 02:00", "01 02:00")
+		a.stop()
+		b.stop()
+	})
+}
+
+// TestRetry: what fails is tried again after longer and longer pauses, and afresh when the next one is due.
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries []time.Duration
+		var works atomic.Bool
+		start := time.Now()
+		fail := func(context.Context) error {
+			if works.Load() {
+				return nil
+			}
+			tries = append(tries, time.Since(start).Round(time.Second))
+			return errors.New("refused")
+		}
+		b := run(t, &fake{put: fail}, func(o *Options) { o.Schedule = schedule(t, "@every 1h") })
+		after(90 * time.Second)
+		want := []time.Duration{0, 5 * time.Second, 15 * time.Second, 35 * time.Second, 75 * time.Second}
+		if !slices.Equal(tries, want) {
+			t.Errorf("tries at %v, want %v", tries, want)
+		}
+		if s := b.Stats(); !s.Failed || s.Failures != 5 || s.Successes != 0 || !s.Last.Time.IsZero() {
+			t.Errorf("%+v", s)
+		}
+		works.Store(true)
+		after(10 * time.Minute)
+		b.expect(t, "01 00:02")
+		if s := b.Stats(); s.Failed || s.Successes != 1 {
+			t.Errorf("%+v", s)
+		}
+		b.stop()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		fail := func(context.Context) error {
+			tries++
+			return errors.New("no such bucket")
+		}
+		b := run(t, &fake{list: fail}, func(o *Options) { o.Schedule = schedule(t, "CRON_TZ=UTC * * * * *") })
+		after(10 * time.Minute)
+		// Four in each minute, after 0, 5, 15 and 35 seconds.
+		if tries < 40 || tries > 44 {
+			t.Errorf("%d tries", tries)
+		}
+		if s := b.Stats(); !s.Failed || s.Failures != uint64(tries) {
+			t.Errorf("%+v", s)
+		}
+		b.stop()
+	})
+}
+
+// TestHanging: a target that hangs is given up. It may not even hear of that; then nothing else is asked of it, and a stop does not wait for it.
+func TestHanging(t *testing.T) {
+	for name, deaf := range map[string]bool{"hears": false, "deaf": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				free := make(chan struct{})
+				var puts atomic.Int64
+				f := &fake{put: func(ctx context.Context) error {
+					switch n := puts.Add(1); {
+					case deaf && n == 1:
+						<-free
+						return errors.New("too late")
+					case n == 1:
+						return hangs(ctx)
+					}
+					return nil
+				}}
+				b := run(t, f, func(o *Options) { o.Stall = time.Minute })
+				after(30 * time.Second)
+				if s := b.Stats(); !s.Running || s.Failures > 0 {
+					t.Errorf("%+v", s)
+				}
+				after(time.Minute)
+				if s := b.Stats(); deaf && (s.Failures == 0 || puts.Load() != 1) || !deaf && s.Failures != 1 {
+					t.Errorf("%+v, %d puts", s, puts.Load())
+				}
+				if deaf {
+					after(time.Hour)
+					b.expect(t)
+					close(free)
+				}
+				after(11 * time.Minute)
+				if got := b.times(); len(got) != 1 {
+					t.Errorf("there are %q", got)
+				}
+				b.stop()
+			})
+		})
+	}
+}
+
+// TestStopWhileHanging: a stop waits for a moment, whatever the target does.
+func TestStopWhileHanging(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		b := run(t, &fake{list: func(context.Context) error {
+			<-free
+			return nil
+		}}, nil)
+		after(time.Second)
+		start := time.Now()
+		b.stop()
+		if took := time.Since(start); took > grace {
+			t.Errorf("it took %v", took)
+		}
+		if s := b.Stats(); s.Failures > 0 {
+			t.Errorf("a stop is no failure: %+v", s)
+		}
+		close(free)
+	})
+}
+
+// TestSlowSnapshot: to make a snapshot may take as long as it does.
+func TestSlowSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, &fake{}, func(o *Options) {
+			source := o.Source
+			o.Source = func(ctx context.Context) (*Snapshot, error) {
+				time.Sleep(time.Hour)
+				return source(ctx)
+			}
+		})
+		after(time.Hour + time.Second)
+		b.expect(t, "01 01:00")
+		b.stop()
+	})
+}
+
+// TestClockJumps: forward, what is due is made at once; back, what was made in a wrong future does not keep back what is due.
+func TestClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, (&fake{}).with(7, "1999-12-31T02:00:00Z"), func(o *Options) { o.Keep = Keep{Count: 3} })
+		after(time.Minute)
+		const years = 10 * 365 * 24 * time.Hour
+		b.shift.Store(int64(years))
+		after(time.Minute)
+		b.expect(t, "31 02:00", "29 00:01")
+		b.shift.Store(0)
+		after(time.Minute)
+		b.expect(t, "31 02:00", "29 00:01")
+		after(2 * time.Hour)
+		b.expect(t, "31 02:00", "01 02:00", "29 00:01")
+		after(24 * time.Hour)
+		b.expect(t, "01 02:00", "02 02:00", "29 00:01")
+		// A little back: what was just made is the last one all the same.
+		after(30 * time.Second)
+		b.shift.Store(int64(-10 * time.Minute))
+		after(time.Hour)
+		b.expect(t, "01 02:00", "02 02:00", "29 00:01")
+		b.stop()
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := collected(t, NewRunner(Options{Target: &fake{}, Logger: discard()}))
+		for _, name := range []string{"keelson_backup_last_success_timestamp_seconds", "keelson_backup_last_result"} {
+			if v, ok := before[name]; ok {
+				t.Errorf("%s is %v before anything was done", name, v)
+			}
+		}
+		b := run(t, &fake{}, nil)
+		after(10 * time.Minute)
+		got := collected(t, b.Runner)
+		for name, want := range map[string]float64{
+			"keelson_backup_last_success_timestamp_seconds": 946684800, "keelson_backup_last_success_age_seconds": 600,
+			"keelson_backup_last_success_size_bytes": 9, "keelson_backup_last_success_revision": 1,
+			"keelson_backup_last_result": 1, "keelson_backup_in_progress": 0,
+			"keelson_backup_attempts_total success": 1, "keelson_backup_attempts_total failure": 0,
+		} {
+			if v, ok := got[name]; !ok || v != want {
+				t.Errorf("%s is %v, %v; want %v", name, v, ok, want)
+			}
+		}
+		b.stop()
+	})
+}
