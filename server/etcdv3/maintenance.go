@@ -107,14 +107,24 @@ func (s *Server) withOwn(ctx context.Context, req, resp any) {
 // Defragment gives back also what the last compaction has freed: who compacts, defragments and disarms the alarm in one script has to find room then.
 func (s *maintenanceServer) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
 	s.opts.Logger.Info("starting defragment")
-	if err := s.opts.Compactor.Finish(ctx); err != nil && ctx.Err() == nil {
-		s.opts.Logger.Warn("not all that compactions have freed could be scrubbed", "error", err)
+	if err := s.finishCompaction(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Logger.Warn("not all that compactions have freed was scrubbed before", "error", err)
 	}
 	if err := s.opts.Backend.Defragment(ctx); err != nil {
 		return nil, grpcError(err)
 	}
 	s.opts.Logger.Info("finished defragment")
 	return &pb.DefragmentResponse{}, nil
+}
+
+// finishCompaction takes half of the time there is at most: scrubbing may have to wait, for old reads or for a snapshot that is being made.
+func (s *maintenanceServer) finishCompaction(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	return s.opts.Compactor.Finish(ctx)
 }
 
 // Hash is for tests in etcd, over its whole file. Here it is the hash of the

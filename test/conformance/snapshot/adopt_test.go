@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/test/conformance/launch"
@@ -103,7 +104,9 @@ func TestAdoptRestored(t *testing.T) {
 		flags := []string{"--initial-cluster=" + initial, "--initial-advertise-peer-urls=" + u, "--initial-cluster-token=restored"}
 		run(t, "etcdutl", append([]string{"snapshot", "restore", saved, "--data-dir", filepath.Join(dir, "data"), "--name", name, "--bump-revision", "1000", "--mark-compacted"}, flags...)...)
 		if i == 0 {
-			refused(t, dir, "it was restored with other members", "--name="+name, flags[0], flags[1], "--initial-cluster-token=other")
+			refused(t, dir, "it is of the member", "--name="+name, flags[0], flags[1], "--initial-cluster-token=other")
+			refused(t, dir, "it is of the member", "--name=m1", flags[0], flags[2], "--initial-advertise-peer-urls="+urls[1])
+			refused(t, dir, "couldn't find local name", flags...)
 		}
 		g.Go(func() (err error) {
 			processes[i], err = launch.Start(t.Context(), launch.Options{Binary: tool(t, "keelson"), Dir: dir, Name: name, Flags: append(flags, "--listen-peer-urls="+u)})
@@ -164,6 +167,39 @@ func TestAdoptRefused(t *testing.T) {
 	}
 	refused(t, dir, "one of several members")
 
+	// Others have gone on without it.
+	dir = t.TempDir()
+	s = start(t, dir)
+	list, err := s.MemberList(t.Context(), &pb.MemberListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, other := addresses(t, 1)[0], t.TempDir()
+	self := list.Members[0]
+	second := joined(t, s, "second", url, other, fmt.Sprintf("%s=%s,second=%s", self.Name, self.PeerURLs[0], url))
+	healthy(t, func() error {
+		_, err := second.MemberRemove(t.Context(), &pb.MemberRemoveRequest{ID: self.ID})
+		return err
+	})
+	<-s.Exited()
+	if err := second.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, "of a member that was removed")
+
+	// A log that was cut.
+	dir, _ = left(t, 75)
+	files, err := filepath.Glob(filepath.Join(dir, "data", "member", "wal", "*.wal"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	for _, size := range []int64{5000, 0} {
+		if err := os.Truncate(files[len(files)-1], size); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, dir, map[int64]string{0: "no whole write-ahead log", 5000: "the write-ahead log ends at"}[size])
+	}
+
 	dir, _ = left(t, 75)
 	wal := filepath.Join(dir, "data", "member", "wal")
 	refused(t, dir, "it has a --wal-dir", "--wal-dir="+filepath.Join(t.TempDir(), "wal"))
@@ -176,6 +212,44 @@ func TestAdoptRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, dir, "there is no write-ahead log")
+
+	// What was made of an etcd's is gone: an empty store would be served.
+	if err := os.Rename(filepath.Join(dir, "data", "member"), aside); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, "what was made of them is gone")
+}
+
+// healthy does what etcd refuses to do until its members have been connected for some seconds.
+func healthy(t *testing.T, change func() error) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := change()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// joined adds a member to an etcd, and starts it.
+func joined(t *testing.T, s *server, name, url, dir, initial string) *server {
+	t.Helper()
+	healthy(t, func() error {
+		_, err := s.MemberAdd(t.Context(), &pb.MemberAddRequest{PeerURLs: []string{url}})
+		return err
+	})
+	p, err := launch.Start(t.Context(), launch.Options{Binary: tool(t, "etcd"), Dir: dir, Name: name, Flags: []string{
+		"--initial-cluster=" + initial, "--initial-cluster-state=existing", "--initial-advertise-peer-urls=" + url, "--listen-peer-urls=" + url,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return connect(t, p)
 }
 
 // TestAdoptKilled: a server that is killed while it takes over what an etcd has left does so at the next start.

@@ -19,7 +19,7 @@ import (
 )
 
 // kills is how often a restore is killed on each kind of datastore.
-const kills = 30
+const kills = 20
 
 // large makes a snapshot of some megabytes.
 func large(t *testing.T) (path string) {
@@ -37,7 +37,7 @@ func large(t *testing.T) (path string) {
 	})
 }
 
-// killed runs a restore and kills it at a random moment of the time that one takes. It tells whether it had ended.
+// killed runs a restore and kills it at a random moment of the time that one takes, or a little later. It tells whether it had ended.
 func killed(t *testing.T, rng *rand.Rand, takes time.Duration, args []string) (ended bool) {
 	t.Helper()
 	cmd := exec.Command(tool(t, "keelson"), args...)
@@ -46,7 +46,7 @@ func killed(t *testing.T, rng *rand.Rand, takes time.Duration, args []string) (e
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(time.Duration(rng.Int64N(int64(takes+takes/10))), func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+	timer := time.AfterFunc(time.Duration(rng.Int64N(int64(takes+takes/2))), func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
 	defer timer.Stop()
 	err := cmd.Wait()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled() {
