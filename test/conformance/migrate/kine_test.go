@@ -119,9 +119,10 @@ func (k *kube) fill() (compact, current int64) {
 // at every revision that is kept, but for versions, which kine does not have.
 func TestKine(t *testing.T) {
 	for name, database := range map[string]func(*testing.T) (source, target string, skip func()){
+		// As k3s has it.
 		"sqlite": func(t *testing.T) (string, string, func()) {
 			dir := t.TempDir()
-			return "sqlite://" + filepath.Join(dir, "state.db"), "sqlite://" + filepath.Join(dir, "back.db"), nil
+			return "sqlite://" + filepath.Join(dir, "state.db") + "?_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate", "sqlite://" + filepath.Join(dir, "back.db"), nil
 		},
 		"postgres": postgres,
 		"mariadb":  mariadb,
