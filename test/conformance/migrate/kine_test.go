@@ -181,6 +181,7 @@ func drillKine(t *testing.T, source, back string, skip func()) {
 	migrate(t, data, "kine+"+back, "--yes")
 	refused(t, "already", data, "kine+"+back, "--yes")
 	second := startKine(t, back)
+	refused(t, "name its database", data, second.url, "--yes", "--merge")
 	same(t, "Range of the other kine", want, second.history("/registry/", "/registry0", compact, current, false))
 	if got := seen(second, true); got != before {
 		t.Errorf("a watch on the other kine sees\n%s\nand not\n%s", got, before)
