@@ -40,7 +40,7 @@ func allowed() map[string][]string {
 		"server/snapshot":    {"etcdfile", "sqllog/mvcc"},
 		"sqllog/verify":      {"sqllog/mvcc", "drivers"},
 		"server/metrics":     {"sqllog/mvcc", "watch", "compact", "sqllog"},
-		"migrate":            {"migrate/kine", "etcdfile", "drivers/raft", "server", "server/config", "server/restore", "server/snapshot", "sqllog", "sqllog/mvcc"},
+		"migrate":            {"migrate/kine", "etcdfile", "drivers", "drivers/raft", "server", "server/config", "server/restore", "server/snapshot", "sqllog", "sqllog/mvcc"},
 		"migrate/kine":       {},
 		"cmd":                append(api, "migrate", "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config"),
 	}
