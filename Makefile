@@ -117,7 +117,7 @@ test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outp
 	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
 
 .PHONY: test-control-plane
-test-control-plane: build kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between: one server, two on Postgres, three by Raft; and kubeadm joining members. Seven minutes.
+test-control-plane: build peers kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between: one server, two on Postgres, three by Raft; kubeadm joining members; and from kine to Keelson and back. Nine minutes.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -v ./cluster
 
 .PHONY: test-differential

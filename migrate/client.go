@@ -31,6 +31,8 @@ type Client struct {
 	User string
 }
 
+const kineAdvice = "name its database, kine+sqlite:PATH, kine+postgres://… or kine+mysql://…"
+
 // conn is a connection to a server, whose calls go with a token if there is a user.
 type conn struct {
 	*grpc.ClientConn
@@ -159,7 +161,7 @@ func (m *migration) download(ctx context.Context, p Place, path string) (err err
 		case errors.Is(err, io.EOF):
 			return whole(done)
 		case done == 0 && (status.Code(err) == codes.Unimplemented || status.Code(err) == codes.Unknown):
-			return fmt.Errorf("%w (a kine makes no snapshots: name its database, kine+sqlite:PATH, kine+postgres://… or kine+mysql://…)", err)
+			return fmt.Errorf("%w (a kine makes no snapshots: %s)", errors.New(status.Convert(err).Message()), kineAdvice)
 		case err != nil:
 			return err
 		}

@@ -41,8 +41,8 @@ func (c *Content) digest() Digest {
 	return Digest{Revision: c.Revision, Rows: c.Rows, Keys: c.Keys, Hash: c.hash}
 }
 
-// survey goes through a file once. It has the living keys in memory then.
-func (m *migration) survey(ctx context.Context, step string, f *etcdfile.File) (*Content, error) {
+// survey goes through a file once. It has the living keys in memory then. rows is how many there should be, or 0.
+func (m *migration) survey(ctx context.Context, step string, f *etcdfile.File, rows int64) (*Content, error) {
 	meta := f.Meta()
 	c := &Content{
 		Revision: meta.Revision, Compact: meta.Compact, Leases: int64(len(meta.Leases)), Users: int64(len(meta.Auth.Users)), Roles: int64(len(meta.Auth.Roles)),
@@ -57,7 +57,7 @@ func (m *migration) survey(ctx context.Context, step string, f *etcdfile.File) (
 	for row, err := range f.Rows() {
 		if err == nil && c.Rows%1024 == 0 {
 			err = ctx.Err()
-			m.Progress(step, c.Rows, 0)
+			m.Progress(step, c.Rows, rows)
 		}
 		if err != nil {
 			return nil, err

@@ -46,6 +46,10 @@ func (t *endpointTarget) vacant(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	// kine's headers name no cluster. It takes no transactions but those of Kubernetes.
+	if s, err := pb.NewMaintenanceClient(c).Status(c.with(ctx), &pb.StatusRequest{}); err == nil && s.GetHeader().GetClusterId() == 0 {
+		return fmt.Errorf("%v is a kine, which can be given a store only as a whole: %s", t.To, kineAdvice)
+	}
 	all, err := pb.NewKVClient(c).Range(c.with(ctx), &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true})
 	switch {
 	case err != nil:

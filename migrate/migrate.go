@@ -124,7 +124,7 @@ func Run(ctx context.Context, o Options) (proof Proof, err error) {
 		return proof, fmt.Errorf("read %v: %w", o.From, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	c, err := m.survey(ctx, "looking at what there is", f)
+	c, err := m.survey(ctx, "looking at what there is", f, 0)
 	if err != nil {
 		return proof, fmt.Errorf("read %v: %w", o.From, err)
 	}
@@ -206,7 +206,7 @@ func (m *migration) proveWhole(ctx context.Context, c *Content) (Proof, error) {
 	if err != nil {
 		return proof, err
 	}
-	back, err := m.survey(ctx, "reading the target back", f)
+	back, err := m.survey(ctx, "reading the target back", f, c.Rows)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return proof, err
 	}
@@ -256,7 +256,10 @@ func (t *keelsonTarget) write(ctx context.Context, f *etcdfile.File, c *Content)
 		write = restore.Database
 	}
 	opts := t.member(t.To)
-	t.stand, err = write(ctx, f, &opts, restore.Options{Progress: func(rows int64) { t.Progress("writing", rows, c.Rows) }}, t.Logger)
+	t.stand, err = write(ctx, f, &opts, restore.Options{
+		Progress: func(rows int64) { t.Progress("writing", rows, c.Rows) },
+		Proved:   func(rows int64) { t.Progress("reading it back before it is put at its place", rows, c.Rows) },
+	}, t.Logger)
 	return err
 }
 

@@ -66,19 +66,26 @@ func indexes(d Dialect) []string {
 // Vacant returns nil if Fill may make a table there, and ErrExists if there is one.
 func Vacant(ctx context.Context, dialect Dialect, source string) error {
 	if dialect == SQLite {
-		switch _, err := os.Lstat(source); {
-		case err == nil:
-			return fmt.Errorf("kine: %w: %s", ErrExists, source)
-		case !errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("kine: %w", err)
-		}
-		return nil
+		return vacantFile(source)
 	}
 	d, err := open(ctx, dialect, source)
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.vacant(ctx), d.Close())
+}
+
+// vacantFile refuses also what SQLite has beside a database: it would take a log that was left for one of the new file's.
+func vacantFile(path string) error {
+	for _, beside := range []string{"", "-wal", "-journal", "-shm"} {
+		switch _, err := os.Lstat(path + beside); {
+		case err == nil:
+			return fmt.Errorf("kine: %w: %s", ErrExists, path+beside)
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("kine: %w", err)
+		}
+	}
+	return nil
 }
 
 func (d *DB) vacant(ctx context.Context) error {

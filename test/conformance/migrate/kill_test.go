@@ -44,7 +44,7 @@ func bigFile(t *testing.T, keys int64) string {
 
 // TestKilled kills a migration at many moments: a target is not there or is whole, and nothing stands in the way of the next attempt.
 func TestKilled(t *testing.T) {
-	source := bigFile(t, 20_000)
+	source := bigFile(t, 10_000)
 	for name, target := range map[string]string{"keelson": "dir:", "snapshot": "snapshot:", "kine": "kine+sqlite:"} {
 		t.Run(name, func(t *testing.T) {
 			dir, temp := t.TempDir(), t.TempDir()
@@ -53,7 +53,7 @@ func TestKilled(t *testing.T) {
 			took := time.Since(begin)
 			path := filepath.Join(dir, "target")
 			whole := 0
-			for i := range 12 {
+			for i := range 10 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.Int64N(int64(took))))
 				// CommandContext kills with SIGKILL.
 				out, err := exec.CommandContext(ctx, tool(t, "keelson"), "migrate", "--from", source, "--to", target+path, "--tmp-dir", temp).CombinedOutput()
@@ -67,14 +67,14 @@ func TestKilled(t *testing.T) {
 				}
 				whole++
 				back := filepath.Join(dir, fmt.Sprint("back", i))
-				if out := migrate(t, path, "snapshot:"+back); !strings.Contains(out, "revision 20001, never compacted, 20000 keys") {
+				if out := migrate(t, path, "snapshot:"+back); !strings.Contains(out, "revision 10001, never compacted, 10000 keys") {
 					t.Fatalf("attempt %d has left something else:\n%s", i, out)
 				}
 				if err := os.RemoveAll(path); err != nil {
 					t.Fatal(err)
 				}
 			}
-			t.Logf("%d of 12 were whole", whole)
+			t.Logf("%d of 10 were whole", whole)
 			migrate(t, source, target+path, "--tmp-dir", temp)
 		})
 	}
@@ -82,7 +82,7 @@ func TestKilled(t *testing.T) {
 
 // TestKilledOnServer: a running server has what it was given before the kill, and the rest after the next attempt.
 func TestKilledOnServer(t *testing.T) {
-	source := bigFile(t, 20_000)
+	source := bigFile(t, 10_000)
 	for _, name := range []string{"etcd", "keelson"} {
 		t.Run(name, func(t *testing.T) {
 			target := start(t, name, t.TempDir())
@@ -95,7 +95,7 @@ func TestKilledOnServer(t *testing.T) {
 				ended := make(chan error, 1)
 				go func() { ended <- cmd.Wait() }()
 				// It is killed when it has written something.
-				for before := target.revision(); target.revision() < before+int64(20*i+1); {
+				for before := target.revision(); target.revision() < before+int64(10*i+1); {
 					select {
 					case err := <-ended:
 						t.Fatalf("it has ended before it was killed: %v", err)
@@ -108,7 +108,7 @@ func TestKilledOnServer(t *testing.T) {
 				<-ended
 			}
 			refused(t, "--merge", source, target.url, "--yes")
-			if out := migrate(t, source, target.url, "--yes", "--merge"); !strings.Contains(out, "target  20000 rows, 20000 keys") {
+			if out := migrate(t, source, target.url, "--yes", "--merge"); !strings.Contains(out, "target  10000 rows, 10000 keys") {
 				t.Error(out)
 			}
 		})

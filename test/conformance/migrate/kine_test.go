@@ -119,9 +119,10 @@ func (k *kube) fill() (compact, current int64) {
 // at every revision that is kept, but for versions, which kine does not have.
 func TestKine(t *testing.T) {
 	for name, database := range map[string]func(*testing.T) (source, target string, skip func()){
+		// As k3s has it.
 		"sqlite": func(t *testing.T) (string, string, func()) {
 			dir := t.TempDir()
-			return "sqlite://" + filepath.Join(dir, "state.db"), "sqlite://" + filepath.Join(dir, "back.db"), nil
+			return "sqlite://" + filepath.Join(dir, "state.db") + "?_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate", "sqlite://" + filepath.Join(dir, "back.db"), nil
 		},
 		"postgres": postgres,
 		"mariadb":  mariadb,
@@ -180,6 +181,7 @@ func drillKine(t *testing.T, source, back string, skip func()) {
 	migrate(t, data, "kine+"+back, "--yes")
 	refused(t, "already", data, "kine+"+back, "--yes")
 	second := startKine(t, back)
+	refused(t, "name its database", data, second.url, "--yes", "--merge")
 	same(t, "Range of the other kine", want, second.history("/registry/", "/registry0", compact, current, false))
 	if got := seen(second, true); got != before {
 		t.Errorf("a watch on the other kine sees\n%s\nand not\n%s", got, before)
