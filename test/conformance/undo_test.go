@@ -324,7 +324,6 @@ func (u *undo) mistake() {
 	u.put("/b", 0)
 	u.compact()
 	before, rev := u.all("/a/")
-	beside, _ := u.all("/b")
 	for _, by := range []string{"revision", "time"} {
 		to := fmt.Sprint(rev)
 		if by == "time" {
@@ -335,7 +334,7 @@ func (u *undo) mistake() {
 		u.put("/a/new", 0)
 		u.put("/a/005", 0)
 		u.put("/b", 0)
-		beside, _ = u.all("/b")
+		beside, _ := u.all("/b")
 		u.compact()
 		deletedTo, _ := u.all("/a/")
 		out, code := u.keelson("rewind", "--prefix=/a/", "--to="+to)
