@@ -21,8 +21,11 @@ tools: ## Check that a Go toolchain and a C compiler are there.
 	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null || { echo "A C compiler ($$cc) is missing, and SQLite is C: install gcc and the C library's headers (Debian and Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; Alpine: apk add gcc musl-dev), or set CC" >&2; exit 1; }
 
 .PHONY: build
-build: tools ## Build keelson, and keelson-kube, which shows it objects of Kubernetes, into .build/bin.
+build: tools ## Build keelson into .build/bin.
 	$(GO) build -o $(BIN)/keelson ./cmd/keelson
+
+.PHONY: keelson-kube
+keelson-kube: ## Build keelson-kube, which decodes objects of Kubernetes for keelson history, into .build/bin.
 	cd cmd/keelson-kube && CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/keelson-kube .
 
 .PHONY: run
@@ -117,7 +120,7 @@ test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outp
 	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
 
 .PHONY: test-control-plane
-test-control-plane: build peers kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between: one server, two on Postgres, three by Raft; kubeadm joining members; and from kine to Keelson and back. Nine minutes.
+test-control-plane: build peers keelson-kube kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between: one server, two on Postgres, three by Raft; kubeadm joining members; and from kine to Keelson and back. Nine minutes.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -v ./cluster
 
 .PHONY: test-differential

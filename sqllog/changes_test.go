@@ -263,3 +263,77 @@ func TestChangesOfManyKeys(t *testing.T) {
 		k.stop()
 	})
 }
+
+// TestRevisionAtOfAClockSetBack: of several moments at which the clock showed a time the last one counts.
+func TestRevisionAtOfAClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var back time.Duration
+		k := keep(t, memory.NewStore(), func(o *Options) { o.Now = func() time.Time { return time.Now().Add(-back) } })
+		begin := time.Now()
+		for i := range 10 {
+			if i == 5 {
+				back = 3 * time.Hour
+			}
+			k.must(put("k", fmt.Sprint(i))) // at 0, 1, 2, 3, 4, 2, 3, 4, 5, 6 hours
+			time.Sleep(time.Hour)
+		}
+		for hour, want := range []int64{2, 3, 7, 8, 9, 10, 11, 11} {
+			rev, written, err := k.RevisionAt(t.Context(), k.extent(), begin.Add(time.Duration(hour)*time.Hour).UnixMilli())
+			if at := begin.Add(time.Duration(min(hour, 6)) * time.Hour).UnixMilli(); err != nil || rev != want || written != at {
+				t.Errorf("hour %d: revision %d of %d, want %d of %d: %v", hour, rev, written, want, at, err)
+			}
+		}
+		k.stop()
+	})
+}
+
+// TestChangesOfARestoredLog: of what its snapshot had compacted a log says that it does not have it.
+func TestChangesOfARestoredLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		for i := range 30 {
+			k.must(put(fmt.Sprint("k", 1+i%3), fmt.Sprint(i)))
+		}
+		k.must(&pb.CompactionRequest{Revision: 20})
+		k.prune()
+		mem := memory.NewStore()
+		log := mem.Open()
+		batch := &drivers.Batch{ID: drivers.BatchID{1}}
+		r := mvcc.NewRestorer(20, func(e drivers.Entry) error {
+			e.Value = slices.Clone(e.Value)
+			batch.Entries = append(batch.Entries, e)
+			return nil
+		})
+		state, err := k.Snapshot(t.Context(), func() (func(*mvcc.Row) error, error) { return r.Add, nil })
+		if err == nil {
+			err = r.Finish(state.Beside())
+		}
+		if err == nil {
+			err = log.Append(t.Context(), drivers.End{}, batch)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := &keeping{t: t, mem: mem, server: start(t, mem)}
+		again.must(put("k1", "x"))
+		for _, scrubbed := range []bool{false, true} {
+			if e := again.extent(); e.Rev != 32 || e.Compact != 20 || e.Complete != 21 {
+				t.Errorf("%+v", e)
+			}
+			again.note()
+			if again.checkRewound(19) || !again.checkRewound(20) || !again.checkRewound(25) {
+				t.Error("what is told does not begin with the compact revision")
+			}
+			if !scrubbed {
+				again.prune()
+			}
+		}
+		again.must(&pb.CompactionRequest{Revision: 32})
+		again.prune()
+		if e := again.extent(); e.Complete <= 21 || again.checkRewound(25) {
+			t.Errorf("%+v", e)
+		}
+		again.stop()
+		k.stop()
+	})
+}

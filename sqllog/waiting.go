@@ -39,8 +39,8 @@ func (w *waiting) add(freed []mvcc.Freed, most int) {
 	})
 	freed = slices.Compact(freed)
 	for part := range slices.Chunk(freed, blockEntries) {
-		if n := len(part); w.forgotten != 0 {
-			n, _ = slices.BinarySearchFunc(part, w.forgotten, func(f mvcc.Freed, by int64) int { return cmp.Compare(f.By, by) })
+		if w.forgotten != 0 {
+			n, _ := slices.BinarySearchFunc(part, w.forgotten, func(f mvcc.Freed, by int64) int { return cmp.Compare(f.By, by) })
 			part = part[:n]
 		}
 		if len(part) == 0 {

@@ -1,5 +1,5 @@
-// Keelson-kube decodes objects of Kubernetes for `keelson history`: it is a program of its own, since the types of Kubernetes are several times what keelson is
-// without them.
+// Keelson-kube decodes objects of Kubernetes for `keelson history`: it is a program of its own, since the types of Kubernetes, and what they need,
+// are of no use to a server.
 //
 // It reads values, as they are in the store, and answers each with YAML, until its input ends. Both ways a value is its length in four bytes, the first of them the
 // highest, and itself; an answer has a byte before that: 0 if it is YAML, 1 if it says why there is none.

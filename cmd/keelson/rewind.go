@@ -415,6 +415,8 @@ func (o *rewindOutput) begin(c *rewindCommand, first *historypb.RewoundResponse)
 type rewindJSON struct {
 	What string `json:"what"`
 	Key  string `json:"key"`
+	// KeyBytes is the key if it is no text.
+	KeyBytes []byte `json:"key_base64,omitempty"`
 	// Then and Now are the mod revisions of then and now, 0 if there was or is nothing.
 	Then  int64  `json:"then"`
 	Now   int64  `json:"now"`
@@ -425,6 +427,9 @@ type rewindJSON struct {
 func (o *rewindOutput) step(s *rewindStep) {
 	k := s.key
 	j := &rewindJSON{What: s.what, Key: string(k.Key), Then: k.Then.GetModRevision(), Now: k.Now.GetModRevision(), Bytes: s.size}
+	if !printableText(j.Key) {
+		j.KeyBytes = k.Key
+	}
 	line := fmt.Sprintf("%-13s  %s", s.what, printable(string(k.Key)))
 	if k.Then != nil {
 		j.Time = stamp(k.Then.UnixMs)

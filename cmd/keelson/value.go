@@ -26,7 +26,7 @@ const (
 	encrypted = "k8s:enc:"
 )
 
-// decoderName is the program that knows Kubernetes' types. It is one of its own, since they are ten times what keelson is without them.
+// decoderName is the program that knows Kubernetes' types. It is one of its own, since they, and what they need, are of no use to a server.
 const decoderName = "keelson-kube"
 
 // decoder shows values. Those of Kubernetes' own types go through decoderName, if it is there: it is started once, and given one value after the other.

@@ -101,18 +101,11 @@ func TestUndo(t *testing.T) {
 		u.same("after it was refused", after, now)
 	})
 	t.Run("certificates", func(t *testing.T) { undoTLS(t, path) })
-	t.Run("shared", func(t *testing.T) {
-		if *datastore != "postgres" {
-			t.Logf("only Postgres is shared")
-			return
-		}
-		undoShared(t, path)
-	})
+	if *datastore == "postgres" {
+		t.Run("shared", func(t *testing.T) { undoShared(t, path) })
+		return
+	}
 	t.Run("cluster", func(t *testing.T) {
-		if *datastore != "sqlite" {
-			t.Logf("a cluster's data are in SQLite")
-			return
-		}
 		var all []launch.Options
 		for i := range 3 {
 			all = append(all, launch.Options{Binary: path, Dir: t.TempDir(), Name: fmt.Sprint("m", i), Flags: flags})
@@ -134,6 +127,7 @@ func TestUndo(t *testing.T) {
 			newUndo(t, conn, m.Endpoint()).everything()
 			conn.Close()
 		}
+		undoDifferent(t, members[0], members[2])
 	})
 }
 
@@ -181,6 +175,45 @@ func undoTLS(t *testing.T, path string) {
 	}
 }
 
+// undoDifferent: each member of a cluster keeps what its own flag says, and tells what it has.
+func undoDifferent(t *testing.T, keeps, other *launch.Process) {
+	if err := errors.Join(other.Stop(), other.RestartWith(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := script.Dial(keeps.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	a, b := newUndo(t, conn, keeps.Endpoint()), newUndo(t, conn, other.Endpoint())
+	a.put("/d/a", 0)
+	before, rev := a.all("/d/")
+	a.deleteAll("/d/")
+	b.untilGone("/d/", rev)
+	a.rewinds("/d/", rev, before)
+}
+
+// untilGone compacts until what was there at a revision is not kept any more.
+func (u *undo) untilGone(prefix string, rev int64) {
+	u.t.Helper()
+	patience := time.After(3 * time.Minute)
+	for {
+		u.put("/other", 0)
+		u.compact()
+		if _, code := u.keelson("rewind", "--prefix="+prefix, "--to="+fmt.Sprint(rev)); code == 1 {
+			if !strings.Contains(u.stderr, "the log does not have it any more") {
+				u.t.Fatal(u.stderr)
+			}
+			return
+		}
+		select {
+		case <-patience:
+			u.t.Fatal("it keeps what it is not told to keep")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // undoShared: of two servers on one log with different flags the keeper's counts, and both tell what there is, not what their flags say.
 func undoShared(t *testing.T, path string) {
 	first := start(t, path, []string{"--history-retention=1h"})
@@ -212,19 +245,7 @@ func undoShared(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	b.deleteAll("/p/")
-	for gone := false; !gone; {
-		b.put("/other", 0)
-		b.compact()
-		_, code := b.keelson("rewind", "--prefix=/p/", "--to="+fmt.Sprint(rev))
-		if gone = code == 1; gone && !strings.Contains(b.stderr, "the log does not have it any more") {
-			t.Fatal(b.stderr)
-		}
-		select {
-		case <-t.Context().Done():
-			t.Fatal("the new keeper keeps what it is not told to keep")
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	b.untilGone("/p/", rev)
 	if err := first.Restart(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +344,6 @@ func (u *undo) mistake() {
 	u.put("/b", 0)
 	u.compact()
 	before, rev := u.all("/a/")
-	beside, _ := u.all("/b")
 	for _, by := range []string{"revision", "time"} {
 		to := fmt.Sprint(rev)
 		if by == "time" {
@@ -334,7 +354,7 @@ func (u *undo) mistake() {
 		u.put("/a/new", 0)
 		u.put("/a/005", 0)
 		u.put("/b", 0)
-		beside, _ = u.all("/b")
+		beside, _ := u.all("/b")
 		u.compact()
 		deletedTo, _ := u.all("/a/")
 		out, code := u.keelson("rewind", "--prefix=/a/", "--to="+to)
