@@ -152,7 +152,7 @@ func (c *backupCommand) now(ctx context.Context, p *program) error {
 		Target: target, Cluster: status.GetHeader().GetClusterId(), Now: time.Now,
 		Keep: backup.Keep{Count: c.opts.BackupKeep, For: c.opts.BackupKeepFor},
 	}
-	made, err := m.Make(ctx, s)
+	made, err := m.MakeWatched(ctx, s, 0)
 	bar.clear()
 	if err != nil {
 		return fmt.Errorf("%s: %w", target, err)

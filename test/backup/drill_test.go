@@ -217,7 +217,7 @@ func (p place) sound(t *testing.T) []backup.Backup {
 
 func (p place) fetch(t *testing.T, b backup.Backup) (string, func()) {
 	t.Helper()
-	path, cleanup, err := backup.Fetch(t.Context(), p.target.String()+b.Name(), p.options)
+	path, cleanup, err := backup.Fetch(t.Context(), p.target.String()+b.Name(), "", p.options)
 	if err != nil {
 		t.Fatal(err)
 	}
