@@ -57,7 +57,7 @@ TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
 test: lint test-unit test-crash test-cluster test-kube test-etcd test-postgres ## Lint, and all tests but the longest: three quarters of an hour at most on two cores.
 
 .PHONY: test-long
-test-long: test-control-plane test-differential test-history test-etcdctl-checks test-etcd-cluster test-crash-long test-shared-long ## The tests that take longer.
+test-long: test-control-plane test-differential test-history test-etcdctl-checks test-snapshot-many test-etcd-cluster test-crash-long test-shared-long ## The tests that take longer.
 
 .PHONY: test-unit
 test-unit: build peers postgres ## Test the main module with the race detector, test/conformance included, and test/bench.
@@ -126,6 +126,10 @@ test-history: build ## Check what concurrent clients saw, with kill -9 too. HIST
 .PHONY: test-etcdctl-checks
 test-etcdctl-checks: build peers ## Run the checks of etcdctl, which take a minute.
 	$(GO) test $(TEST_FLAGS) -v -run '^TestEtcdctlChecks$$' ./test/conformance -checks perf,datascale
+
+.PHONY: test-snapshot-many
+test-snapshot-many: build peers ## Save and restore a snapshot of 1,000,000 keys, and print what memory it takes.
+	$(GO) test $(TEST_FLAGS) -v -run '^TestMany$$' ./test/conformance/snapshot -keys 1000000
 
 .PHONY: test-crash-long
 test-crash-long: build ## Kill the server under load for ten minutes. CRASH takes flags.

@@ -11,13 +11,13 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// scheme begins the URL of what is in a bucket: s3://bucket/key.
-const scheme = "s3://"
+// Scheme begins the URL of what is in a bucket: s3://bucket/key.
+const Scheme = "s3://"
 
 // Fetch gives the path of a file that a command names: the path itself, or, for s3://bucket/key, where under dir it was fetched to, which is gone after cleanup. An empty dir is where
 // temporary files are. Of the options all but Bucket and Prefix count. All of the object is there; whether that is a whole snapshot its reader sees by the sha256 at its end. A store that hangs is given up.
 func Fetch(ctx context.Context, from, dir string, o S3Options) (path string, cleanup func(), err error) {
-	rest, ok := strings.CutPrefix(from, scheme)
+	rest, ok := strings.CutPrefix(from, Scheme)
 	if !ok {
 		return from, func() {}, nil
 	}

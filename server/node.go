@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -286,20 +287,28 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 	return g.Wait()
 }
 
-// snapshots says how snapshots are made: beside the data, or, where those are in another place, where temporary files are.
+// snapshots says how snapshots are made: where the options say, or beside the data, or, where those are in another place, where temporary files are.
 func (n *Node) snapshots() snapshot.Options {
 	o := snapshot.Options{Store: n.store, Logger: n.logger}
 	if n.cluster == nil {
-		o.Dir, o.Members = filepath.Join(os.TempDir(), fmt.Sprintf("keelson-%x", n.member.Load())), n.members
+		o.Dir, o.Members = n.ownDir(os.TempDir()), n.members
 		o.Raft = func() (term, index uint64) { return n.term(), uint64(n.store.Index().End.Position) }
 		return o
 	}
 	o.Dir = filepath.Join(n.opts.DataDir, "member")
+	if n.opts.SnapshotDir != "" {
+		o.Dir = n.ownDir("")
+	}
 	o.Raft = func() (term, index uint64) {
 		index, _ = n.cluster.indexes()
 		return n.term(), index
 	}
 	return o
+}
+
+// ownDir is this server's own directory under --snapshot-dir, or under another one if that is not given: others may have the same.
+func (n *Node) ownDir(usual string) string {
+	return filepath.Join(cmp.Or(n.opts.SnapshotDir, usual), fmt.Sprintf("keelson-%x", n.member.Load()))
 }
 
 // aloneTerm is the Raft term of a server that never has to elect.

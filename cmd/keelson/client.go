@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 // clientOptions say which server a command asks, and how, as etcdctl's flags and variables do.
@@ -24,34 +26,67 @@ type clientOptions struct {
 	endpoints         string
 	caFile            string
 	certFile, keyFile string
-	skipVerify        bool
-	dialTimeout       time.Duration
+	skipVerify        bool // do not verify the server
+	plain             bool // no TLS, unless an endpoint or a file asks for it
+	user, password    string
+	dialTimeout       time.Duration // for one endpoint to answer
+	keepaliveTime     time.Duration // without a word from the server, until it is asked for one
+	keepaliveTimeout  time.Duration // for that word
+	err               error         // of the environment; connect gives it
 }
 
-// define defines the flags.
+// define defines the flags. What is not given is what the environment says.
 func (o *clientOptions) define(f *flag.FlagSet, getenv func(string) string) {
-	*o = clientOptions{
-		endpoints: cmp.Or(getenv("ETCDCTL_ENDPOINTS"), "127.0.0.1:2379"), caFile: getenv("ETCDCTL_CACERT"),
-		certFile: getenv("ETCDCTL_CERT"), keyFile: getenv("ETCDCTL_KEY"), dialTimeout: 5 * time.Second,
-	}
-	f.StringVar(&o.endpoints, "endpoints", o.endpoints, "")
-	f.StringVar(&o.caFile, "cacert", o.caFile, "")
-	f.StringVar(&o.certFile, "cert", o.certFile, "")
-	f.StringVar(&o.keyFile, "key", o.keyFile, "")
+	f.StringVar(&o.endpoints, "endpoints", "127.0.0.1:2379", "")
+	f.StringVar(&o.caFile, "cacert", "", "")
+	f.StringVar(&o.certFile, "cert", "", "")
+	f.StringVar(&o.keyFile, "key", "", "")
 	f.BoolVar(&o.skipVerify, "insecure-skip-tls-verify", false, "")
-	f.DurationVar(&o.dialTimeout, "dial-timeout", o.dialTimeout, "")
+	f.BoolVar(&o.plain, "insecure-transport", true, "")
+	f.StringVar(&o.user, "user", "", "")
+	f.StringVar(&o.password, "password", "", "")
+	f.DurationVar(&o.dialTimeout, "dial-timeout", 5*time.Second, "")
+	f.DurationVar(&o.keepaliveTime, "keepalive-time", 2*time.Second, "")
+	f.DurationVar(&o.keepaliveTimeout, "keepalive-timeout", 6*time.Second, "")
+	for _, name := range []string{
+		"endpoints", "cacert", "cert", "key", "insecure-skip-tls-verify", "insecure-transport", "user", "password",
+		"dial-timeout", "keepalive-time", "keepalive-timeout",
+	} {
+		o.err = errors.Join(o.err, fromEnvironment(f, name, getenv))
+	}
+}
+
+// fromEnvironment gives a flag the value that etcdctl's variable for it has.
+func fromEnvironment(f *flag.FlagSet, name string, getenv func(string) string) error {
+	variable := "ETCDCTL_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	text := getenv(variable)
+	if text == "" {
+		return nil
+	}
+	if err := f.Set(name, text); err != nil {
+		return usageError("%s is not what --%s takes: %v", variable, name, err)
+	}
+	return nil
 }
 
 func (o *clientOptions) help(w io.Writer) {
-	writeFlag(w, "--endpoints URL[,URL…]", "the servers, of which the first that answers is asked; "+o.endpoints+" if not given")
-	writeFlag(w, "--cacert FILE", "certificates of the authorities that vouch for the server")
+	writeFlag(w, "--endpoints URL[,URL…]", "the servers, of which the first that answers is asked; 127.0.0.1:2379 if not given")
+	writeFlag(w, "--cacert FILE", "the certificates by which the server is verified")
 	writeFlag(w, "--cert FILE, --key FILE", "the client's certificate, and its key")
-	writeFlag(w, "--insecure-skip-tls-verify", "do not verify the server's certificate")
-	writeFlag(w, "--dial-timeout DURATION", "how long a server may take to answer; "+o.dialTimeout.String()+" if not given")
+	writeFlag(w, "--insecure-skip-tls-verify", "do not verify the server: for tests only")
+	writeFlag(w, "--insecure-transport=false", "TLS also where neither a certificate nor https:// is given")
+	writeFlag(w, "--user NAME[:PASSWORD]", "as whom, where authentication is enabled")
+	writeFlag(w, "--password PASSWORD", "the user's password, if --user does not have it")
+	writeFlag(w, "--dial-timeout DURATION", "how long a server may take to answer; 5s if not given")
+	writeFlag(w, "--keepalive-time DURATION", "how often a silent connection is tested; 2s if not given")
+	writeFlag(w, "--keepalive-timeout DURATION", "how long the answer to that may take; 6s if not given")
 }
 
-// connect connects to the first server that answers, and gives what it says of itself.
+// connect connects to the first server that answers, as the user if there is one, and gives what it says of itself.
 func (o *clientOptions) connect(ctx context.Context) (*grpc.ClientConn, *pb.StatusResponse, error) {
+	if err := o.validate(); err != nil {
+		return nil, nil, err
+	}
 	config, err := o.tls()
 	if err != nil {
 		return nil, nil, err
@@ -67,38 +102,92 @@ func (o *clientOptions) connect(ctx context.Context) (*grpc.ClientConn, *pb.Stat
 	return nil, nil, errors.Join(errs...)
 }
 
+func (o *clientOptions) validate() error {
+	switch {
+	case o.err != nil:
+		return o.err
+	case (o.certFile == "") != (o.keyFile == ""):
+		return usageError("--cert and --key go together")
+	case o.user != "" && o.password == "" && !strings.Contains(o.user, ":"):
+		return usageError("--user %s has no password: give --user NAME:PASSWORD, or --password", o.user)
+	}
+	return nil
+}
+
+// try connects to one server, which is to answer in time.
 func (o *clientOptions) try(ctx context.Context, endpoint string, config *tls.Config) (*grpc.ClientConn, *pb.StatusResponse, error) {
-	scheme, address, ok := strings.Cut(endpoint, "://")
-	if !ok {
-		// As in etcdctl, certificates say that there is TLS.
-		scheme, address = "http", endpoint
-		if o.caFile != "" || o.certFile != "" || o.skipVerify {
-			scheme = "https"
-		}
-	}
-	creds := insecure.NewCredentials()
-	switch scheme {
-	case "https", "unixs":
-		creds = credentials.NewTLS(config)
-	case "http", "unix":
-	default:
-		return nil, nil, errors.New("an endpoint is host:port, or a URL of http, https, unix or unixs")
-	}
-	target := "passthrough:///" + strings.TrimRight(address, "/")
-	if strings.HasPrefix(scheme, "unix") {
-		target = "unix:" + address
-	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds))
+	target, secure, err := o.target(endpoint)
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.dialTimeout)
-	defer cancel()
-	status, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
+	creds := insecure.NewCredentials()
+	if secure {
+		creds = credentials.NewTLS(config)
+	}
+	var token userToken
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds), grpc.WithPerRPCCredentials(&token),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: o.keepaliveTime, Timeout: o.keepaliveTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := o.enter(ctx, conn, &token)
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	return conn, status, nil
+	return conn, resp, nil
+}
+
+// enter logs in, and asks the server how it is.
+func (o *clientOptions) enter(ctx context.Context, conn *grpc.ClientConn, token *userToken) (*pb.StatusResponse, error) {
+	dctx, cancel := context.WithTimeout(ctx, o.dialTimeout)
+	defer cancel()
+	if o.user != "" {
+		name, password := o.user, o.password
+		if password == "" {
+			name, password, _ = strings.Cut(name, ":")
+		}
+		r, err := pb.NewAuthClient(conn).Authenticate(dctx, &pb.AuthenticateRequest{Name: name, Password: password})
+		if err != nil {
+			return nil, fmt.Errorf("log in as %s: %w", name, o.plainly(ctx, dctx, err))
+		}
+		token.text = r.Token
+	}
+	resp, err := pb.NewMaintenanceClient(conn).Status(dctx, &pb.StatusRequest{})
+	if err != nil {
+		return nil, o.plainly(ctx, dctx, err)
+	}
+	return resp, nil
+}
+
+// plainly gives an error of gRPC in the words of who asked.
+func (o *clientOptions) plainly(ctx, dctx context.Context, err error) error {
+	if dctx.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("no answer within --dial-timeout (%v): %s", o.dialTimeout, status.Convert(err).Message())
+	}
+	return errors.New(status.Convert(err).Message())
+}
+
+// target gives an endpoint as gRPC has it, and whether TLS is spoken to it: with a scheme as that says, without one as in etcdctl, where certificates say so.
+func (o *clientOptions) target(endpoint string) (target string, secure bool, err error) {
+	scheme, address, ok := strings.Cut(endpoint, "://")
+	if !ok {
+		scheme, address = "http", endpoint
+		if o.caFile != "" || o.certFile != "" || o.skipVerify || !o.plain {
+			scheme = "https"
+		}
+	}
+	address = strings.TrimRight(address, "/")
+	if address == "" {
+		return "", false, errors.New("an endpoint without an address")
+	}
+	switch scheme {
+	case "http", "https":
+		return "passthrough:///" + address, scheme == "https", nil
+	case "unix", "unixs":
+		return "unix:" + address, scheme == "unixs", nil
+	}
+	return "", false, errors.New("an endpoint is host:port, or a URL of http, https, unix or unixs")
 }
 
 func (o *clientOptions) tls() (*tls.Config, error) {
@@ -106,19 +195,31 @@ func (o *clientOptions) tls() (*tls.Config, error) {
 	if o.caFile != "" {
 		pem, err := os.ReadFile(o.caFile)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--cacert: %w", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate", o.caFile)
+			return nil, fmt.Errorf("--cacert: %s has no certificate", o.caFile)
 		}
 	}
-	if o.certFile != "" || o.keyFile != "" {
+	if o.certFile != "" {
 		pair, err := tls.LoadX509KeyPair(o.certFile, o.keyFile)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--cert and --key: %w", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
 	return c, nil
 }
+
+// userToken goes with every request, once there is one. Where there is no TLS, it is as little a secret as in etcdctl.
+type userToken struct{ text string }
+
+func (t *userToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if t.text == "" {
+		return nil, nil
+	}
+	return map[string]string{"token": t.text}, nil
+}
+
+func (t *userToken) RequireTransportSecurity() bool { return false }

@@ -13,6 +13,7 @@ Commands:
   keelson [flags]    run a server: what etcd does with the same flags
   keelson check      examine the store of a stopped server (keelson check --help)
   keelson backup     make a backup of a running server now, or list those there are (keelson backup --help)
+  keelson snapshot   save, examine and restore snapshots (keelson snapshot --help)
   keelson version    print the versions
   keelson help       print this
 

@@ -40,6 +40,8 @@ func (p *program) run(ctx context.Context) int {
 			return p.check(ctx, p.args[1:])
 		case "backup":
 			return p.backup(ctx, p.args[1:])
+		case "snapshot":
+			return p.snapshot(ctx, p.args[1:])
 		}
 	}
 	return p.serve(ctx)

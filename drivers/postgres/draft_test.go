@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/test/pg"
 )
 
 // draft begins one, which is discarded with the test.
@@ -50,8 +51,21 @@ func schemas(t *testing.T, o Options) string {
 }
 
 // TestDraft: a log is beside its place until it is published, and then it is as if it had been there from the start.
-func TestDraft(t *testing.T) {
+func TestDraft(t *testing.T) { testDraft(t, place(t)) }
+
+// TestDraftBouncer: the same through pgbouncer in transaction mode, where a session is whoever's.
+func TestDraftBouncer(t *testing.T) {
+	b, err := pg.StartBouncer(t.Context(), sharedServer(t), pg.BouncerOptions{PoolMode: "transaction"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
 	o := place(t)
+	o.URL = b.URL("postgres")
+	testDraft(t, o)
+}
+
+func testDraft(t *testing.T, o Options) {
 	d := draft(t, o)
 	at := fill(t, d, 3)
 	if got := schemas(t, o); got != "X.restoring|3" {

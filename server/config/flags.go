@@ -233,6 +233,7 @@ func (f *flags) own(o *Options) {
 	f.text(&o.Datastore, "datastore", "URL of the PostgreSQL database that holds the data, with libpq's parameters, as postgres://user@host/database?sslmode=verify-full; several servers may share it. Empty for an SQLite file under --data-dir.")
 	f.text(&o.DatastoreName, "datastore-name", "Name of the data in that database, its schema: each cluster has its own.")
 	f.text(&o.DatastorePasswordFile, "datastore-password-file", "File with the database's password, read for every connection. PGPASSWORD and libpq's passfile do as well.")
+	f.text(&o.SnapshotDir, "snapshot-dir", "Directory for the file of a snapshot while it is made and sent (etcdctl snapshot save). Empty for the member directory under --data-dir, or, with --datastore, the one for temporary files (TMPDIR).")
 }
 
 func (f *flags) backups(o *Options) {

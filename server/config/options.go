@@ -23,6 +23,8 @@ type Options struct {
 	DatastoreName string `json:"datastore-name"`
 	// DatastorePasswordFile is a file with the database's password, which then is neither in the URL nor in a list of processes.
 	DatastorePasswordFile string `json:"datastore-password-file"`
+	// SnapshotDir is where a snapshot's file is while it is sent; empty means under DataDir, or, with Datastore, where temporary files are.
+	SnapshotDir string `json:"snapshot-dir"`
 
 	// BackupSchedule says when backups are made, as crontab(5) has it; empty means never. Keelson's own, as is all that begins with Backup.
 	BackupSchedule string `json:"backup-schedule"`

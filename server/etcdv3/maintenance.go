@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-semver/semver"
@@ -143,7 +145,7 @@ const snapshotChunk = 32 << 10
 func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
 	snap, err := s.opts.Snapshots.Open(stream.Context())
 	if err != nil {
-		return grpcError(err)
+		return s.snapshotError(err)
 	}
 	defer snap.Close()
 	start := time.Now()
@@ -156,7 +158,7 @@ func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenanc
 		// Send does not wait until the message is written, so each has bytes of its own.
 		chunk := make([]byte, size)
 		if _, err := io.ReadFull(snap, chunk); err != nil {
-			return grpcError(fmt.Errorf("%w: read the snapshot: %w", sqllog.ErrStorage, err))
+			return s.snapshotError(fmt.Errorf("read the snapshot: %w", err))
 		}
 		last := left == 0
 		left = max(left-size, 0)
@@ -168,6 +170,25 @@ func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenanc
 			return nil
 		}
 	}
+}
+
+// snapshotError answers who wanted a snapshot that could not be made or sent. That its file has no room is no matter of the store's: the alarm for that, and etcd's
+// answers for a store that is full or fails, would mislead. etcd has no such file and so no answer of its own.
+func (s *maintenanceServer) snapshotError(err error) error {
+	var file *fs.PathError
+	code := codes.OK
+	switch {
+	case errors.Is(err, sqllog.ErrStorage):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		code = codes.ResourceExhausted
+	case errors.As(err, &file), errors.Is(err, io.ErrUnexpectedEOF):
+		code = codes.Internal
+	}
+	if code == codes.OK {
+		return grpcError(err)
+	}
+	s.opts.Logger.Error("cannot make a database snapshot: see --snapshot-dir", "error", err)
+	return status.Errorf(code, "keelson: the snapshot's file cannot be made on the server: %v", err)
 }
 
 // errSlowTransfer is etcd's answer for whoever did not wait for the new leader.

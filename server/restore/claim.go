@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -14,7 +15,7 @@ var ErrBusy = errors.New("another restore to it is under way")
 // hold makes a directory this process's alone, until release is called or the process ends, also under another name. It is made if it is not there.
 func hold(dir string) (release func(), err error) {
 	for {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := makeAll(dir); err != nil {
 			return nil, err
 		}
 		held, err := lock(dir)
@@ -26,6 +27,20 @@ func hold(dir string) (release func(), err error) {
 		}
 		return func() { held.Close() }, nil
 	}
+}
+
+// makeAll makes a directory that is not there, and those above it, for good.
+func makeAll(dir string) error {
+	above := filepath.Dir(dir)
+	if _, err := os.Stat(above); errors.Is(err, fs.ErrNotExist) {
+		if err := makeAll(above); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(above)
 }
 
 // empty removes all that is in a directory.

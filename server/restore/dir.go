@@ -149,7 +149,7 @@ func proven(ctx context.Context, open func(readOnly bool) (datastore, error), f 
 // found makes the Raft log of one of several.
 func found(opts *config.Options, o Options, id raft.Identity, end drivers.End, logger *slog.Logger) error {
 	dir := server.RaftDir(*opts)
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+	if err := makeAll(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	var voters []uint64

@@ -30,7 +30,7 @@ func tool(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: make peers builds etcd, etcdctl and etcdutl", err)
+		t.Fatalf("%v: make build builds keelson, make peers etcd, etcdctl and etcdutl", err)
 	}
 	return path
 }
@@ -50,7 +50,7 @@ func run(t *testing.T, name string, args ...string) []byte {
 	return out
 }
 
-// server is a real etcd with clients.
+// server is a real etcd, or a Keelson, with clients.
 type server struct {
 	t *testing.T
 	*launch.Process
@@ -64,16 +64,28 @@ type server struct {
 // start starts an etcd on the data in a directory, or an empty one.
 func start(t *testing.T, dir string) *server {
 	t.Helper()
-	p, err := launch.Start(t.Context(), launch.Options{Binary: tool(t, "etcd"), Dir: dir})
+	return startBinary(t, "etcd", dir)
+}
+
+// startBinary starts a server of either kind.
+func startBinary(t *testing.T, name, dir string, flags ...string) *server {
+	t.Helper()
+	p, err := launch.Start(t.Context(), launch.Options{Binary: tool(t, name), Dir: dir, Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return connect(t, p)
+}
+
+// connect makes clients of a server that ends with the test.
+func connect(t *testing.T, p *launch.Process) *server {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := p.Kill(); err != nil {
 			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("the end of etcd's log:\n%s", p.LogTail())
+			t.Logf("the end of the log of %s:\n%s", p.Endpoint(), p.LogTail())
 		}
 	})
 	conn, err := script.Dial(p.Endpoint())
@@ -87,12 +99,18 @@ func start(t *testing.T, dir string) *server {
 // restore makes a data directory of a snapshot, for start.
 func restore(t *testing.T, path string, flags ...string) (dir string) {
 	t.Helper()
+	return restoreBy(t, "etcdutl", path, flags...)
+}
+
+// restoreBy does so by one of the tools that can.
+func restoreBy(t *testing.T, name, path string, flags ...string) (dir string) {
+	t.Helper()
 	dir = t.TempDir()
 	args := []string{
 		"snapshot", "restore", path, "--data-dir", filepath.Join(dir, "data"),
 		"--initial-cluster", "default=http://127.0.0.1:1", "--initial-advertise-peer-urls", "http://127.0.0.1:1",
 	}
-	run(t, "etcdutl", append(args, flags...)...)
+	run(t, name, append(args, flags...)...)
 	return dir
 }
 

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	"github.com/keelson-io/keelson/etcdfile"
+)
+
+const saveUsage = `Usage:
+
+  keelson snapshot save FILE [flags]
+
+Save a snapshot of the server at one endpoint, of Keelson or of etcd: what that server has at one moment. FILE has its
+name when it is whole and its sha256 was found right. The flags are etcdctl's, and ETCDCTL_ENDPOINTS, ETCDCTL_CACERT and so on are read.
+
+`
+
+// saveCommand is keelson snapshot save.
+type saveCommand struct {
+	file    string
+	client  clientOptions
+	timeout time.Duration // for the whole, 0 for ever
+}
+
+func (p *program) snapshotSave(ctx context.Context, args []string) error {
+	c, err := p.parseSave(args)
+	if err != nil {
+		return err
+	}
+	if c.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	s, err := c.run(ctx, p)
+	if err != nil {
+		if ctx.Err() == context.DeadlineExceeded {
+			err = fmt.Errorf("--command-timeout is over: %w", err)
+		}
+		return err
+	}
+	fmt.Fprintf(p.stdout, "Snapshot saved at %s\n", c.file)
+	if s.version != "" {
+		fmt.Fprintf(p.stdout, "Server version %s\n", s.version)
+	}
+	return nil
+}
+
+func (c *saveCommand) run(ctx context.Context, p *program) (saved, error) {
+	conn, _, err := c.client.connect(ctx)
+	if err != nil {
+		return saved{}, err
+	}
+	defer conn.Close()
+	bar := newProgressLine(p.stderr)
+	defer bar.clear()
+	return save(ctx, conn, c.file, bar)
+}
+
+func (p *program) parseSave(args []string) (*saveCommand, error) {
+	c := &saveCommand{}
+	f := newFlags()
+	c.client.define(f, p.getenv)
+	f.DurationVar(&c.timeout, "command-timeout", 0, "")
+	if err := fromEnvironment(f, "command-timeout", p.getenv); err != nil {
+		return nil, err
+	}
+	var err error
+	c.file, err = parseFile(f, args, func() {
+		fmt.Fprint(p.stdout, saveUsage)
+		writeFlag(p.stdout, "--command-timeout DURATION", "how long the whole may take; for ever if not given")
+		c.client.help(p.stdout)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if all := strings.Split(c.client.endpoints, ","); len(all) > 1 {
+		return nil, usageError("snapshot must be requested to one selected node, not multiple %v", all)
+	}
+	return c, nil
+}
+
+// saved is what came of a snapshot.
+type saved struct {
+	size    int64
+	version string // the storage version that the server tells
+}
+
+// part is behind the name of a file that is not whole.
+const part = ".part"
+
+// save writes a snapshot to a file, which has its name when all of it is durable and was found whole.
+func save(ctx context.Context, conn *grpc.ClientConn, path string, bar *progressLine) (saved, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := pb.NewMaintenanceClient(conn).Snapshot(ctx, &pb.SnapshotRequest{})
+	if err != nil {
+		return saved{}, err
+	}
+	file, err := os.OpenFile(path+part, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return saved{}, err
+	}
+	bar.say("waiting for the server to make the snapshot")
+	s, err := receive(stream, file, bar)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(path+part, path)
+	}
+	if err != nil {
+		return saved{}, errors.Join(err, os.Remove(path+part))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return saved{}, err
+	}
+	return s, errors.Join(dir.Sync(), dir.Close())
+}
+
+// receive writes what a server sends, and holds it against the sha256 that comes last.
+func receive(stream pb.Maintenance_SnapshotClient, w io.Writer, bar *progressLine) (s saved, err error) {
+	out := bufio.NewWriterSize(w, 1<<20)
+	sum := sha256.New()
+	var tail []byte // what may be the sha256
+	var m *meter
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return s, errors.New(status.Convert(err).Message())
+		}
+		if m == nil {
+			m = bar.meter("saving", int64(len(r.Blob))+int64(r.RemainingBytes), formatBytes)
+		}
+		s.version = cmp.Or(r.Version, s.version)
+		s.size += int64(len(r.Blob))
+		if _, err := out.Write(r.Blob); err != nil {
+			return s, err
+		}
+		tail = append(tail, r.Blob...)
+		if n := len(tail) - etcdfile.HashSize; n > 0 {
+			sum.Write(tail[:n])
+			tail = append(tail[:0], tail[n:]...)
+		}
+		m.show(s.size)
+	}
+	if err := out.Flush(); err != nil {
+		return s, err
+	}
+	if s.size%512 != etcdfile.HashSize {
+		return s, fmt.Errorf("sha256 checksum not found [bytes: %d]: the snapshot did not come whole", s.size)
+	}
+	if string(sum.Sum(nil)) != string(tail) {
+		return s, errors.New("the snapshot was altered on its way: its sha256 is not that of what came")
+	}
+	return s, nil
+}
