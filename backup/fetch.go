@@ -45,23 +45,25 @@ func Fetch(ctx context.Context, from, dir string, o S3Options) (path string, cle
 
 // fetch writes an object to out.
 func (s *S3) fetch(ctx context.Context, key string, out io.Writer, p *pulse) error {
-	return s.with(func(c *minio.Client) error {
-		in, err := c.GetObject(ctx, s.o.Bucket, key, minio.GetObjectOptions{})
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		info, err := in.Stat()
-		if err != nil {
-			return err
-		}
-		p.expect(info.Size)
-		n, err := io.Copy(out, &beating{in, p})
-		if err == nil && n != info.Size {
-			err = fmt.Errorf("it ended after %d bytes of %d", n, info.Size)
-		}
+	c, err := s.client()
+	if err != nil {
 		return err
-	})
+	}
+	in, err := c.GetObject(ctx, s.o.Bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	p.expect(info.Size)
+	n, err := io.Copy(out, &beating{in, p})
+	if err == nil && n != info.Size {
+		err = fmt.Errorf("it ended after %d bytes of %d", n, info.Size)
+	}
+	return err
 }
 
 // beating is a reader that says when it goes forward.

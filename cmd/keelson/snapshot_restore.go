@@ -74,7 +74,11 @@ func (c *restoreCommand) open(ctx context.Context, p *program, bar *progressLine
 	}
 	defer cleanup() // its name: it is there as long as it is open
 	bar.say("reading the snapshot")
-	return openSnapshot(path, taking{bare: c.skipHash, skipHash: c.skipHash})
+	f, err := openSnapshot(path, taking{bare: c.skipHash, skipHash: c.skipHash})
+	if err != nil && path != c.file {
+		err = fmt.Errorf("%s: %w", c.file, err)
+	}
+	return f, err
 }
 
 func (p *program) parseRestore(args []string) (*restoreCommand, error) {
