@@ -41,7 +41,7 @@ func allowed() map[string][]string {
 		"server/snapshot":    {"etcdfile", "sqllog/mvcc"},
 		"sqllog/verify":      {"sqllog/mvcc", "drivers"},
 		"server/metrics":     {"sqllog/mvcc", "watch", "compact", "sqllog"},
-		"cmd":                append(api, "etcdfile", "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config", "server/restore"),
+		"cmd":                append(api, "sqllog/verify", "sqllog/mvcc", "drivers/sqlite", "server/config", "server/restore", "etcdfile"),
 	}
 }
 
