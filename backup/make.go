@@ -107,6 +107,9 @@ func (m *Maker) retain(ctx context.Context, b Backup) (removed []Backup, err err
 			return removed, fmt.Errorf("remove %s: %w", old.Name(), cause(ctx, err))
 		}
 		removed = append(removed, old)
+		if m.Progress != nil {
+			m.Progress()
+		}
 	}
 	return removed, nil
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -26,17 +24,15 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the wall clock. Nil: time.Now.
 	Now func() time.Time
-	// Stall is how long a target may take or give nothing until it is given up. 0: 5 minutes.
+	// Stall is how long a target may take or give nothing until it is given up. 0: DefaultStall.
 	Stall time.Duration
 }
 
 // Runner makes the backups that are due.
 type Runner struct {
-	o    Options
-	slot chan struct{} // has a token while something is asked of the target
-	at   atomic.Int64  // when that last went forward, since began
-	// began is where this process's own time begins.
-	began time.Time
+	o     Options
+	slot  chan struct{} // has a token while something is asked of the target
+	pulse *pulse        // of that
 
 	// Of the loop alone: what the target had when this server last looked, since it leads, and how often in a row something failed.
 	known bool
@@ -50,8 +46,6 @@ type Runner struct {
 const (
 	// poll is how long the clock, and who leads, goes unasked.
 	poll = 10 * time.Second
-	// watchEvery is the same while a backup is made.
-	watchEvery = time.Second
 	// A backup that failed is tried again after firstPause, then after twice as long each time, up to maxPause; and when the next one is due.
 	firstPause, maxPause = 5 * time.Second, 10 * time.Minute
 	// ahead is how far in the future a backup may seem to be that counts as the last one: clocks are set.
@@ -73,9 +67,9 @@ func NewRunner(o Options) *Runner {
 		o.Now = time.Now
 	}
 	if o.Stall == 0 {
-		o.Stall = 5 * time.Minute
+		o.Stall = DefaultStall
 	}
-	return &Runner{o: o, slot: make(chan struct{}, 1), began: time.Now()}
+	return &Runner{o: o, slot: make(chan struct{}, 1), pulse: newPulse(o.Stall)}
 }
 
 // Run makes backups until ctx ends. Nothing that goes wrong ends it.
@@ -187,14 +181,15 @@ func (r *Runner) make(ctx context.Context) error {
 	r.update(func(s *Stats) { s.Running = true })
 	var made *Made
 	err := r.ask(ctx, func(ctx context.Context) error {
-		r.at.Store(math.MaxInt64) // it is not the target that is waited for
+		r.pulse.rest()
 		snapshot, err := r.o.Source(ctx)
-		r.progress()
+		r.pulse.beat()
 		if err != nil {
 			return fmt.Errorf("make the snapshot: %w", cause(ctx, err))
 		}
 		defer snapshot.Close()
-		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Progress: r.progress}
+		r.pulse.expect(2 * snapshot.Size)
+		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Progress: r.pulse.beat}
 		made, err = m.Make(ctx, snapshot)
 		return err
 	})
@@ -226,7 +221,7 @@ func (r *Runner) ask(ctx context.Context, do func(context.Context) error) error 
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r.progress()
+	r.pulse.start()
 	done := make(chan error, 1)
 	go func() {
 		err := do(ctx)
@@ -240,11 +235,11 @@ func (r *Runner) ask(ctx context.Context, do func(context.Context) error) error 
 		case err := <-done:
 			return cause(ctx, err)
 		case <-ticker.C:
-			switch stalled := time.Since(r.began) - time.Duration(r.at.Load()); {
-			case !r.o.Leads():
+			if !r.o.Leads() {
 				cancel(errNotLeading)
-			case stalled > r.o.Stall:
-				cancel(fmt.Errorf("%w: nothing for %v", ErrStalled, stalled.Round(time.Second)))
+			}
+			if err := r.pulse.err(); err != nil {
+				cancel(err)
 			}
 			if ctx.Err() == nil {
 				continue
@@ -263,6 +258,3 @@ func (r *Runner) ask(ctx context.Context, do func(context.Context) error) error 
 		return context.Cause(ctx)
 	}
 }
-
-// progress notes that something went forward.
-func (r *Runner) progress() { r.at.Store(int64(time.Since(r.began))) }

@@ -1,9 +1,11 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -256,6 +258,77 @@ func TestHanging(t *testing.T) {
 			})
 		})
 	}
+}
+
+// trickling takes so many bytes of a backup every ten seconds.
+type trickling struct {
+	*fake
+	bytes int64
+}
+
+func (s trickling) Put(ctx context.Context, b Backup, r io.Reader) error {
+	for {
+		n, err := io.CopyN(io.Discard, r, s.bytes)
+		if errors.Is(err, io.EOF) {
+			return s.fake.Put(ctx, b, zeros(b.Size))
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %d bytes more: %w", n, ctx.Err())
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+func zeros(n int64) io.Reader { return bytes.NewReader(make([]byte, n)) }
+
+// TestTrickling: a target that goes forward, but would take for ever, is given up; one that is slow is not.
+func TestTrickling(t *testing.T) {
+	for _, c := range []struct {
+		bytes     int64 // in ten seconds
+		successes uint64
+	}{{100, 0}, {10 * slowest, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			const size = 64 << 20
+			b := run(t, &fake{}, func(o *Options) {
+				o.Target, o.Stall = trickling{&fake{}, c.bytes}, time.Minute
+				o.Source = func(context.Context) (*Snapshot, error) {
+					return &Snapshot{ReadCloser: io.NopCloser(zeros(size)), Size: size, Revision: 1}, nil
+				}
+			})
+			after(time.Minute + size/slowest*time.Second)
+			if s := b.Stats(); !s.Running && c.successes == 0 || s.Failures > 0 || s.Successes != c.successes {
+				t.Errorf("%d bytes in ten seconds: %+v", c.bytes, s)
+			}
+			after(time.Minute + size/slowest*time.Second)
+			if s := b.Stats(); s.Successes != c.successes || s.Failures != 1-c.successes || s.Failed != (c.successes == 0) {
+				t.Errorf("%d bytes in ten seconds: %+v", c.bytes, s)
+			}
+			b.stop()
+		})
+	}
+}
+
+// TestMakeWatched: who makes a backup without a runner is not held up either.
+func TestMakeWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{put: hangs}
+		m := &Maker{Target: f, Cluster: 7, Now: time.Now}
+		start := time.Now()
+		if _, err := m.MakeWatched(t.Context(), snapshotOf("content", 42), 0); !errors.Is(err, ErrStalled) {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(start); took < DefaultStall || took > DefaultStall+2*watchEvery {
+			t.Errorf("it took %v", took)
+		}
+		f.put = nil
+		if made, err := m.MakeWatched(t.Context(), snapshotOf("content", 42), 0); err != nil || made.Size != 7 {
+			t.Errorf("%+v, %v", made, err)
+		}
+	})
 }
 
 // TestStopWhileHanging: a stop waits for a moment, whatever the target does.

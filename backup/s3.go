@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -48,6 +50,9 @@ type S3 struct {
 	host      string
 	secure    bool
 	transport http.RoundTripper
+
+	mu   sync.Mutex
+	left map[string]bool // the keys that this process has failed to put, of which there may be parts
 }
 
 // amazon is where buckets are if nobody says anything else.
@@ -73,7 +78,7 @@ func OpenS3(o S3Options) (*S3, error) {
 	if err != nil || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, errors.New("backup: the endpoint of the bucket is no URL as https://host:port")
 	}
-	s := &S3{o: o, host: u.Host, secure: u.Scheme == "https"}
+	s := &S3{o: o, host: u.Host, secure: u.Scheme == "https", left: map[string]bool{}}
 	if s.transport, err = transport(o.CAFile, s.secure); err != nil {
 		return nil, fmt.Errorf("backup: %w", err)
 	}
@@ -163,8 +168,15 @@ func (s *S3) with(do func(*minio.Client) error) error {
 
 // Put implements Target. What is larger than a part goes in several, which make an object when all are there; memory is needed for one.
 func (s *S3) Put(ctx context.Context, b Backup, r io.Reader) error {
+	key := s.o.Prefix + b.Name()
 	return s.with(func(c *minio.Client) error {
-		_, err := c.PutObject(ctx, s.o.Bucket, s.o.Prefix+b.Name(), r, b.Size, minio.PutObjectOptions{ContentType: "application/octet-stream"})
+		_, err := c.PutObject(ctx, s.o.Bucket, key, r, b.Size, minio.PutObjectOptions{ContentType: "application/octet-stream"})
+		if err != nil {
+			// The library tries to remove the parts. A store that hangs does not let it.
+			s.mu.Lock()
+			s.left[key] = true
+			s.mu.Unlock()
+		}
 		return err
 	})
 }
@@ -204,7 +216,7 @@ func (s *S3) Remove(ctx context.Context, name string) error {
 	})
 }
 
-// orphaned is how old parts of an object are that nobody sends any more.
+// orphaned is how old parts of an object are that nobody sends any more, unless this process knows that it was itself.
 const orphaned = 24 * time.Hour
 
 // Sweep implements Target. Parts of an object that was never finished are not to be seen, but are paid for.
@@ -213,16 +225,25 @@ func (s *S3) Sweep(ctx context.Context, cluster uint64) error { return s.sweep(c
 func (s *S3) sweep(ctx context.Context, cluster uint64, age time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.mu.Lock()
+	left := maps.Clone(s.left)
+	s.mu.Unlock()
 	return s.with(func(c *minio.Client) error {
 		var errs []error
 		for u := range c.ListIncompleteUploads(ctx, s.o.Bucket, s.o.Prefix+namesOf(cluster)+"-", false) {
 			if u.Err != nil {
 				return errors.Join(append(errs, u.Err)...)
 			}
-			if _, ok := Parse(path.Base(u.Key)); ok && time.Since(u.Initiated) > age {
+			if _, ok := Parse(path.Base(u.Key)); ok && (left[u.Key] || time.Since(u.Initiated) > age) {
 				errs = append(errs, c.RemoveIncompleteUpload(ctx, s.o.Bucket, u.Key))
 			}
 		}
-		return errors.Join(errs...)
+		err := errors.Join(errs...)
+		if err == nil {
+			s.mu.Lock()
+			maps.DeleteFunc(s.left, func(key string, _ bool) bool { return left[key] })
+			s.mu.Unlock()
+		}
+		return err
 	})
 }

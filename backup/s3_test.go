@@ -81,7 +81,7 @@ func TestS3(t *testing.T) {
 			if err != nil || made.Left != nil {
 				t.Fatal(err, made)
 			}
-			path, cleanup, err := Fetch(t.Context(), target.String()+made.Name(), target.o)
+			path, cleanup, err := Fetch(t.Context(), target.String()+made.Name(), t.TempDir(), target.o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,6 +151,48 @@ func TestS3Sweep(t *testing.T) {
 		if err := target.sweep(t.Context(), c.cluster, c.age); err != nil || left() != c.left {
 			t.Errorf("%+v: %d uploads left, %v", c, left(), err)
 		}
+	}
+}
+
+// TestS3Left: parts that this process could not remove, since the store was away, go when it is back, and do not wait until they are old.
+func TestS3Left(t *testing.T) {
+	server := versity(t)
+	target := bucketOf(t, server, nil)
+	const sent = 40 << 20
+	b := Backup{Cluster: 7, Time: at("2026-11-26T02:00:00Z"), Revision: 42, Size: 2 * sent}
+	r := io.MultiReader(bytes.NewReader(make([]byte, sent)), reading(func() error {
+		if err := server.Kill(); err != nil {
+			t.Error(err)
+		}
+		return io.ErrUnexpectedEOF
+	}))
+	if err := target.Put(t.Context(), b, r); err == nil {
+		t.Fatal("half a backup was stored")
+	}
+	if err := server.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	client, err := server.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{1, 0} {
+		uploads := 0
+		for u := range client.ListIncompleteUploads(t.Context(), "backups", "", true) {
+			if u.Err != nil {
+				t.Fatal(u.Err)
+			}
+			uploads++
+		}
+		if uploads != want {
+			t.Errorf("there are parts of %d backups, want %d", uploads, want)
+		}
+		if err := target.Sweep(t.Context(), 7); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(target.left) > 0 {
+		t.Errorf("it still has %v in mind", target.left)
 	}
 }
 
@@ -302,7 +344,7 @@ func TestOpenS3(t *testing.T) {
 }
 
 func TestFetch(t *testing.T) {
-	path, cleanup, err := Fetch(t.Context(), "some/file.db", S3Options{})
+	path, cleanup, err := Fetch(t.Context(), "some/file.db", "", S3Options{})
 	if err != nil || path != "some/file.db" {
 		t.Errorf("%s, %v", path, err)
 	}
@@ -315,7 +357,7 @@ func TestFetch(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	o := S3Options{Endpoint: "http://" + l.Addr().String(), Getenv: env(s3.Environ()...)}
 	for _, from := range []string{"s3://", "s3://backups", "s3://backups/", "s3://backups/a/", "s3://B/a", "s3://backups/a"} {
-		if path, _, err := Fetch(t.Context(), from, o); err == nil {
+		if path, _, err := Fetch(t.Context(), from, "", o); err == nil {
 			t.Errorf("%s: %s", from, path)
 		}
 	}

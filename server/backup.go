@@ -2,7 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/keelson-io/keelson/backup"
 	"github.com/keelson-io/keelson/server/config"
@@ -49,9 +53,17 @@ func (n *Node) openBackups() (err error) {
 
 // backup gives what makes backups, once the cluster is known.
 func (n *Node) backup(cluster uint64, snapshots *snapshot.Maker) *backup.Runner {
+	dir := n.snapshots().Dir
 	n.logger.Info("backups are made", "schedule", n.opts.BackupSchedule, "target", n.backups.target.String())
 	return backup.NewRunner(backup.Options{
 		Source: func(ctx context.Context) (*backup.Snapshot, error) {
+			_, inUse, err := n.log.Size(ctx)
+			if err == nil {
+				err = room(dir, inUse)
+			}
+			if err != nil {
+				return nil, err
+			}
 			stream, revision, err := snapshots.Take(ctx)
 			if err != nil {
 				return nil, err
@@ -69,4 +81,24 @@ func (n *Node) first() bool {
 		return n.roster.Keeper()
 	}
 	return n.leads()
+}
+
+// ErrNoRoom means that there is no room to make the snapshot of a backup.
+var ErrNoRoom = errors.New("server: no room to make a snapshot for the backup")
+
+// room sees that so many bytes are free where a directory is. Nobody has asked for the snapshots of backups, which come again and again: they are not to
+// take the last room of a disk that may be the store's.
+func room(dir string, bytes int64) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	// Block sizes and counts are far below what overflows here, but on file systems that know no end.
+	if free := float64(disk.Bavail) * float64(disk.Bsize); free < float64(bytes) {
+		return fmt.Errorf("%w: the store has %d bytes in use, and in %s there are %.0f free", ErrNoRoom, bytes, dir, free)
+	}
+	return nil
 }

@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
-
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/backup"
 	"github.com/keelson-io/keelson/etcdfile"
@@ -46,18 +46,20 @@ func (p *program) backup(ctx context.Context, args []string) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintln(p.stderr, "keelson:", err)
-		fmt.Fprintln(p.stderr, "'keelson backup --help' says how it is used.")
-		return 2
+		return p.misused("backup", err)
 	}
 	run := c.now
 	if c.list {
 		run = c.show
 	}
-	if err := run(ctx, p); err != nil {
-		return p.fail(fmt.Errorf("backup: %w", err))
+	err = run(ctx, p)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, new(errUsage)):
+		return p.misused("backup", err)
 	}
-	return 0
+	return p.fail(fmt.Errorf("backup: %w", err))
 }
 
 func (p *program) parseBackup(args []string) (*backupCommand, error) {
@@ -91,23 +93,25 @@ func (p *program) parseBackup(args []string) (*backupCommand, error) {
 	return c, c.opts.ValidateBackupTarget()
 }
 
-// defineBackup defines the server's flags of this name, with what its variables say.
+// defineStore defines the server's flags that say where a store of buckets is and who asks it, with what its variables say.
+func (p *program) defineStore(f *flag.FlagSet, o *config.Options) {
+	p.defineText(f, &o.BackupS3Endpoint, "backup-s3-endpoint")
+	p.defineText(f, &o.BackupS3Region, "backup-s3-region")
+	p.defineText(f, &o.BackupS3CredentialsFile, "backup-s3-credentials-file")
+	p.defineText(f, &o.BackupS3CAFile, "backup-s3-trusted-ca-file")
+}
+
+// defineText defines a flag of the server's, with what its variable says.
+func (p *program) defineText(f *flag.FlagSet, field *string, name string) {
+	f.StringVar(field, name, p.getenv("ETCD_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))), "")
+}
+
+// defineBackup defines the server's flags about the place of backups and what is kept there, with what its variables say.
 func (p *program) defineBackup(f *flag.FlagSet, o *config.Options) error {
-	for _, s := range []struct {
-		field     *string
-		name, env string
-	}{
-		{&o.BackupDir, "backup-dir", "ETCD_BACKUP_DIR"},
-		{&o.BackupS3Bucket, "backup-s3-bucket", "ETCD_BACKUP_S3_BUCKET"},
-		{&o.BackupS3Endpoint, "backup-s3-endpoint", "ETCD_BACKUP_S3_ENDPOINT"},
-		{&o.BackupS3Region, "backup-s3-region", "ETCD_BACKUP_S3_REGION"},
-		{&o.BackupS3Prefix, "backup-s3-prefix", "ETCD_BACKUP_S3_PREFIX"},
-		{&o.BackupS3CredentialsFile, "backup-s3-credentials-file", "ETCD_BACKUP_S3_CREDENTIALS_FILE"},
-		{&o.BackupS3CAFile, "backup-s3-trusted-ca-file", "ETCD_BACKUP_S3_TRUSTED_CA_FILE"},
-	} {
-		*s.field = p.getenv(s.env)
-		f.StringVar(s.field, s.name, *s.field, "")
-	}
+	p.defineText(f, &o.BackupDir, "backup-dir")
+	p.defineText(f, &o.BackupS3Bucket, "backup-s3-bucket")
+	p.defineText(f, &o.BackupS3Prefix, "backup-s3-prefix")
+	p.defineStore(f, o)
 	var err error
 	if text := p.getenv("ETCD_BACKUP_KEEP"); text != "" {
 		if o.BackupKeep, err = strconv.Atoi(text); err != nil {
@@ -137,11 +141,15 @@ func (c *backupCommand) now(ctx context.Context, p *program) error {
 	defer conn.Close()
 	bar := newProgressLine(p.stderr)
 	defer bar.clear()
-	path, err := fetchSnapshot(ctx, pb.NewMaintenanceClient(conn), bar)
+	dir, err := os.MkdirTemp("", "keelson-backup-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(path)
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "db")
+	if _, err := save(ctx, conn, path, bar); err != nil {
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
 	s, err := checkedSnapshot(path)
 	if err != nil {
 		return err
@@ -152,7 +160,7 @@ func (c *backupCommand) now(ctx context.Context, p *program) error {
 		Target: target, Cluster: status.GetHeader().GetClusterId(), Now: time.Now,
 		Keep: backup.Keep{Count: c.opts.BackupKeep, For: c.opts.BackupKeepFor},
 	}
-	made, err := m.Make(ctx, s)
+	made, err := m.MakeWatched(ctx, s, 0)
 	bar.clear()
 	if err != nil {
 		return fmt.Errorf("%s: %w", target, err)
@@ -164,40 +172,6 @@ func (c *backupCommand) now(ctx context.Context, p *program) error {
 		return fmt.Errorf("the backup is there, but old ones could not be removed: %w", made.Left)
 	}
 	return nil
-}
-
-// fetchSnapshot takes a snapshot of a server into a temporary file.
-func fetchSnapshot(ctx context.Context, client pb.MaintenanceClient, bar *progressLine) (path string, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := client.Snapshot(ctx, &pb.SnapshotRequest{})
-	if err != nil {
-		return "", err
-	}
-	bar.say("waiting for the snapshot")
-	f, err := os.CreateTemp("", "keelson-backup-*.db")
-	if err != nil {
-		return "", err
-	}
-	defer func() {
-		if err = errors.Join(err, f.Close()); err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	for done := int64(0); ; {
-		chunk, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return f.Name(), nil
-		}
-		if err != nil {
-			return "", fmt.Errorf("take a snapshot: %w", err)
-		}
-		if _, err := f.Write(chunk.GetBlob()); err != nil {
-			return "", err
-		}
-		done += int64(len(chunk.GetBlob()))
-		bar.portion("fetching the snapshot", done, done+int64(chunk.GetRemainingBytes()))
-	}
 }
 
 // checkedSnapshot opens a snapshot to store it, after it was found to be whole.

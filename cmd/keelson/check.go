@@ -204,15 +204,12 @@ func newProgressLine(w io.Writer) *progressLine {
 	return l
 }
 
-func (l *progressLine) show(done, total int64) { l.portion("checking the log", done, total) }
-
-// portion shows how much of something is done, once a second.
-func (l *progressLine) portion(what string, done, total int64) {
+func (l *progressLine) show(done, total int64) {
 	if l.w == nil || total == 0 || time.Now().Before(l.next) {
 		return
 	}
 	l.next = time.Now().Add(progressEvery)
-	l.say(fmt.Sprintf("%s: %3d %%", what, 100*done/total))
+	l.say(fmt.Sprintf("checking the log: %3d %%", 100*done/total))
 }
 
 // step shows what text gives, now and then.

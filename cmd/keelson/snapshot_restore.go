@@ -9,8 +9,10 @@ import (
 	"math"
 	"strings"
 
+	"github.com/keelson-io/keelson/backup"
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/etcdfile"
+	"github.com/keelson-io/keelson/server"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/restore"
 )
@@ -19,10 +21,13 @@ const restoreUsage = `Usage:
 
   keelson snapshot restore FILE --data-dir DIR [flags]
   keelson snapshot restore FILE --datastore URL [flags]
+  keelson snapshot restore s3://BUCKET/KEY …
 
 Make the data of a server that is not there yet, of a snapshot of Keelson's or of etcd's, or of the database of a
 stopped etcd (member/snap/db). Nothing that is there is overwritten. What was written is read back and compared with
 the file before it is put at its place: until then, and after a failure or a kill, there is nothing.
+
+What is in a bucket, as keelson backup list shows it, is fetched to where temporary files are (TMPDIR) first.
 
 Each member of a new cluster restores the same file, with its own --name and --initial-advertise-peer-urls.
 
@@ -44,8 +49,7 @@ func (p *program) snapshotRestore(ctx context.Context, args []string) error {
 	}
 	bar := newProgressLine(p.stderr)
 	defer bar.clear()
-	bar.say("reading the snapshot")
-	f, err := openSnapshot(c.file, taking{bare: c.skipHash, skipHash: c.skipHash})
+	f, err := c.open(ctx, p, bar)
 	if err != nil {
 		return err
 	}
@@ -57,6 +61,24 @@ func (p *program) snapshotRestore(ctx context.Context, args []string) error {
 		return explainRestore(err)
 	}
 	return c.report(p.stdout, stand, meta)
+}
+
+// open opens the file, wherever it is.
+func (c *restoreCommand) open(ctx context.Context, p *program, bar *progressLine) (*etcdfile.File, error) {
+	if strings.HasPrefix(c.file, backup.Scheme) {
+		bar.say("fetching the snapshot")
+	}
+	path, cleanup, err := backup.Fetch(ctx, c.file, "", server.BackupS3(c.opts, p.getenv))
+	if err != nil {
+		return nil, err
+	}
+	defer cleanup() // its name: it is there as long as it is open
+	bar.say("reading the snapshot")
+	f, err := openSnapshot(path, taking{bare: c.skipHash, skipHash: c.skipHash})
+	if err != nil && path != c.file {
+		err = fmt.Errorf("%s: %w", c.file, err)
+	}
+	return f, err
 }
 
 func (p *program) parseRestore(args []string) (*restoreCommand, error) {
@@ -76,6 +98,7 @@ func (p *program) parseRestore(args []string) (*restoreCommand, error) {
 	f.StringVar(&o.Datastore, "datastore", "", "")
 	f.StringVar(&o.DatastoreName, "datastore-name", o.DatastoreName, "")
 	f.StringVar(&o.DatastorePasswordFile, "datastore-password-file", "", "")
+	p.defineStore(f, o)
 	f.Uint64("initial-memory-map-size", 0, "") // etcdutl's, without meaning here
 	var err error
 	c.file, err = parseFile(f, args, func() {
@@ -92,6 +115,8 @@ func (p *program) parseRestore(args []string) (*restoreCommand, error) {
 		writeFlag(p.stdout, "--bump-revision N", "raise the revision by so much, so that it is above all that clients have seen")
 		writeFlag(p.stdout, "--mark-compacted", "compact at the raised revision; goes with --bump-revision, and only with it")
 		writeFlag(p.stdout, "--skip-hash-check", "take a file without a sha256, such as member/snap/db, and believe one that has it")
+		writeFlag(p.stdout, "--backup-s3-endpoint URL", "where the store of s3:// is; --backup-s3-region, -credentials-file")
+		writeFlag(p.stdout, "", "and -trusted-ca-file as for the server")
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -69,6 +70,37 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := n.metric(t, made)
+	until(t, "one is made again", func() bool { return n.metric(t, made) > before })
+	p.sound(t)
+}
+
+// TestNoRoom: no snapshot is begun for which there is no room, since its disk may be the store's. With room again there are backups.
+func TestNoRoom(t *testing.T) {
+	if !ownMounts(t) {
+		return
+	}
+	temp := t.TempDir()
+	if err := unix.Mount("tmpfs", temp, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatalf("mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(temp, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	p := directory(t)
+	n := start(t, launch.Options{Flags: append(p.flags, "--snapshot-dir="+temp, "--backup-schedule=@every 1s")})[0]
+	until(t, "one is made", func() bool { return n.metric(t, made) >= 1 })
+	stop := load(t, n)
+	until(t, "none is begun", func() bool { return strings.Contains(n.LogTail(), "no room to make a snapshot") })
+	stop()
+	if n.metric(t, "keelson_backup_last_result") != 0 {
+		t.Error("the metrics do not tell that it failed")
+	}
+	before := n.metric(t, made)
+	if err := unix.Mount("tmpfs", temp, "tmpfs", unix.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
 	until(t, "one is made again", func() bool { return n.metric(t, made) > before })
 	p.sound(t)
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +49,7 @@ func binary(t *testing.T, name string) string {
 type place struct {
 	target  backup.Target
 	flags   []string
+	store   []string // those of them that say where the store is
 	environ []string
 	options backup.S3Options
 	server  *s3.Server // nil for a directory
@@ -60,7 +62,30 @@ func directory(t *testing.T) place {
 
 func bucket(t *testing.T) place {
 	t.Helper()
-	server, err := s3.Start(t.Context(), s3.Options{Binary: binary(t, "versitygw"), Dir: t.TempDir()})
+	return bucketOf(t, s3.Options{Binary: binary(t, "versitygw"), Dir: t.TempDir()})
+}
+
+// securedBucket is one behind TLS, with a certificate that only its own authority vouches for.
+func securedBucket(t *testing.T) place {
+	t.Helper()
+	dir := t.TempDir()
+	pki(t, dir)
+	p := bucketOf(t, s3.Options{
+		Binary: binary(t, "versitygw"), Dir: t.TempDir(), CertFile: filepath.Join(dir, "server.crt"), KeyFile: filepath.Join(dir, "server.key"),
+	})
+	p.options.CAFile = filepath.Join(dir, "ca.crt")
+	p.store = append(p.store, "--backup-s3-trusted-ca-file="+p.options.CAFile)
+	p.flags = append(p.flags, "--backup-s3-trusted-ca-file="+p.options.CAFile)
+	var err error
+	if p.target, err = backup.OpenS3(p.options); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func bucketOf(t *testing.T, so s3.Options) place {
+	t.Helper()
+	server, err := s3.Start(t.Context(), so)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,17 +109,15 @@ func bucket(t *testing.T) place {
 	if err != nil {
 		t.Fatal(err)
 	}
+	store := []string{"--backup-s3-endpoint=" + server.URL()}
 	return place{
-		target: target, options: o, server: server, environ: s3.Environ(),
-		flags: []string{"--backup-s3-bucket=backups", "--backup-s3-prefix=some/folder", "--backup-s3-endpoint=" + server.URL()},
+		target: target, options: o, server: server, environ: s3.Environ(), store: store,
+		flags: slices.Concat([]string{"--backup-s3-bucket=backups", "--backup-s3-prefix=some/folder"}, store),
 	}
 }
 
 func places() map[string]func(*testing.T) place {
-	return map[string]func(*testing.T) place{
-		"dir": directory,
-		"s3":  bucket,
-	}
+	return map[string]func(*testing.T) place{"dir": directory, "s3": bucket, "s3 with TLS": securedBucket}
 }
 
 // node is a server process and a connection to it.
@@ -217,7 +240,7 @@ func (p place) sound(t *testing.T) []backup.Backup {
 
 func (p place) fetch(t *testing.T, b backup.Backup) (string, func()) {
 	t.Helper()
-	path, cleanup, err := backup.Fetch(t.Context(), p.target.String()+b.Name(), p.options)
+	path, cleanup, err := backup.Fetch(t.Context(), p.target.String()+b.Name(), "", p.options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,9 +325,9 @@ func (p place) restored(t *testing.T, of node, b backup.Backup) {
 
 // TestDrill: backups are made under load, old ones are removed, no kill leaves anything bad, and what there is can be restored.
 func TestDrill(t *testing.T) {
-	for name, open := range places() {
+	for _, name := range []string{"dir", "s3"} {
 		t.Run(name, func(t *testing.T) {
-			p := open(t)
+			p := places()[name](t)
 			n := start(t, launch.Options{Flags: append(p.flags, "--backup-schedule=@every 1s", "--backup-keep=3"), Env: p.environ})[0]
 			stop := load(t, n)
 			for round := range 4 {
@@ -367,6 +390,33 @@ func (n node) withoutBackups(t *testing.T) error {
 	return errors.Join(n.Stop(), n.RestartWith(t.Context()))
 }
 
+// command runs keelson with the variables of the place. Its temporary files are to be gone after it.
+func (p place) command(t *testing.T, args ...string) (out string, err error) {
+	t.Helper()
+	temp := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), binary(t, "keelson"), args...)
+	cmd.Env = slices.Concat(os.Environ(), p.environ, []string{"TMPDIR=" + temp})
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%q: %w\n%s", args, err, stderr.String())
+	}
+	if left, rerr := os.ReadDir(temp); rerr != nil || len(left) > 0 {
+		t.Errorf("%q has left %v, %v", args, left, rerr)
+	}
+	return string(stdout), err
+}
+
+func (p place) run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := p.command(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 // TestCommand: a backup now, and what there is. Both do what the server does with the same flags.
 func TestCommand(t *testing.T) {
 	for name, open := range places() {
@@ -376,31 +426,19 @@ func TestCommand(t *testing.T) {
 			stop := load(t, n)
 			until(t, "something is there", func() bool { return n.metric(t, "etcd_debugging_mvcc_keys_total") > 100 })
 			stop()
-			run := func(args ...string) string {
-				t.Helper()
-				cmd := exec.CommandContext(t.Context(), binary(t, "keelson"), append([]string{"backup"}, args...)...)
-				cmd.Env = append(os.Environ(), p.environ...)
-				var stderr bytes.Buffer
-				cmd.Stderr = &stderr
-				out, err := cmd.Output()
-				if err != nil {
-					t.Fatalf("%q: %v\n%s", args, err, stderr.String())
-				}
-				return string(out)
-			}
 			for i := range 3 {
-				out := run(append(p.flags, "--endpoints="+n.Endpoint(), "--backup-keep=2")...)
+				out := p.run(t, append([]string{"backup", "--endpoints=" + n.Endpoint(), "--backup-keep=2"}, p.flags...)...)
 				all := p.sound(t)
 				if len(all) != min(i+1, 2) || !strings.HasPrefix(out, p.target.String()+all[len(all)-1].Name()+"  revision ") {
 					t.Errorf("there are %+v, and it says %q", all, out)
 				}
 			}
 			all := p.sound(t)
-			list := run(append([]string{"list"}, p.flags...)...)
+			list := p.run(t, append([]string{"backup", "list"}, p.flags...)...)
 			if lines := strings.Split(strings.TrimSpace(list), "\n"); len(lines) != 2 || !strings.Contains(lines[1], all[1].Name()) {
 				t.Errorf("the list is %q", list)
 			}
-			list = run(append([]string{"list", "--json"}, p.flags...)...)
+			list = p.run(t, append([]string{"backup", "list", "--json"}, p.flags...)...)
 			if lines := strings.Split(strings.TrimSpace(list), "\n"); len(lines) != 2 || !strings.Contains(lines[0], fmt.Sprintf(`"revision":%d`, all[0].Revision)) {
 				t.Errorf("the list is %q", list)
 			}
@@ -460,8 +498,46 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// TestRefusedAndAway: a bucket that refuses, and a store that is away, cost nothing but the backups, and those come when it is back.
-func TestRefusedAndAway(t *testing.T) {
+// discreet sees that a server's log has no secret, whatever went wrong.
+func (n node) discreet(t *testing.T) {
+	t.Helper()
+	log, err := os.ReadFile(n.LogPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(log, []byte("backups are made")) {
+		t.Error("the log does not tell of backups")
+	}
+	for _, secret := range []string{s3.AccessKey, s3.SecretKey} {
+		if bytes.Contains(log, []byte(secret)) {
+			t.Errorf("the log has %s", secret)
+		}
+	}
+}
+
+// TestRefused: a store that takes the server for somebody else costs nothing but the backups, and its log tells no secret.
+func TestRefused(t *testing.T) {
+	p := bucket(t)
+	file := filepath.Join(t.TempDir(), "credentials")
+	// The right one is not there, and the wrong one has both secrets in it.
+	text := "[default]\naws_access_key_id = " + s3.AccessKey + "\naws_secret_access_key = not-" + s3.SecretKey + "\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, launch.Options{Flags: append(p.flags, "--backup-schedule=@every 1s", "--log-level=debug", "--backup-s3-credentials-file="+file)})[0]
+	until(t, "backups fail", func() bool { return n.metric(t, failed) >= 2 })
+	if n.metric(t, "keelson_backup_last_result") != 0 || n.metric(t, made) > 0 {
+		t.Error("a backup was made by somebody else")
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(text, "not-", "", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "they are made with the right credentials", func() bool { return n.metric(t, made) >= 1 })
+	n.discreet(t)
+}
+
+// TestAway: a store that is away costs nothing but the backups, and those come when it is back.
+func TestAway(t *testing.T) {
 	p := bucket(t)
 	if err := p.server.Kill(); err != nil {
 		t.Fatal(err)
@@ -478,6 +554,7 @@ func TestRefusedAndAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "they are made", func() bool { return n.metric(t, made) >= 1 })
+	n.discreet(t)
 	// A stop does not wait for a store that hangs.
 	p.hang(t, n)
 	if err := n.Stop(); err != nil {

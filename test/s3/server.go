@@ -137,9 +137,12 @@ func (s *Server) URL() string {
 	return "http://" + s.address
 }
 
-// Client gives a client that may do everything. It is none of a server of TLS.
+// Client gives a client that may do everything.
 func (s *Server) Client() (*minio.Client, error) {
-	return minio.New(s.address, &minio.Options{Creds: credentials.NewStaticV4(AccessKey, SecretKey, ""), Region: Region})
+	return minio.New(s.address, &minio.Options{
+		Creds: credentials.NewStaticV4(AccessKey, SecretKey, ""), Region: Region, Secure: s.o.CertFile != "",
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+	})
 }
 
 // MakeBucket makes a bucket.
