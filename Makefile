@@ -198,7 +198,7 @@ image: tools ## Build the image that takes the place of etcd's, by docker, podma
 
 .PHONY: test-release
 test-release: tools ## Build the static binary and the image's root, and run etcdctl against the server in it. Needs root, for chroot.
-	$(GO) test $(TEST_FLAGS) -v -run '^TestImageRoot$$' ./test/deploy -image
+	$(GO) test $(TEST_FLAGS) -v -tags image -run '^TestImageRoot$$' ./test/deploy
 
 .PHONY: clean
 clean: ## Remove what was built. Data under default.etcd stays.
