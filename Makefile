@@ -56,6 +56,9 @@ proto: tools ## Generate the code of the .proto files anew. Needs protoc (Debian
 		--go_out=server/history/historypb --go_opt=paths=source_relative \
 		--go-grpc_out=server/history/historypb --go-grpc_opt=paths=source_relative history.proto
 
+ARCHES ?= amd64 arm64
+IMAGE  ?= keelson/etcd:latest
+
 # All tests: the server is built before them and is no input that go test's cache knows, hence -count=1.
 TIMEOUT    ?= 20m
 TEST_FLAGS  = -count=1 -timeout $(TIMEOUT)
@@ -202,6 +205,18 @@ kube-down: ## Stop what `make kube` has started.
 .PHONY: kube-idle
 kube-idle: build peers $(BIN)/kube-apiserver ## Measure resident memory, etcd and keelson idle under kube-apiserver.
 	cd test/kube && $(GO) run ./cmd/kube-idle etcd keelson
+
+.PHONY: release
+release: tools ## Build static binaries for linux amd64 and arm64, archives of them, and SHA256SUMS, in .build/release. ARCHES names others.
+	GO=$(GO) deploy/tools/release $(ARCHES)
+
+.PHONY: image
+image: tools ## Build the image that takes the place of etcd's, by docker, podman or buildah. IMAGE is its name, ARCH its processor.
+	GO=$(GO) IMAGE="$(IMAGE)" deploy/tools/image $(ARCH)
+
+.PHONY: test-release
+test-release: tools ## Build the static binary and the image's root, and run etcdctl against the server in it. Needs root, for chroot.
+	$(GO) test $(TEST_FLAGS) -v -tags image -run '^TestImageRoot$$' ./test/deploy
 
 .PHONY: clean
 clean: ## Remove what was built. Data under default.etcd stays.
