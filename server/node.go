@@ -58,8 +58,9 @@ func Open(ctx context.Context, opts config.Options, logger *slog.Logger) (*Node,
 	if err := n.prepare(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
-	// Loading takes memory that serving does not.
+	// Loading, and starting at all, take memory that serving does not.
 	debug.FreeOSMemory()
+	releaseProgram()
 	return n, nil
 }
 
