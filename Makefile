@@ -154,7 +154,7 @@ $(BIN)/pg: $(wildcard test/pg/*.go test/pg/cmd/pg/*.go)
 	$(GO) build -o $@ ./test/pg/cmd/pg
 
 .PHONY: peers
-peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/kine $(BIN)/versitygw ## Build the pinned peers (etcd, etcdctl, etcdutl, kine, and versitygw, an S3 server).
+peers: tools $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl $(BIN)/etcd36/etcdctl $(BIN)/etcd35/etcdctl $(BIN)/distribution/etcdctl $(BIN)/kine $(BIN)/versitygw ## Build the pinned peers (etcd, etcdctl and etcdutl, also older ones, kine, and versitygw, an S3 server).
 
 $(BIN)/etcd: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/server/v3
@@ -162,6 +162,12 @@ $(BIN)/etcdctl: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/etcdctl/v3
 $(BIN)/etcdutl: test/peers/etcd/go.mod
 	cd test/peers/etcd && $(GO) build -o $@ go.etcd.io/etcd/etcdutl/v3
+# Older tools, with their etcdutl beside them.
+$(BIN)/etcd3%/etcdctl: test/peers/etcd3%/go.mod
+	mkdir -p $(@D)
+	cd $(<D) && $(GO) build -o $(@D)/ go.etcd.io/etcd/etcdutl/v3 go.etcd.io/etcd/etcdctl/v3
+$(BIN)/distribution/etcdctl: test/tools/etcd-client
+	test/tools/etcd-client $(@D)
 $(BIN)/kine: test/peers/kine/go.mod
 	cd test/peers/kine && $(GO) build -o $@ github.com/k3s-io/kine
 $(BIN)/versitygw: test/peers/versitygw/go.mod
