@@ -156,6 +156,9 @@ func TestProveMeaning(t *testing.T) {
 	f := taken(t, s)
 	entries, _ := entriesOf(t, f, Options{Bump: 10})
 	for i := range entries {
+		if entries[i].Kind == mvcc.KindBarrier {
+			continue // it says nothing of keys: that it is there, the ids of batches say
+		}
 		altered := slices.Delete(slices.Clone(entries), i, i+1)
 		log := memory.NewStore().Open()
 		w := &writer{ctx: t.Context(), log: log}
