@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -283,20 +284,7 @@ func nested(tx *bbolt.Tx) error {
 // TestDeepTree: a chain of branches is refused before it is followed too far.
 func TestDeepTree(t *testing.T) {
 	const chain = 100
-	b := make([]byte, (3+chain)*pageSize)
-	for id := range uint64(2) {
-		p := b[id*pageSize:]
-		binary.LittleEndian.PutUint64(p, id)
-		binary.LittleEndian.PutUint16(p[8:], metaFlag)
-		m := p[pageHeader:]
-		for at, v := range map[int]uint64{16: 2, 32: 1 << 63, 40: 3 + chain, 48: id} {
-			binary.LittleEndian.PutUint64(m[at:], v)
-		}
-		binary.LittleEndian.PutUint32(m, magic)
-		binary.LittleEndian.PutUint32(m[4:], formatVersion)
-		binary.LittleEndian.PutUint32(m[8:], pageSize)
-		seal(m)
-	}
+	b := append(blank(3+chain), make([]byte, chain*pageSize)...)
 	for id := uint64(2); id < 2+chain; id++ {
 		p := b[id*pageSize:]
 		binary.LittleEndian.PutUint64(p, id)
@@ -310,6 +298,107 @@ func TestDeepTree(t *testing.T) {
 	if _, err := contentOf(t, b); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "levels") {
 		t.Error(err)
 	}
+}
+
+// blank gives the meta pages of a database of so many pages, of which the root is the one behind them.
+func blank(pages uint64) []byte {
+	b := make([]byte, 3*pageSize)
+	for id := range uint64(2) {
+		p := b[id*pageSize:]
+		binary.LittleEndian.PutUint64(p, id)
+		binary.LittleEndian.PutUint16(p[8:], metaFlag)
+		m := p[pageHeader:]
+		for at, v := range map[int]uint64{16: 2, 32: 1 << 63, 40: pages, 48: id} {
+			binary.LittleEndian.PutUint64(m[at:], v)
+		}
+		binary.LittleEndian.PutUint32(m, magic)
+		binary.LittleEndian.PutUint32(m[4:], formatVersion)
+		binary.LittleEndian.PutUint32(m[8:], pageSize)
+		sum := fnv.New64a()
+		sum.Write(m[:metaSummed])
+		binary.LittleEndian.PutUint64(m[metaSummed:], sum.Sum64())
+	}
+	return b
+}
+
+// leafWith makes the third page a leaf with overflow and one element, if key is not 0.
+func leafWith(b []byte, overflow, key, value uint32) {
+	p := b[2*pageSize:]
+	binary.LittleEndian.PutUint64(p, 2)
+	binary.LittleEndian.PutUint16(p[8:], leafFlag)
+	binary.LittleEndian.PutUint32(p[12:], overflow)
+	if key != 0 {
+		binary.LittleEndian.PutUint16(p[10:], 1)
+		binary.LittleEndian.PutUint32(p[pageHeader+4:], elementHeader)
+		binary.LittleEndian.PutUint32(p[pageHeader+8:], key)
+		binary.LittleEndian.PutUint32(p[pageHeader+12:], value)
+	}
+}
+
+// TestOverflow: a page does not make a reader take as much memory as it says it has, in a file with nothing in it.
+func TestOverflow(t *testing.T) {
+	const pages = 1 << 19 // 2 GiB
+	for name, c := range map[string]struct {
+		overflow, key, value uint32
+		text                 string
+	}{
+		"no elements":         {pages - 3, 0, 0, "its elements end at 0"},
+		"a small one":         {pages - 3, 1, 100, "its elements end at 133"},
+		"a great one":         {pages - 3, 1, (pages-2)*pageSize - 33, "more than is read"},
+		"behind the overflow": {3, 1, 4 * pageSize, "its elements end at"},
+	} {
+		b := blank(pages)
+		leafWith(b, c.overflow, c.key, c.value)
+		path := file(t, b)
+		truncate(t, path, pages*pageSize)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Open(path, Options{})
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+			t.Errorf("%s: it took %d bytes", name, n)
+		}
+	}
+}
+
+// TestReadLimit: what all levels have together is bounded, and values that are no greater are read, whether or not bbolt took a page too many.
+func TestReadLimit(t *testing.T) {
+	im := func(b []byte, pages uint64) *image { return &image{bytes.NewReader(b), pageSize, 2, pages} }
+	for _, spare := range []uint32{0, 1} {
+		b := append(blank(10), make([]byte, 7*pageSize)...)
+		leafWith(b, 3+spare, 1, 4*pageSize-33)
+		w := newWalk(im(b, 10))
+		w.limit = int64(4+spare) * pageSize
+		if err := w.tree(2, func(element) error { return nil }); err != nil {
+			t.Error(err)
+		}
+		w = newWalk(im(b, 10))
+		w.limit = int64(4+spare)*pageSize - 1
+		if err := w.tree(2, func(element) error { return nil }); !errors.Is(err, ErrDamaged) {
+			t.Errorf("over the limit: %v", err)
+		}
+		w = newWalk(im(b, 10))
+		w.limit, w.levels = int64(4+spare)*pageSize, []page{make(page, pageSize), make(page, pageSize)}
+		if err := w.tree(2, func(element) error { return nil }); !errors.Is(err, ErrDamaged) {
+			t.Errorf("with another level: %v", err)
+		}
+	}
+	b := blank(3)
+	binary.LittleEndian.PutUint32(b[pageHeader+8:], 128<<10)
+	if _, err := readHeader(bytes.NewReader(resum(b)), 0); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "pages of 131072 bytes") {
+		t.Error(err)
+	}
+}
+
+// resum makes the checksum of the first page right.
+func resum(b []byte) []byte {
+	sum := fnv.New64a()
+	sum.Write(b[pageHeader : pageHeader+metaSummed])
+	binary.LittleEndian.PutUint64(b[pageHeader+metaSummed:], sum.Sum64())
+	return b
 }
 
 // TestOneMetaPage: bbolt would go on with the other one, and with what was before the last transaction.

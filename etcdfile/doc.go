@@ -24,7 +24,7 @@
 // # Reading
 //
 // bbolt trusts its file: an altered one may make it panic, fault or recurse without end. So [Open] reads pages by itself,
-// through ReadAt, with every offset, length and reference checked, each page once. It goes through the whole file before
+// through ReadAt, with every offset, length and reference checked, each page once, and takes no more memory than it says, whatever a page says of itself. It goes through the whole file before
 // it returns. Then what was opened is sound, and rows are as etcd would have them after a start: etcd finishes a
 // compaction that was scheduled before it serves, so [File.Rows] leaves out what that will free.
 //

@@ -29,7 +29,8 @@ type File struct {
 }
 
 // Open opens a snapshot or a database and goes through all of it: once for the hash, if there is one, once for the structure and the rows, and once more if a
-// compaction is to be finished. It uses memory for all that Meta has, for a bit per page and in the last case for the keys.
+// compaction is to be finished. It uses memory for all that Meta has, for a page with its overflow on each
+// level of a tree (1 GiB at most, or the file is refused), for a bit per page and in the last case for the keys.
 func Open(path string, opts Options) (*File, error) {
 	file, err := os.Open(path)
 	if err != nil {

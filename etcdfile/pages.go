@@ -18,6 +18,8 @@ const (
 	metaFlag   = 0x04
 	bucketFlag = 0x01 // of a leaf's element
 
+	maxPageSize = 64 << 10 // the greatest of the systems that etcd runs on, whose it takes
+
 	magic         = 0xED0CDAED
 	formatVersion = 2
 	metaSummed    = 56 // bytes of a meta under its checksum
@@ -38,6 +40,15 @@ type element struct {
 	bucket     bool   // leaf: the value is a bucket
 	child      uint64 // branch: the page with the keys from this one on
 	end        uint64 // where its bytes end in the page
+}
+
+// ends tells where the bytes of an element end, counted from its header.
+func (p page) ends(header []byte) uint64 {
+	n := uint64(binary.LittleEndian.Uint32(header)) + uint64(binary.LittleEndian.Uint32(header[4:])) // of a branch: position and key
+	if p.flags() == leafFlag {
+		n = uint64(binary.LittleEndian.Uint32(header[4:])) + uint64(binary.LittleEndian.Uint32(header[8:])) + uint64(binary.LittleEndian.Uint32(header[12:]))
+	}
+	return n
 }
 
 // element gives the i-th of a page whose header was checked. Its bytes begin at from: bbolt leaves no gaps.
@@ -65,12 +76,12 @@ func (p page) element(i int, from uint64) (e element, err error) {
 // first is where the bytes of the first element begin.
 func (p page) first() uint64 { return uint64(pageHeader + p.count()*elementHeader) }
 
-// check says whether a leaf or branch can have as many elements as it says.
-func (p page) check() error {
+// check says whether a leaf or branch with this many bytes can have as many elements as it says.
+func (p page) check(size int64) error {
 	if f := p.flags(); f != leafFlag && f != branchFlag {
 		return damaged("page %d is of kind %x", p.id(), f)
 	}
-	if p.flags() == branchFlag && p.count() == 0 || pageHeader+p.count()*elementHeader > len(p) {
+	if p.flags() == branchFlag && p.count() == 0 || int64(p.first()) > size {
 		return damaged("page %d has %d elements", p.id(), p.count())
 	}
 	return nil
@@ -135,7 +146,7 @@ func readHeader(r io.ReaderAt, at int64) (h header, err error) {
 	}
 	h.pageSize = int64(binary.LittleEndian.Uint32(m[8:]))
 	h.root, h.high, h.txid = binary.LittleEndian.Uint64(m[16:]), binary.LittleEndian.Uint64(m[40:]), binary.LittleEndian.Uint64(m[48:])
-	if h.pageSize < 512 || h.pageSize > 16<<20 || h.pageSize&(h.pageSize-1) != 0 {
+	if h.pageSize < 512 || h.pageSize > maxPageSize || h.pageSize&(h.pageSize-1) != 0 {
 		return h, damaged("pages of %d bytes", h.pageSize)
 	}
 	return h, nil

@@ -8,16 +8,21 @@ import (
 // maxDepth is far more levels than a tree of bbolt's has, whatever the size of its file.
 const maxDepth = 64
 
+// maxRead is how much of a tree is in memory at most: a page with its overflow on each level. bbolt divides a page as soon as it has more than four elements, so
+// those of an etcd that takes requests of 200 MiB have room; etcd warns of more than 10 MiB, and its default is 1.5 MiB.
+const maxRead = 1 << 30
+
 // walk goes through trees of an image and proves them while it goes: references lead to pages of the right kind, to each page
-// once, and keys ascend. So it ends whatever is in the file, and uses a page per level and a bit per page.
+// once, and keys ascend. So it ends whatever is in the file, and uses a page per level, but not more than limit, and a bit per page.
 type walk struct {
 	im     *image
 	seen   []uint64 // a bit for each page
 	levels []page   // a buffer for each level
+	limit  int64    // of their bytes
 }
 
 func newWalk(im *image) *walk {
-	return &walk{im: im, seen: make([]uint64, im.high/64+1)}
+	return &walk{im: im, seen: make([]uint64, im.high/64+1), limit: maxRead}
 }
 
 // place is where a subtree is: its level, and that its keys are from lower on, and below upper unless that is nil.
@@ -116,11 +121,17 @@ func (w *walk) read(id uint64, level int) (page, error) {
 	if p.id() != id {
 		return nil, damaged("page %d says that it is page %d", id, p.id())
 	}
+	size := (1 + int64(p.overflow())) * w.im.pageSize
+	if err := p.check(size); err != nil {
+		return nil, err
+	}
 	if n := p.overflow(); n > 0 {
 		if err := w.take(id+1, n); err != nil {
 			return nil, err
 		}
-		size := (1 + int64(n)) * w.im.pageSize
+		if err := w.room(p, level, size); err != nil {
+			return nil, err
+		}
 		if int64(cap(p)) < size {
 			p = append(make(page, 0, size), p...)
 		}
@@ -130,7 +141,32 @@ func (w *walk) read(id uint64, level int) (page, error) {
 		}
 	}
 	w.levels[level] = p
-	return p, p.check()
+	return p, nil
+}
+
+// room refuses to read a page that has more overflow than its elements need, or more than there is to be in memory.
+func (w *walk) room(p page, level int, size int64) error {
+	var end uint64
+	if n := p.count(); n > 0 {
+		last, header := int64(pageHeader+(n-1)*elementHeader), make([]byte, elementHeader)
+		if err := readAt(w.im.r, header, int64(p.id())*w.im.pageSize+last); err != nil {
+			return err
+		}
+		end = uint64(last) + p.ends(header)
+	}
+	// Before its version 1.3.4 bbolt took one page more than it needed if that was filled.
+	if end > uint64(size) || end < uint64(size-w.im.pageSize) {
+		return damaged("page %d has %d bytes, and its elements end at %d", p.id(), size, end)
+	}
+	for i, other := range w.levels {
+		if i != level {
+			size += int64(cap(other))
+		}
+	}
+	if size > w.limit {
+		return damaged("page %d and those above it have %d bytes, more than is read", p.id(), size)
+	}
+	return nil
 }
 
 // take marks pages as seen.
@@ -167,7 +203,7 @@ func parseBucket(e element) (bucket, error) {
 	if len(b.inline) < pageHeader || b.inline.flags() != leafFlag || b.inline.overflow() != 0 {
 		return b, damaged("the bucket %q has no page", e.key)
 	}
-	return b, b.inline.check()
+	return b, b.inline.check(int64(len(b.inline)))
 }
 
 // buckets finds all buckets, in the order of their names.

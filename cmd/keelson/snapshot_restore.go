@@ -25,7 +25,8 @@ const restoreUsage = `Usage:
 
 Make the data of a server that is not there yet, of a snapshot of Keelson's or of etcd's, or of the database of a
 stopped etcd (member/snap/db). Nothing that is there is overwritten. What was written is read back and compared with
-the file before it is put at its place: until then, and after a failure or a kill, there is nothing.
+the file before it is put at its place. Until then, and after a kill, it is in DIR/restoring, beside which no server
+starts and which the next restore removes. DIR may be there if it is empty, and be a mount.
 
 What is in a bucket, as keelson backup list shows it, is fetched to where temporary files are (TMPDIR) first.
 
@@ -103,7 +104,7 @@ func (p *program) parseRestore(args []string) (*restoreCommand, error) {
 	var err error
 	c.file, err = parseFile(f, args, func() {
 		fmt.Fprint(p.stdout, restoreUsage)
-		writeFlag(p.stdout, "--data-dir DIR", "the data directory to make; NAME.etcd if not given")
+		writeFlag(p.stdout, "--data-dir DIR", "the data directory, which is not there or empty; NAME.etcd if not given")
 		writeFlag(p.stdout, "--wal-dir DIR", "a directory of its own for the Raft log of a cluster's member")
 		writeFlag(p.stdout, "--name NAME", "the member's name; default if not given")
 		writeFlag(p.stdout, "--initial-cluster LIST", "the members of the new cluster, as name=url,name=url")

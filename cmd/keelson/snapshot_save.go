@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -25,7 +27,8 @@ const saveUsage = `Usage:
   keelson snapshot save FILE [flags]
 
 Save a snapshot of the server at one endpoint, of Keelson or of etcd: what that server has at one moment. FILE has its
-name when it is whole and its sha256 was found right. The flags are etcdctl's, and ETCDCTL_ENDPOINTS, ETCDCTL_CACERT and so on are read.
+name when it is whole and its sha256 was found right; until then it is FILE.part. Of two at once to one FILE the
+second is refused. The flags are etcdctl's, and ETCDCTL_ENDPOINTS, ETCDCTL_CACERT and so on are read.
 
 `
 
@@ -111,26 +114,72 @@ func save(ctx context.Context, conn *grpc.ClientConn, path string, bar *progress
 	if err != nil {
 		return saved{}, err
 	}
-	file, err := os.OpenFile(path+part, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	file, err := createPart(path + part)
 	if err != nil {
 		return saved{}, err
 	}
+	// It is this process's alone until it is closed, and by then its name is another one, or none.
 	bar.say("waiting for the server to make the snapshot")
 	s, err := receive(stream, file, bar)
 	if err == nil {
 		err = file.Sync()
 	}
-	if err = errors.Join(err, file.Close()); err == nil {
+	if err == nil {
 		err = os.Rename(path+part, path)
 	}
 	if err != nil {
-		return saved{}, errors.Join(err, os.Remove(path+part))
+		return saved{}, errors.Join(err, os.Remove(path+part), file.Close())
+	}
+	if err := file.Close(); err != nil {
+		return saved{}, err
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return saved{}, err
 	}
 	return s, errors.Join(dir.Sync(), dir.Close())
+}
+
+// errSaving says that another process has the unfinished file.
+var errSaving = errors.New("another snapshot is being saved to the same file")
+
+// createPart makes a file that is not whole, or takes over what a killed process has left, and locks it.
+func createPart(path string) (*os.File, error) {
+	for {
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		there, err := own(file)
+		if err == nil && there {
+			err = file.Truncate(0)
+		}
+		if err == nil && there {
+			return file, nil
+		}
+		if err = errors.Join(err, file.Close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// own locks a file, and tells whether it still has its name then: whoever had the lock before may have ended.
+func own(file *os.File) (there bool, err error) {
+	switch err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return false, fmt.Errorf("%s: %w", file.Name(), errSaving)
+	case err != nil:
+		return false, fmt.Errorf("lock %s: %w", file.Name(), err)
+	}
+	mine, err := file.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Stat(file.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(mine, named), err
 }
 
 // receive writes what a server sends, and holds it against the sha256 that comes last.

@@ -34,6 +34,7 @@ type source struct {
 	blob    []byte
 	err     error
 	hang    bool
+	half    chan struct{} // if there is one: a token is put in when half is out, and the rest comes after a second one
 }
 
 func (s *source) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
@@ -56,6 +57,10 @@ func (s *source) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotS
 	for left := s.blob; len(left) > 0; {
 		n := min(len(left), 1000)
 		chunk := left[:n]
+		if half := len(s.blob) / 2; s.half != nil && len(left) >= half && len(left)-n < half {
+			s.half <- struct{}{}
+			s.half <- struct{}{}
+		}
 		left = left[n:]
 		if err := stream.Send(&pb.SnapshotResponse{RemainingBytes: uint64(len(left)), Blob: chunk, Version: version}); err != nil {
 			return err
@@ -158,6 +163,51 @@ func TestSnapshotSaveFails(t *testing.T) {
 	}
 	if o := run(t, nil, "snapshot", "save", filepath.Join(path, "under a file"), "--endpoints", none); o.code != 1 {
 		t.Errorf("%+v", o)
+	}
+}
+
+// TestSnapshotSaveTwice: of two saves to one file at once the second is refused, and the first is whole; what fails gives the file free.
+func TestSnapshotSaveTwice(t *testing.T) {
+	first, second := contents(t, snapshotFile(t, 2000, plain())), contents(t, snapshotFile(t, 100, plain()))
+	path := filepath.Join(t.TempDir(), "saved.db")
+	half := make(chan struct{})
+	slow, quick := serveSource(t, &source{blob: first, half: half}), serveSource(t, &source{blob: second})
+	done := make(chan output)
+	go func() { done <- run(t, []string{patient}, "snapshot", "save", path, "--endpoints", slow) }()
+	<-half
+	if o := run(t, []string{patient}, "snapshot", "save", path, "--endpoints", quick); o.code != 1 || !strings.Contains(o.stderr, errSaving.Error()) {
+		t.Errorf("the second: %+v", o)
+	}
+	<-half
+	if o := <-done; o.code != 0 || !bytes.Equal(contents(t, path), first) {
+		t.Errorf("the first: %+v, a file of %d bytes", o, len(contents(t, path)))
+	}
+	if o := run(t, []string{patient}, "snapshot", "save", path, "--endpoints", quick); o.code != 0 || !bytes.Equal(contents(t, path), second) {
+		t.Errorf("the next: %+v, a file of %d bytes", o, len(contents(t, path)))
+	}
+}
+
+// TestCreatePart: a file that has got its name between its opening and its lock is not written to.
+func TestCreatePart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "saved.db"+part)
+	file, err := createPart(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	late, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, err := own(late); !errors.Is(err, errSaving) {
+		t.Errorf("beside another one: %v", err)
+	}
+	if err := errors.Join(os.Rename(path, path+"whole"), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := own(late); there || err != nil {
+		t.Errorf("a whole one: %v, %v", there, err)
 	}
 }
 

@@ -28,6 +28,7 @@ type Draft struct {
 	place *Log          // of the name that it is for; only its connections are used
 	claim *pgxpool.Conn // its transaction lasts as long as the draft and holds the name among drafts
 	opts  Options       // of the draft itself
+	last  []string      // position and batch of the last row, once it is to be published
 }
 
 // draftSuffix is behind the names of drafts' schemas. No log's name has a dot.
@@ -38,7 +39,8 @@ const draftSuffix = ".restoring"
 const claimSQL = beginSQL + `;
 SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
 	set_config('tcp_keepalives_idle', '5', true), set_config('tcp_keepalives_interval', '2', true), set_config('tcp_keepalives_count', '3', true),
-	set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '0', true), set_config('statement_timeout', '0', true)`
+	set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '0', true), set_config('statement_timeout', '0', true),
+	` + transactionTimeoutSQL
 
 // NewDraft begins a log for Options.Name, which must not be there. Discard must be called, also after Publish.
 //
@@ -184,6 +186,9 @@ func (d *Draft) publish(ctx context.Context) error {
 	if err == nil {
 		err = d.vacant(ctx)
 	}
+	if err == nil {
+		err = d.mark(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -207,7 +212,19 @@ func (d *Draft) publish(ctx context.Context) error {
 	})
 }
 
-// published tells, after the claim's connection was lost, whether the log is at its place.
+// mark takes note of what tells the draft from other logs. By the primary key.
+func (d *Draft) mark(ctx context.Context) error {
+	return d.claimed(ctx, func(ctx context.Context, c *pgconn.PgConn) (err error) {
+		d.last, err = one(ctx, c, "SELECT position::text, batch::text FROM "+d.schema()+".log ORDER BY position DESC LIMIT 1")
+		if errors.Is(err, errNoRow) {
+			err = nil
+		}
+		return err
+	})
+}
+
+// published tells, after the claim's connection was lost, whether the log is at its place. There may also be one of somebody else's, who came after it was lost, and a server
+// may have gone on with it.
 func (d *Draft) published(ctx context.Context) (done bool, err error) {
 	err = d.place.exchange(ctx, func(ctx context.Context, c *pgconn.PgConn) error {
 		// The lock comes when that transaction is over.
@@ -220,6 +237,12 @@ func (d *Draft) published(ctx context.Context) (done bool, err error) {
 		}
 		place, err := one(ctx, c, thereSQL+quoteLiteral(d.place.opts.Name))
 		done = err == nil && draft[0] == "0" && place[0] != "0"
+		if done && d.last != nil {
+			// By the primary key. If a server has gone on with a log so far that the row is scrubbed, nobody can tell whose it was.
+			var there []string
+			there, err = one(ctx, c, d.place.q("SELECT coalesce(batch::text, '') FROM {schema}.log WHERE position = "+d.last[0]))
+			done = err == nil && there[0] == d.last[1]
+		}
 		return errors.Join(err, run(ctx, c, "ROLLBACK"))
 	})
 	return done, err

@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/test/pg"
@@ -225,6 +228,83 @@ func TestDraftPlaces(t *testing.T) {
 	third.Name = "Wrong"
 	if _, err := NewDraft(t.Context(), third); err == nil {
 		t.Error("a name that no log can have was taken")
+	}
+}
+
+// TestDraftAnothers: a log that somebody else has put at the place is not taken for the draft, one on which a server has gone on is.
+func TestDraftAnothers(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		o := place(t)
+		d := draft(t, o)
+		fill(t, d, 2)
+		if err := d.mark(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if own {
+			if err := d.Publish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			put(t, open(t, o), 9)
+		} else {
+			if err := d.claim.Conn().Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			other := draft(t, o)
+			l, err := other.Open(t.Context(), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for id := range byte(3) {
+				put(t, l, id+100)
+			}
+			if err := errors.Join(l.Close(), other.Publish(t.Context()), other.Discard()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if done, err := d.published(t.Context()); err != nil || done != own {
+			t.Errorf("own %v: published %v, %v", own, done, err)
+		}
+	}
+}
+
+// TestTimeouts: no timeout that a role has by default ends what lasts long: a draft's claim, and the transaction in which a log is loaded.
+func TestTimeouts(t *testing.T) {
+	s := pg.Run(t, pg.Options{})
+	if err := s.CreateDatabase(t.Context(), "impatient"); err != nil {
+		t.Fatal(err)
+	}
+	version, err := s.Query(t.Context(), "SELECT current_setting('server_version_num')")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"idle_in_transaction_session_timeout"}
+	if version >= "170000" {
+		names = append(names, "transaction_timeout")
+	}
+	for _, name := range names {
+		if _, err := s.Query(t.Context(), "ALTER DATABASE impatient SET "+name+" = '1min'"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := Options{URL: s.URL("impatient")}
+	l := open(t, o)
+	f, err := l.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	o.Name = "another"
+	d := draft(t, o)
+	for _, name := range names {
+		zero := func(ctx context.Context, c *pgconn.PgConn) error {
+			if row, err := one(ctx, c, "SELECT current_setting('"+name+"')"); err != nil || row[0] != "0" {
+				t.Errorf("%s is %v, %v", name, row, err)
+			}
+			return nil
+		}
+		if err := errors.Join(f.exchange(t.Context(), zero), d.claimed(t.Context(), zero)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

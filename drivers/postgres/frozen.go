@@ -15,8 +15,11 @@ type frozen struct {
 	conn *pgxpool.Conn
 }
 
-// snapshotSQL begins it. Its first statement decides which moment that is.
-const snapshotSQL = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1"
+// snapshotSQL begins it. Its first statement decides which moment that is. Whoever reads may take his time between two statements.
+const snapshotSQL = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT set_config('idle_in_transaction_session_timeout', '0', true), " + transactionTimeoutSQL
+
+// transactionTimeoutSQL lets a transaction last as long as it takes, whatever the role's default is. Servers before version 17 have no such timeout.
+const transactionTimeoutSQL = "CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', true) END"
 
 // snapshot begins a transaction that must be closed.
 func (l *Log) snapshot(ctx context.Context) (*frozen, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -155,13 +156,56 @@ func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*p
 // snapshotChunk is how much of a snapshot goes into one message, as in etcd.
 const snapshotChunk = 32 << 10
 
-// Snapshot streams the database, and in a last message of its own the sha256 of it.
+const (
+	// maxSnapshots is how many snapshots there are at once, since each takes room on the disk until its client has it.
+	maxSnapshots = 4
+	// snapshotPatience is how often is looked whether a client has taken anything of a snapshot. One that twice has not is given up.
+	snapshotPatience = 30 * time.Second
+)
+
+var (
+	errManySnapshots = status.Errorf(codes.ResourceExhausted, "keelson: this server makes and sends no more than %d snapshots at once: try again when one of them is done", maxSnapshots)
+	errStalled       = status.Errorf(codes.DeadlineExceeded, "keelson: the client has taken nothing of the snapshot for %v", 2*snapshotPatience)
+)
+
+// Snapshot streams the database, and in a last message of its own the sha256 of it. A Send to a client that does not read waits for as long as the stream is there, and the
+// stream ends with this function: so another goroutine sends.
 func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
+	select {
+	case s.sending <- struct{}{}:
+	default:
+		return errManySnapshots
+	}
 	snap, err := s.opts.Snapshots.Open(stream.Context())
 	if err != nil {
+		<-s.sending
 		return s.snapshotError(err)
 	}
-	defer snap.Close()
+	var taken atomic.Int64 // messages
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-s.sending }()
+		defer snap.Close()
+		done <- s.send(snap, stream, &taken)
+	}()
+	tick := time.NewTicker(s.patience)
+	defer tick.Stop()
+	for idle, last := 0, int64(0); idle < 2; idle++ {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+		}
+		if now := taken.Load(); now != last {
+			idle, last = -1, now
+		}
+	}
+	s.opts.Logger.Warn("a client does not read the database snapshot that it has asked for", "messages", taken.Load())
+	return errStalled
+}
+
+// send sends a snapshot, and counts the messages that have gone out.
+func (s *maintenanceServer) send(snap *etcdfile.Stream, stream pb.Maintenance_SnapshotServer, taken *atomic.Int64) error {
 	start := time.Now()
 	left := snap.Size() - etcdfile.HashSize
 	s.opts.Logger.Info("sending database snapshot to client", "total-bytes", left, "storage-version", etcdfile.StorageVersion)
@@ -179,6 +223,7 @@ func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenanc
 		if err := stream.Send(&pb.SnapshotResponse{RemainingBytes: uint64(left), Blob: chunk, Version: etcdfile.StorageVersion}); err != nil {
 			return err
 		}
+		taken.Add(1)
 		if last {
 			s.opts.Logger.Info("successfully sent database snapshot to client", "total-bytes", snap.Size()-etcdfile.HashSize, "took", time.Since(start))
 			return nil

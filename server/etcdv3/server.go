@@ -128,9 +128,11 @@ func (nobody) Handled(string, string, error, time.Duration) {}
 
 // Server implements etcd's services.
 type Server struct {
-	opts    Options
-	quota   quota
-	methods map[string]method // for requests that other servers pass on
+	opts     Options
+	quota    quota
+	methods  map[string]method // for requests that other servers pass on
+	sending  chan struct{}     // has a token for each snapshot that is made or sent
+	patience time.Duration     // snapshotPatience
 }
 
 // streamWorkers is the number of goroutines kept for calls. More are started
@@ -142,7 +144,7 @@ const grpcOverhead = 512 << 10
 
 // New makes a Server.
 func New(opts Options) *Server {
-	s := &Server{opts: opts}
+	s := &Server{opts: opts, sending: make(chan struct{}, maxSnapshots), patience: snapshotPatience}
 	if opts.Observe == nil {
 		s.opts.Observe = nobody{}
 	}

@@ -8,15 +8,19 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -58,7 +62,7 @@ func (s *sentSnapshot) Send(r *pb.SnapshotResponse) error {
 
 func snapshotServer(s snapshots) (*maintenanceServer, *bytes.Buffer) {
 	logs := new(bytes.Buffer)
-	return &maintenanceServer{Server: &Server{opts: Options{Snapshots: s, Logger: slog.New(slog.NewTextHandler(logs, nil))}}}, logs
+	return &maintenanceServer{Server: New(Options{Snapshots: s, Logger: slog.New(slog.NewTextHandler(logs, nil))})}, logs
 }
 
 // database is a file of some chunks and a bit.
@@ -89,6 +93,97 @@ func TestSnapshotStream(t *testing.T) {
 	sum := sha256.Sum256(content)
 	if len(stream.got) != 7 || !bytes.Equal(got, append(content, sum[:]...)) || !bytes.Equal(stream.got[6].Blob, sum[:]) {
 		t.Errorf("%d messages of %d bytes", len(stream.got), len(got))
+	}
+}
+
+// TestSnapshotStalls: a client that stops reading is given up and its file closed, a slow one is served; and there are not more than a few at once.
+func TestSnapshotStalls(t *testing.T) {
+	path, _ := database(t)
+	synctest.Test(t, func(t *testing.T) {
+		m, logs := snapshotServer(snapshots{path: path})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stalled := make(chan error, maxSnapshots)
+		for range maxSnapshots {
+			stream := &sentSnapshot{ctx: ctx, fail: context.Canceled}
+			stream.then = func() {
+				if stream.fail = nil; len(stream.got) == 3 {
+					<-ctx.Done()
+					stream.fail = ctx.Err()
+				}
+			}
+			go func() { stalled <- m.Snapshot(&pb.SnapshotRequest{}, stream) }()
+		}
+		synctest.Wait()
+		if err := m.Snapshot(&pb.SnapshotRequest{}, &sentSnapshot{ctx: t.Context()}); err != errManySnapshots {
+			t.Errorf("one more: %v", err)
+		}
+		for range maxSnapshots {
+			if err := <-stalled; err != errStalled {
+				t.Error(err)
+			}
+		}
+		cancel() // as gRPC does when a stream's handler has returned
+		synctest.Wait()
+		if n := len(m.sending); n != 0 || !strings.Contains(logs.String(), "does not read") {
+			t.Errorf("%d are being sent, and the log has %s", n, logs)
+		}
+		slow := &sentSnapshot{ctx: t.Context(), then: func() { time.Sleep(2*snapshotPatience - time.Second) }}
+		if err := m.Snapshot(&pb.SnapshotRequest{}, slow); err != nil || len(slow.got) != 7 {
+			t.Errorf("a slow one: %v, %d messages", err, len(slow.got))
+		}
+		m.opts.Snapshots = snapshots{err: context.Canceled}
+		for range maxSnapshots + 1 {
+			if err := m.Snapshot(&pb.SnapshotRequest{}, slow); err == errManySnapshots {
+				t.Error("what has failed counts")
+			}
+		}
+	})
+}
+
+// TestSnapshotUnread: the stream of a client that does not read ends, and its file is closed, while the connection lasts.
+func TestSnapshotUnread(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Snapshots: snapshots{path: path}, Logger: slog.New(slog.DiscardHandler), MaxConcurrentStreams: 100})
+	s.patience = 20 * time.Millisecond
+	g := grpc.NewServer()
+	pb.RegisterMaintenanceServer(g, &maintenanceServer{Server: s})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = g.Serve(l) }()
+	defer g.Stop()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := pb.NewMaintenanceClient(conn)
+	var streams []pb.Maintenance_SnapshotClient
+	for range maxSnapshots {
+		stream, err := client.Snapshot(t.Context(), &pb.SnapshotRequest{})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, stream)
+	}
+	for range maxSnapshots {
+		s.sending <- struct{}{} // when there is room, because one was given up
+	}
+	for _, stream := range streams {
+		for err = nil; err == nil; {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.DeadlineExceeded {
+			t.Error(err)
+		}
 	}
 }
 

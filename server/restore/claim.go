@@ -37,10 +37,15 @@ func makeAll(dir string) error {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(dir, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(above)
+	made := err == nil
+	if err = syncDir(above); err != nil && made {
+		_ = os.Remove(dir)
+	}
+	return err
 }
 
 // empty removes all that is in a directory.

@@ -62,7 +62,7 @@ func files(t *testing.T, dir string) (all []string) {
 }
 
 // TestFullDiskSnapshot takes snapshots where there is no room for their file, and restores one where there is none for the store: each is refused, in words that say
-// why, and leaves nothing; the server goes on, and with room again both are done.
+// why, and leaves nothing; the server goes on, and with room again both are done, also to a disk of its own that is mounted as the data directory.
 func TestFullDiskSnapshot(t *testing.T) {
 	if !ownMounts(t) {
 		return
@@ -103,13 +103,13 @@ func TestFullDiskSnapshot(t *testing.T) {
 	if err := errors.Join(os.Remove(ballast), saveSnapshot(t.Context(), client, saved)); err != nil {
 		t.Fatal(err)
 	}
-	data := filepath.Join(disk, "restored")
-	restore := func() ([]byte, error) {
+	restore := func(data string) ([]byte, error) {
 		return exec.CommandContext(t.Context(), srv.binary, "snapshot", "restore", saved, "--data-dir", data).CombinedOutput()
 	}
+	data := filepath.Join(disk, "restored")
 	for _, room := range []int64{0, 64 << 10, 1 << 20, 5 << 20, 6 << 20, 8 << 20} {
 		fillBut(t, ballast, room)
-		out, err := restore()
+		out, err := restore(data)
 		if err == nil || !strings.Contains(string(out), "no room") && !strings.Contains(string(out), "no space left") {
 			t.Errorf("with %d bytes: %v, %s", room, err, out)
 		}
@@ -121,11 +121,13 @@ func TestFullDiskSnapshot(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := restore(); err != nil {
-		t.Fatalf("with room again: %v, %s", err, out)
-	}
-	out, err := exec.CommandContext(t.Context(), srv.binary, "check", "--data-dir", data).CombinedOutput()
-	if err != nil || !strings.Contains(string(out), fmt.Sprintf(" %d keys", snapshotKeys)) {
-		t.Errorf("%v, %s", err, out)
+	for _, data := range []string{data, mountDisk(t)} {
+		if out, err := restore(data); err != nil {
+			t.Fatalf("with room again, to %s: %v, %s", data, err, out)
+		}
+		out, err := exec.CommandContext(t.Context(), srv.binary, "check", "--data-dir", data).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), fmt.Sprintf(" %d keys", snapshotKeys)) {
+			t.Errorf("%s: %v, %s", data, err, out)
+		}
 	}
 }
