@@ -208,8 +208,9 @@ func (c *cluster) connections() *peer.Network {
 func (c *cluster) network(id raft.Identity) (raft.Network, error) {
 	net := peer.NewNetwork(peer.NetworkOptions{
 		Count:   c.counter,
-		Cluster: id.Cluster, Self: id.Member, TLS: c.clientTLS, Logger: c.logger,
+		Cluster: id.Cluster, Self: id.Member, Origin: id.Origin, TLS: c.clientTLS, Logger: c.logger,
 		Unreachable: c.log.Unreachable, SnapshotLost: c.log.SnapshotLost, Removed: c.removedBy,
+		Unbegun: c.log.Unbegun, Begun: c.begunBefore,
 	})
 	c.mu.Lock()
 	old := c.net

@@ -26,6 +26,17 @@ func begun(m *pb.Member) error {
 	return nil
 }
 
+// hasBegun tells whether a member has told the others where its clients reach it.
+func (c *cluster) hasBegun(id uint64) bool {
+	m := c.node.store.Index().MemberByID(id)
+	return m != nil && begun(m.Member) != nil
+}
+
+// begunBefore hears a member say that this one, whose Raft log has no entry, had some. It was not reached when this one has asked, and has taken none of its words since.
+func (c *cluster) begunBefore(by uint64) {
+	c.end(fmt.Errorf("member %x %w (as member %x says)", c.member(), errBegun, by))
+}
+
 // errNoRaft says that a member of a cluster has its database and not its Raft log. It must not take itself for one that is alone.
 var errNoRaft = errors.New("the database is of a member of a cluster, and its Raft log is not there: was --wal-dir given before? If the log is lost, remove this member from the cluster, empty its data directory and add it again")
 
@@ -62,25 +73,40 @@ func (c *cluster) forceAnew(ctx context.Context, ix *mvcc.Index, why error) erro
 // named tells whether a member has this server's name.
 func (c *cluster) named(m *mvcc.Member) bool { return m.Name == c.node.opts.Name }
 
-// unknown asks all others whether they know the founder that this server would be as one that was there before. In a new
+// unknownAs asks the others whether they know this member as one that was there before, if by its own Raft log it was not: it was restored. So a founder has asked before it had one.
+func (c *cluster) unknownAs(ctx context.Context, self uint64, ix *mvcc.Index) error {
+	if !c.log.Unbegun() {
+		return nil
+	}
+	urls := map[uint64][]string{}
+	for _, m := range ix.Members() {
+		urls[m.ID] = m.PeerURLs
+	}
+	return c.unknown(ctx, self, urls)
+}
+
+// unknown asks all others of some members whether they know the founder that this server would be as one that was there before. In a new
 // cluster nobody answers, or who does knows of nobody.
-func (c *cluster) unknown(ctx context.Context, self uint64) error {
+func (c *cluster) unknown(ctx context.Context, self uint64, members map[uint64][]string) error {
 	var asking sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	for id, urls := range c.addresses.urls {
+	for id, urls := range members {
 		if id == self {
 			continue
 		}
 		asking.Go(func() {
-			_, members, err := peer.Members(ctx, urls, c.clientTLS)
-			i := slices.IndexFunc(members, func(m *pb.Member) bool { return m.ID == self })
-			if err != nil || i < 0 {
+			known, err := peer.Members(ctx, urls, c.clientTLS)
+			if err != nil {
+				return
+			}
+			i := slices.IndexFunc(known.Members, func(m *pb.Member) bool { return m.ID == self })
+			if i < 0 {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			errs = append(errs, begun(members[i]))
+			errs = append(errs, begun(known.Members[i]))
 		})
 	}
 	asking.Wait()

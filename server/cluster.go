@@ -153,6 +153,9 @@ func (c *cluster) start(ctx context.Context) error {
 			// The log says so first, and Raft's configuration follows.
 			return nil, fmt.Errorf("member %x: %w", id.Member, raft.ErrRemoved)
 		}
+		if err := c.unknownAs(ctx, id.Member, ix); err != nil {
+			return nil, err
+		}
 		net, err := c.network(id)
 		if err == nil {
 			c.told(ix)

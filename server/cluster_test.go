@@ -37,6 +37,15 @@ func newMembers(t *testing.T, count int) members {
 
 func (m members) open(t *testing.T, i int, state string, more ...string) (*Node, error) {
 	t.Helper()
+	opts, err := m.options(i, state, more...)
+	if err != nil {
+		return nil, err
+	}
+	return Open(t.Context(), opts, slog.New(slog.DiscardHandler))
+}
+
+// options are those of one of them.
+func (m members) options(i int, state string, more ...string) (config.Options, error) {
 	var initial []string
 	for i, name := range m.names {
 		initial = append(initial, name+"="+m.peers[i])
@@ -46,10 +55,7 @@ func (m members) open(t *testing.T, i int, state string, more ...string) (*Node,
 		"--listen-peer-urls=" + m.peers[i], "--initial-advertise-peer-urls=" + m.peers[i], "--initial-cluster=" + strings.Join(initial, ","),
 		"--initial-cluster-state=" + state,
 	}, more...)})
-	if err != nil {
-		return nil, err
-	}
-	return Open(t.Context(), opts, slog.New(slog.DiscardHandler))
+	return opts, err
 }
 
 // start starts all of them, and returns when each knows how clients reach all.

@@ -64,7 +64,7 @@ func (c *cluster) found(ctx context.Context, o raft.Options, create bool) error 
 	if !create {
 		return nil
 	}
-	if err := c.unknown(ctx, self); err != nil {
+	if err := c.unknown(ctx, self, c.addresses.urls); err != nil {
 		return err
 	}
 	c.logger.Info("founding a cluster", "cluster_id", fmt.Sprintf("%x", founders.ClusterID), "member_id", fmt.Sprintf("%x", self), "members", opts.InitialCluster)
@@ -101,10 +101,11 @@ func (c *cluster) join(ctx context.Context, o raft.Options) error {
 	if err := opts.VerifyBootstrap(ctx); err != nil {
 		return err
 	}
-	id, members, err := c.ask(ctx)
+	known, err := c.ask(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
 	}
+	members := known.Members
 	urls, err := opts.Founders()
 	if err != nil {
 		return err
@@ -121,8 +122,8 @@ func (c *cluster) join(ctx context.Context, o raft.Options) error {
 		return err
 	}
 	c.addresses.meet(members)
-	c.logger.Info("joining a cluster", "cluster_id", fmt.Sprintf("%x", id), "member_id", fmt.Sprintf("%x", members[i].ID))
-	return raft.Join(o, raft.Identity{Cluster: id, Member: members[i].ID})
+	c.logger.Info("joining a cluster", "cluster_id", fmt.Sprintf("%x", known.Cluster), "member_id", fmt.Sprintf("%x", members[i].ID))
+	return raft.Join(o, raft.Identity{Cluster: known.Cluster, Member: members[i].ID, Origin: known.Origin})
 }
 
 func describe(members []*pb.Member) string {
@@ -134,10 +135,10 @@ func describe(members []*pb.Member) string {
 }
 
 // ask asks the others that the flags name who the members are.
-func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err error) {
+func (c *cluster) ask(ctx context.Context) (*peer.Known, error) {
 	urls, err := c.node.opts.Founders()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	var all []string
 	for name, u := range urls {
@@ -150,16 +151,16 @@ func (c *cluster) ask(ctx context.Context) (id uint64, members []*pb.Member, err
 
 // introduce asks them, and takes note of where the members are as long as nobody else tells.
 func (c *cluster) introduce(ctx context.Context, cluster uint64) error {
-	id, members, err := c.ask(ctx)
+	known, err := c.ask(ctx)
 	switch {
 	case err != nil:
 		return err
-	case id != cluster || len(members) == 0:
+	case known.Cluster != cluster || len(known.Members) == 0:
 		return errStrangers
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.addresses.meet(members)
+	c.addresses.meet(known.Members)
 	return nil
 }
 

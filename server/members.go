@@ -292,6 +292,8 @@ func (c *cluster) publish(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil: // it stands still
+		case c.log.Unbegun():
+			// Whoever knows where its clients reach it is to be sure that it has begun, and that it knows so itself.
 		case conn == nil:
 			_, err = c.node.store.Do(ctx, &mvcc.PublishMember{ID: self, Name: c.node.opts.Name, ClientURLs: urls}, 0)
 		default:

@@ -48,10 +48,10 @@ func (c *cluster) serve(ctx context.Context, api etcdv3.Options) error {
 	}
 	id, _ := c.log.Clustered()
 	guard := peer.NewGuard(peer.GuardOptions{
-		Cluster: id.Cluster, Self: id.Member,
-		Removed: c.removed,
-		Count:   c.counter,
-		Seen:    c.connections().Retry,
+		Cluster: id.Cluster, Self: id.Member, Origin: id.Origin,
+		Removed: c.removed, Begun: c.hasBegun,
+		Count: c.counter,
+		Seen:  c.connections().Retry,
 	})
 	api.Lead, api.Learner, api.ForMembers, api.Stopping = nil, nil, true, ctx.Done()
 	api.Observe = c.node.counted.Forwarded() // clients are counted by who they have asked

@@ -28,6 +28,9 @@
 // R7. A scrub removes entries of this member's file alone. It never runs while the file is copied or loaded, and is refused if the file has been replaced since its
 // caller has read it (Epoch).
 //
+// R8. Members of one cluster have begun with the same log, which their identities tell (Origin). A founder without an entry of its own is one that has never told anybody where its
+// clients reach it (Unbegun). Both are for those who connect the members to see to.
+//
 // # Reads
 //
 // ReadIndex asks a majority whether it still follows this leader, once for all who wait (thesis, 6.4), and answers when what the leader had

@@ -55,7 +55,8 @@ type Log struct {
 	// unresolved is set while the outcome of an append is not known.
 	unresolved atomic.Bool
 	copies     copies
-	forced     bool // ForceNew or ForceAnew was done since Open; only before Start
+	forced     bool        // ForceNew or ForceAnew was done since Open; only before Start
+	unbegun    atomic.Bool // set by Start, before the network is asked for
 
 	background sync.WaitGroup
 	ctx        context.Context // ends with Close

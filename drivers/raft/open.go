@@ -3,6 +3,7 @@ package raft
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -88,12 +89,21 @@ func create(o Options, id Identity, snap *raftpb.Snapshot) error {
 }
 
 // Bootstrap makes the Raft log of a founding member of a cluster. Every founder does so, with the same voters, and with a database that has the same
-// and ends at end: the zero End, but for what was restored.
+// and ends at end: the zero End, but for what was restored. The identity gets the origin that this is.
 func Bootstrap(o Options, id Identity, voters []uint64, end drivers.End) error {
+	id.Origin = origin(end)
 	return create(o.withDefaults(), id, beginning(voters, end, 0))
 }
 
-// Join makes the Raft log of a member that was added to a cluster. It learns everything from the others.
+// origin tells from other beginnings the log that a cluster begins with: 0 if it is empty. What is restored has batch ids that are made of all that is in it.
+func origin(end drivers.End) uint64 {
+	if end == (drivers.End{}) {
+		return 0
+	}
+	return max(binary.BigEndian.Uint64(end.Batch[:]), 1)
+}
+
+// Join makes the Raft log of a member that was added to a cluster. It learns everything from the others, but for the origin, without which they do not let it in.
 func Join(o Options, id Identity) error {
 	return create(o.withDefaults(), id, new(raftpb.Snapshot))
 }
@@ -138,6 +148,24 @@ func (l *Log) Start(net func(Identity) (Network, error)) error {
 	return nil
 }
 
+// Unbegun tells, from when Start asks for the network, whether this founding member of a cluster of several has never had an entry, as far as it knows: its Raft log is what Bootstrap has made. Once
+// it is not so, that is on disk.
+func (l *Log) Unbegun() bool { return l.unbegun.Load() && l.Applied() <= 1 }
+
+// isUnbegun tells so of a Raft log. Those that begin with entry 1 in term 1 are Bootstrap's, and Grow's, where nobody else votes. It may have voted.
+func isUnbegun(w *wal.WAL) (bool, error) {
+	snap, err := w.Snapshot()
+	if err != nil {
+		return false, err
+	}
+	last, err := w.LastIndex()
+	if err != nil {
+		return false, err
+	}
+	m := snap.GetMetadata()
+	return last == 1 && m.GetIndex() == 1 && m.GetTerm() == 1 && !votesAlone(m.GetConfState(), w.Identity().Member), nil
+}
+
 // begin opens the Raft log, and makes this server's part in the consensus as it says.
 func (l *Log) begin(net func(Identity) (Network, error)) (*node, error) {
 	w, err := wal.Open(l.opts.wal())
@@ -155,6 +183,11 @@ func (l *Log) start(w *wal.WAL, net func(Identity) (Network, error)) (*node, err
 	if err := refuseRemoved(w); err != nil {
 		return nil, err
 	}
+	unbegun, err := isUnbegun(w)
+	if err != nil {
+		return nil, err
+	}
+	l.unbegun.Store(unbegun)
 	network, err := net(w.Identity())
 	if err != nil {
 		return nil, err

@@ -10,13 +10,13 @@ import (
 // unary puts the metadata on a call, and gives its error a meaning.
 func (n *Network) unary(who caller) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		return n.noted(who.to, next(who.attach(ctx), method, req, reply, conn, opts...))
+		return n.noted(who.to, next(n.says(who).attach(ctx), method, req, reply, conn, opts...))
 	}
 }
 
 func (n *Network) stream(who caller) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		s, err := next(who.attach(ctx), desc, conn, method, opts...)
+		s, err := next(n.says(who).attach(ctx), desc, conn, method, opts...)
 		if err != nil {
 			return nil, n.noted(who.to, err)
 		}
@@ -24,14 +24,23 @@ func (n *Network) stream(who caller) grpc.StreamClientInterceptor {
 	}
 }
 
-// noted gives an error its meaning, and reports that this member was removed.
+// says adds to who calls what is so now.
+func (n *Network) says(who caller) caller {
+	who.unbegun = n.o.Unbegun()
+	return who
+}
+
+// noted gives an error its meaning, and reports that this member was removed, or has lost its data.
 func (n *Network) noted(to uint64, err error) error {
 	if err == nil {
 		return nil
 	}
 	err = judged(err)
-	if errors.Is(err, ErrRemoved) {
+	switch {
+	case errors.Is(err, ErrRemoved):
 		n.reports.removedFrom(to)
+	case errors.Is(err, ErrBegun):
+		n.reports.begunFor(to)
 	}
 	return err
 }

@@ -16,7 +16,8 @@
 // A Counter, if there is one, is told of the bytes of all connections, at both ends, of every message that is dropped, and of what a call each few seconds takes.
 //
 // Every call says of which cluster and member it comes, and for which member it is (metadata.go). The Guard refuses
-// what does not fit. That is against confusion, such as an address that was given to another cluster. Who
+// what does not fit. It also says what the cluster began with, if that was not an empty log, and of a founder that it
+// has never had an entry, as long as that is so: then those refuse it that know better. That is against confusion, such as an address that was given to another cluster. Who
 // may come at all, TLS decides: as in etcd, whoever reaches a peer port that demands no client certificate may say
 // that it is any member.
 //

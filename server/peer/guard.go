@@ -6,6 +6,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/server/peer/peerpb"
@@ -15,9 +16,13 @@ import (
 type GuardOptions struct {
 	// Cluster and Self are this member's ids.
 	Cluster, Self uint64
+	// Origin is what this member's cluster began with; 0: an empty log.
+	Origin uint64
 	// Removed says of a member whether it was removed from the cluster. It is asked at every call and for every
 	// message, concurrently. A member that is not known here is not a removed one: it may have been added lately.
 	Removed func(id uint64) bool
+	// Begun says of a member whether it has had entries of the Raft log. It is asked at the calls of one that says that it has not. Optional.
+	Begun func(id uint64) bool
 	// Count gives who counts what passes between this member and another one. Optional.
 	Count func(id uint64) Counter
 	// Seen is told when a member begins to send Raft messages, so it can be reached: see Network.Retry. It must
@@ -59,7 +64,8 @@ func (g *Guard) admit(ctx context.Context, method string) (caller, error) {
 	case err != nil:
 		return c, err
 	case !says && method == pb.Cluster_MemberList_FullMethodName:
-		return c, nil
+		// It may be one that is to join.
+		return c, grpc.SetHeader(ctx, metadata.Pairs(keyOrigin, hex(g.o.Origin)))
 	case !says:
 		return c, status.Errorf(codes.FailedPrecondition, "only members of the cluster may call %s here", method)
 	case c.cluster != g.o.Cluster:
@@ -71,6 +77,12 @@ func (g *Guard) admit(ctx context.Context, method string) (caller, error) {
 	}
 	if err := g.current(c.from); err != nil {
 		return c, err
+	}
+	if c.origin != g.o.Origin {
+		return c, refuse(peerpb.Refusal_ORIGIN, "request origin mismatch: got %x, want %x", c.origin, g.o.Origin)
+	}
+	if c.unbegun && g.o.Begun != nil && g.o.Begun(c.from) {
+		return c, refuse(peerpb.Refusal_BEGUN, "%x has been here before", c.from)
 	}
 	g.count(ctx, c.from)
 	return c, nil

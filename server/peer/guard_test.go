@@ -80,6 +80,8 @@ func TestRefused(t *testing.T) {
 		{GuardOptions{Cluster: 0xc2}, ErrOtherCluster, "request cluster ID mismatch: got c1, want c2"},
 		{GuardOptions{Self: 0xbb}, ErrOtherMember, "request member ID mismatch: got b, want bb"},
 		{GuardOptions{Removed: func(id uint64) bool { return id == self }}, ErrRemoved, "permanently removed"},
+		{GuardOptions{Origin: 0xd2}, ErrOtherOrigin, "request origin mismatch: got 0, want d2"},
+		{GuardOptions{Origin: 0xd2, Removed: func(id uint64) bool { return id == self }}, ErrRemoved, "permanently removed"},
 	} {
 		m := start(t, memberOptions{GuardOptions: c.guard})
 		n, r := network(t, nil, m.url)
@@ -134,6 +136,40 @@ func TestRemovedLater(t *testing.T) {
 	}
 }
 
+// TestOrigin: members of one origin talk to each other, and those of another one, or of none, are refused.
+func TestOrigin(t *testing.T) {
+	m := start(t, memberOptions{GuardOptions: GuardOptions{Origin: 0xd1}})
+	for _, origin := range []uint64{0xd1, 0, 0xd2} {
+		n := NewNetwork(NetworkOptions{Cluster: testCluster, Self: self, Origin: origin})
+		n.SetPeers(map[uint64][]string{other: {m.url}})
+		_, err := client(t, n).Hashes(t.Context(), &peerpb.HashesRequest{}, grpc.WaitForReady(true))
+		if same := origin == 0xd1; same && err != nil || !same && !errors.Is(err, ErrOtherOrigin) {
+			t.Errorf("origin %x: %v", origin, err)
+		}
+		n.Close()
+	}
+}
+
+// TestUnbegun: one that says that it has never had an entry is refused where it is known that it had, and is told so; it is let in elsewhere, and when it says so no more.
+func TestUnbegun(t *testing.T) {
+	var unbegun, begun atomic.Bool
+	m := start(t, memberOptions{GuardOptions: GuardOptions{Begun: func(id uint64) bool { return id == self && begun.Load() }}})
+	told := make(chan uint64, 1<<16)
+	n := NewNetwork(NetworkOptions{Cluster: testCluster, Self: self, Unbegun: unbegun.Load, Begun: func(by uint64) { told <- by }})
+	defer n.Close()
+	n.SetPeers(map[uint64][]string{other: {m.url}})
+	for _, c := range []struct{ unbegun, begun bool }{{false, false}, {false, true}, {true, false}, {true, true}, {false, true}} {
+		unbegun.Store(c.unbegun)
+		begun.Store(c.begun)
+		_, err := client(t, n).Hashes(t.Context(), &peerpb.HashesRequest{}, grpc.WaitForReady(true))
+		if refused := c.unbegun && c.begun; refused && !errors.Is(err, ErrBegun) || !refused && err != nil {
+			t.Errorf("%+v: %v", c, err)
+		} else if refused && await(t, told, "the report") != other {
+			t.Error("another one is said to have told it")
+		}
+	}
+}
+
 // bare is a connection that puts no metadata on calls.
 func bare(t *testing.T, m *member) *grpc.ClientConn {
 	t.Helper()
@@ -165,6 +201,9 @@ func TestMetadata(t *testing.T) {
 		{codes.OK, []string{keyCluster, "c1", keyFrom, "a", keyTo, "b"}},
 		{codes.OK, []string{keyCluster, "C1", keyFrom, "0a", keyTo, "b"}},
 		{codes.FailedPrecondition, nil},
+		{codes.OK, []string{keyCluster, "c1", keyFrom, "a", keyTo, "b", keyOrigin, "0"}},
+		{codes.FailedPrecondition, []string{keyCluster, "c1", keyFrom, "a", keyTo, "b", keyOrigin, "1"}},
+		{codes.InvalidArgument, []string{keyCluster, "c1", keyFrom, "a", keyTo, "b", keyOrigin, "x"}},
 		{codes.InvalidArgument, []string{keyCluster, "c1", keyFrom, "a"}},
 		{codes.InvalidArgument, []string{keyFrom, "a"}},
 		{codes.InvalidArgument, []string{keyCluster, "c1", keyFrom, "a", keyFrom, "c", keyTo, "b"}},

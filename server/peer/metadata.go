@@ -14,11 +14,15 @@ const (
 	keyCluster = "keelson-cluster-id"
 	keyFrom    = "keelson-from"
 	keyTo      = "keelson-to"
+	keyOrigin  = "keelson-origin"  // left out if it is 0
+	keyUnbegun = "keelson-unbegun" // there if it is so
 )
 
 // caller is who calls whom.
 type caller struct {
 	cluster, from, to uint64
+	origin            uint64
+	unbegun           bool
 }
 
 func hex(id uint64) string { return strconv.FormatUint(id, 16) }
@@ -33,6 +37,14 @@ func (c caller) attach(ctx context.Context) context.Context {
 	md.Set(keyCluster, hex(c.cluster))
 	md.Set(keyFrom, hex(c.from))
 	md.Set(keyTo, hex(c.to))
+	md.Delete(keyOrigin)
+	md.Delete(keyUnbegun)
+	if c.unbegun {
+		md.Set(keyUnbegun, "1")
+	}
+	if c.origin != 0 {
+		md.Set(keyOrigin, hex(c.origin))
+	}
 	return metadata.NewOutgoingContext(ctx, md)
 }
 
@@ -53,11 +65,25 @@ func readCaller(ctx context.Context) (caller, bool, error) {
 	}
 	switch missing {
 	case 0:
-		return c, true, nil
+		var err error
+		c.unbegun = len(metadata.ValueFromIncomingContext(ctx, keyUnbegun)) > 0
+		c.origin, err = readOrigin(metadata.ValueFromIncomingContext(ctx, keyOrigin))
+		return c, true, err
 	case 3:
 		return c, false, nil
 	}
 	return c, true, status.Errorf(codes.InvalidArgument, "a call between members needs %s, %s and %s", keyCluster, keyFrom, keyTo)
+}
+
+// readOrigin reads what a cluster's log began with, from the values of keyOrigin. Who does not say is of a cluster that began with nothing.
+func readOrigin(values []string) (origin uint64, err error) {
+	if len(values) == 0 {
+		return 0, nil
+	}
+	if origin, err = strconv.ParseUint(values[0], 16, 64); err != nil || len(values) > 1 {
+		return 0, status.Errorf(codes.InvalidArgument, "%s is not one number in hex: %q", keyOrigin, values)
+	}
+	return origin, nil
 }
 
 type callerKey struct{}

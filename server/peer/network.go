@@ -22,6 +22,8 @@ import (
 type NetworkOptions struct {
 	// Cluster and Self are this member's ids.
 	Cluster, Self uint64
+	// Origin is what this member's cluster began with; 0: an empty log.
+	Origin uint64
 	// TLS gives the configuration for https and unixs URLs, at each handshake. Nil if there is none.
 	TLS func() *tls.Config
 	// Count gives who counts what passes between this member and another one, always the same for a member. Optional.
@@ -36,6 +38,10 @@ type NetworkOptions struct {
 	SnapshotLost func(id uint64)
 	// Removed is told that another member says that this one was removed, and again as long as it says so. Optional.
 	Removed func(by uint64)
+	// Unbegun tells whether this member has never had an entry of the Raft log. It is asked at each call. Optional.
+	Unbegun func() bool
+	// Begun is told that another member knows this one, while Unbegun, as one that had. Optional.
+	Begun func(by uint64)
 	// DialTimeout bounds one attempt to connect to one address; 0 means 1.5 s.
 	DialTimeout time.Duration
 }
@@ -81,6 +87,12 @@ func NewNetwork(o NetworkOptions) *Network {
 	}
 	if o.Removed == nil {
 		o.Removed = func(uint64) {}
+	}
+	if o.Unbegun == nil {
+		o.Unbegun = func() bool { return false }
+	}
+	if o.Begun == nil {
+		o.Begun = func(uint64) {}
 	}
 	if o.DialTimeout == 0 {
 		o.DialTimeout = defaultDialTimeout
@@ -198,7 +210,7 @@ func (n *Network) link(id uint64, carries string, addresses []resolver.Address) 
 }
 
 func (n *Network) dial(id uint64, addresses []resolver.Address) (*grpc.ClientConn, error) {
-	who := caller{cluster: n.o.Cluster, from: n.o.Self, to: id}
+	who := caller{cluster: n.o.Cluster, from: n.o.Self, to: id, origin: n.o.Origin}
 	o := dialOptions{tls: n.o.TLS, timeout: n.o.DialTimeout, silence: maxSilence, count: n.counter(id)}
 	return o.dial(addresses, grpc.WithUnaryInterceptor(n.unary(who)), grpc.WithStreamInterceptor(n.stream(who)))
 }

@@ -17,6 +17,10 @@ var (
 	ErrOtherCluster = errors.New("the peer is of another cluster")
 	// ErrOtherMember says that the address is another member's.
 	ErrOtherMember = errors.New("the peer is another member")
+	// ErrOtherOrigin says that the cluster of the member called began with another log than this one's.
+	ErrOtherOrigin = errors.New("the peer was restored from another snapshot than this member, or only one of the two was restored: restore the same file with the same program and flags on all members")
+	// ErrBegun says that this member, which has never had an entry of the Raft log, is known to the member called as one that had: it has lost its data.
+	ErrBegun = errors.New("the peer knows this member as one that was there before")
 	// ErrUnknownPeer says that there are no addresses of a member.
 	ErrUnknownPeer = errors.New("no such peer")
 )
@@ -58,6 +62,10 @@ func judged(err error) error {
 			return &refusedError{ErrOtherCluster, s}
 		case peerpb.Refusal_MEMBER:
 			return &refusedError{ErrOtherMember, s}
+		case peerpb.Refusal_BEGUN:
+			return &refusedError{ErrBegun, s}
+		case peerpb.Refusal_ORIGIN:
+			return &refusedError{ErrOtherOrigin, s}
 		}
 	}
 	return err

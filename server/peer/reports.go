@@ -15,10 +15,11 @@ type reports struct {
 	unreachable map[uint64]bool
 	snapshots   map[uint64]bool
 	removed     map[uint64]bool // who say so
+	begun       map[uint64]bool // who say so
 }
 
 func newReports(o *NetworkOptions) *reports {
-	return &reports{o: o, wake: make(chan struct{}, 1), unreachable: map[uint64]bool{}, snapshots: map[uint64]bool{}, removed: map[uint64]bool{}}
+	return &reports{o: o, wake: make(chan struct{}, 1), unreachable: map[uint64]bool{}, snapshots: map[uint64]bool{}, removed: map[uint64]bool{}, begun: map[uint64]bool{}}
 }
 
 // lost reports messages to a member that were dropped.
@@ -45,6 +46,14 @@ func (r *reports) removedFrom(id uint64) {
 	r.signal()
 }
 
+// begunFor reports that the member id knows this one, which has no data, as one that had.
+func (r *reports) begunFor(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begun[id] = true
+	r.signal()
+}
+
 // signal wakes run. The mutex is held.
 func (r *reports) signal() {
 	select {
@@ -62,8 +71,8 @@ func (r *reports) run(ctx context.Context) {
 		case <-r.wake:
 		}
 		r.mu.Lock()
-		unreachable, snapshots, removed := r.unreachable, r.snapshots, r.removed
-		r.unreachable, r.snapshots, r.removed = map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}
+		unreachable, snapshots, removed, begun := r.unreachable, r.snapshots, r.removed, r.begun
+		r.unreachable, r.snapshots, r.removed, r.begun = map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}
 		r.mu.Unlock()
 		for id := range unreachable {
 			r.o.Unreachable(id)
@@ -73,6 +82,9 @@ func (r *reports) run(ctx context.Context) {
 		}
 		for id := range removed {
 			r.o.Removed(id)
+		}
+		for id := range begun {
+			r.o.Begun(id)
 		}
 	}
 }

@@ -205,16 +205,16 @@ func TestUnixSockets(t *testing.T) {
 func TestMembers(t *testing.T) {
 	a := newAuthority(t)
 	a.issue(t, "server")
-	m := start(t, memberOptions{url: "https://127.0.0.1:0", tls: serverTLS(t, a.options("server"))})
+	m := start(t, memberOptions{url: "https://127.0.0.1:0", tls: serverTLS(t, a.options("server")), GuardOptions: GuardOptions{Origin: 0xd1}})
 	config := clientTLS(t, a.options("server"), false)
-	cluster, members, err := Members(t.Context(), []string{"nonsense", closedPort(t), silent(t), m.url}, config)
-	if err != nil || cluster != testCluster || len(members) != 1 || members[0].ID != other {
-		t.Errorf("%x, %v, %v", cluster, members, err)
+	known, err := Members(t.Context(), []string{"nonsense", closedPort(t), silent(t), m.url}, config)
+	if err != nil || known.Cluster != testCluster || known.Origin != 0xd1 || len(known.Members) != 1 || known.Members[0].ID != other {
+		t.Errorf("%+v, %v", known, err)
 	}
-	if _, _, err := Members(t.Context(), []string{closedPort(t), m.url}, nil); err == nil {
+	if _, err := Members(t.Context(), []string{closedPort(t), m.url}, nil); err == nil {
 		t.Error("no error where nobody answers")
 	}
-	if _, _, err := Members(t.Context(), nil, nil); err == nil {
+	if _, err := Members(t.Context(), nil, nil); err == nil {
 		t.Error("no error without URLs")
 	}
 }

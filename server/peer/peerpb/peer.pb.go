@@ -34,6 +34,10 @@ const (
 	Refusal_CLUSTER Refusal_Reason = 2
 	// MEMBER: the call is for another member.
 	Refusal_MEMBER Refusal_Reason = 3
+	// ORIGIN: the caller's cluster began with another log.
+	Refusal_ORIGIN Refusal_Reason = 4
+	// BEGUN: the caller says that it has never had an entry of the Raft log, and this member knows that it had.
+	Refusal_BEGUN Refusal_Reason = 5
 )
 
 // Enum value maps for Refusal_Reason.
@@ -43,12 +47,16 @@ var (
 		1: "REMOVED",
 		2: "CLUSTER",
 		3: "MEMBER",
+		4: "ORIGIN",
+		5: "BEGUN",
 	}
 	Refusal_Reason_value = map[string]int32{
 		"UNKNOWN": 0,
 		"REMOVED": 1,
 		"CLUSTER": 2,
 		"MEMBER":  3,
+		"ORIGIN":  4,
+		"BEGUN":   5,
 	}
 )
 
@@ -1282,15 +1290,18 @@ const file_peer_proto_rawDesc = "" +
 	"\x06hashes\x18\x01 \x03(\v2\x1d.keelson.peer.v1.PositionHashR\x06hashes\">\n" +
 	"\fPositionHash\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x03R\bposition\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\x04R\x04hash\"\x7f\n" +
+	"\x04hash\x18\x02 \x01(\x04R\x04hash\"\x96\x01\n" +
 	"\aRefusal\x127\n" +
-	"\x06reason\x18\x01 \x01(\x0e2\x1f.keelson.peer.v1.Refusal.ReasonR\x06reason\";\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x1f.keelson.peer.v1.Refusal.ReasonR\x06reason\"R\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREMOVED\x10\x01\x12\v\n" +
 	"\aCLUSTER\x10\x02\x12\n" +
 	"\n" +
-	"\x06MEMBER\x10\x032\xae\x03\n" +
+	"\x06MEMBER\x10\x03\x12\n" +
+	"\n" +
+	"\x06ORIGIN\x10\x04\x12\t\n" +
+	"\x05BEGUN\x10\x052\xae\x03\n" +
 	"\x04Peer\x12@\n" +
 	"\bMessages\x12\x18.keelson.peer.v1.Message\x1a\x16.keelson.peer.v1.Pulse(\x010\x01\x12B\n" +
 	"\x04Copy\x12\x1c.keelson.peer.v1.CopyRequest\x1a\x1a.keelson.peer.v1.CopyChunk0\x01\x12F\n" +

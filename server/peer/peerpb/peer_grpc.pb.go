@@ -34,7 +34,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Peer is served by every member. A call names the cluster, the caller and the member that is called in its metadata:
-// keelson-cluster-id, keelson-from and keelson-to, in hex.
+// keelson-cluster-id, keelson-from and keelson-to, in hex; keelson-origin, if the cluster did not begin
+// with an empty log; and keelson-unbegun, if the caller has never had an entry of the Raft log.
 type PeerClient interface {
 	// Messages carries Raft messages from one member to another, in order. It ends when the connection does. Every
 	// second the other member shows that it is there.
@@ -140,7 +141,8 @@ func (c *peerClient) Hashes(ctx context.Context, in *HashesRequest, opts ...grpc
 // for forward compatibility.
 //
 // Peer is served by every member. A call names the cluster, the caller and the member that is called in its metadata:
-// keelson-cluster-id, keelson-from and keelson-to, in hex.
+// keelson-cluster-id, keelson-from and keelson-to, in hex; keelson-origin, if the cluster did not begin
+// with an empty log; and keelson-unbegun, if the caller has never had an entry of the Raft log.
 type PeerServer interface {
 	// Messages carries Raft messages from one member to another, in order. It ends when the connection does. Every
 	// second the other member shows that it is there.

@@ -13,7 +13,7 @@ func BenchmarkSave(b *testing.B) {
 	for _, size := range []int{1 << 10, 100 << 10} {
 		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
 			o := Options{Dir: filepath.Join(b.TempDir(), "log")}
-			must(Create(o, Identity{1, 1}, nil))
+			must(Create(o, Identity{1, 1, 0}, nil))
 			w, err := Open(o)
 			if err != nil {
 				b.Fatal(err)

@@ -30,7 +30,7 @@ func newLife(seed uint64) *life {
 	d := newDisk(seed)
 	l := &life{d: d, a: &actor{r: d.r, maxData: 2500}}
 	l.o = Options{Dir: "d/log", SegmentBytes: 256 << d.r.IntN(6), CacheBytes: 1 << d.r.IntN(14), fs: d}
-	l.m = created(Identity{1, seed}, 0, 0, "")
+	l.m = created(Identity{1, seed, seed << 40}, 0, 0, "")
 	must(Create(l.o, l.m.id, nil))
 	l.allowed = []model{l.m}
 	return l
@@ -104,7 +104,7 @@ func (l *life) open() error {
 // replace puts another log in the place of this one, which is closed.
 func (l *life) replace() error {
 	l.a.n++
-	id := Identity{l.m.id.Cluster + 1, l.m.id.Member}
+	id := Identity{l.m.id.Cluster + 1, l.m.id.Member, l.m.id.Origin + 1}
 	index := uint64(l.d.r.IntN(20))
 	m := created(id, index, 2, fmt.Sprint(l.a.n))
 	if index == 0 {

@@ -191,7 +191,7 @@ func TestCreate(t *testing.T) {
 					return nil
 				}
 				o := Options{Dir: "d/log", SegmentBytes: 4096, fs: d}
-				err := Create(o, Identity{1, 2}, snapshotOf(5, 2, "x"))
+				err := Create(o, Identity{1, 2, 3}, snapshotOf(5, 2, "x"))
 				d.fail = nil
 				if err != nil && cause != errPower {
 					if there, err := exists(d, o.Dir); err != nil || there {
@@ -212,7 +212,7 @@ func TestCreate(t *testing.T) {
 					if m, err := observe(w); err != nil || m.snap != 5 || m.last() != 5 || m.commit != 5 {
 						t.Fatalf("op %d: %v %v", at, m, err)
 					}
-				} else if err := Create(o, Identity{1, 2}, nil); err != nil {
+				} else if err := Create(o, Identity{1, 2, 3}, nil); err != nil {
 					t.Fatalf("op %d: again: %v", at, err)
 				}
 			}

@@ -15,7 +15,7 @@ func TestRaft(t *testing.T) {
 	o := Options{Dir: filepath.Join(t.TempDir(), "log"), SegmentBytes: 2048, CacheBytes: 300}
 	conf := &raftpb.ConfState{Voters: []uint64{1}}
 	first := &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(1)), Term: new(uint64(1)), ConfState: conf}}
-	must(Create(o, Identity{1, 1}, first))
+	must(Create(o, Identity{1, 1, 0}, first))
 	applied := uint64(1)
 	for range 25 {
 		w, err := Open(o)

@@ -65,7 +65,7 @@ type numbered struct {
 func (b *batch) numbers() []numbered {
 	var out []numbered
 	if b.id != nil {
-		out = append(out, numbered{recIdentity, [3]uint64{b.id.Cluster, b.id.Member}})
+		out = append(out, numbered{recIdentity, [3]uint64{b.id.Cluster, b.id.Member, b.id.Origin}})
 	}
 	if b.mark != nil {
 		out = append(out, numbered{recMark, [3]uint64{b.mark.index, b.mark.term, b.mark.segment}})

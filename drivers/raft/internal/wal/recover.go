@@ -227,7 +227,7 @@ func (s *state) learn(records []byte) error {
 			return err
 		case recIdentity:
 			v, err := decodeNumbers(body)
-			s.id = Identity{Cluster: v[0], Member: v[1]}
+			s.id = Identity{Cluster: v[0], Member: v[1], Origin: v[2]}
 			return err
 		}
 		return errRecord
@@ -261,7 +261,7 @@ func (r *recovery) sameLog(frame int, kind byte, body []byte) error {
 		return nil
 	}
 	v, err := decodeNumbers(body)
-	if err == nil && (Identity{Cluster: v[0], Member: v[1]}) != r.state.id {
+	if err == nil && (Identity{Cluster: v[0], Member: v[1], Origin: v[2]}) != r.state.id {
 		err = errors.New("the segment is another member's")
 	}
 	return err

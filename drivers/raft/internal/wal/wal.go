@@ -45,7 +45,11 @@ func (o Options) withDefaults() Options {
 }
 
 // Identity says whose log it is.
-type Identity struct{ Cluster, Member uint64 }
+type Identity struct {
+	Cluster, Member uint64
+	// Origin tells what the cluster's log began with: the same on all members. 0: with nothing, as all logs of before there was an Origin.
+	Origin uint64
+}
 
 // ErrBroken: an earlier write failed and could not be undone, so nothing more is written until the log is opened again.
 var ErrBroken = errors.New("the Raft log must be opened again before it can be written")

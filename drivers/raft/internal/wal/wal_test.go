@@ -17,7 +17,7 @@ func TestModel(t *testing.T) {
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		o := Options{Dir: filepath.Join(t.TempDir(), "log"), SegmentBytes: 1 << (8 + r.IntN(8)), CacheBytes: 1 << r.IntN(16)}
-		id := Identity{1, seed}
+		id := Identity{1, seed, seed << 60}
 		a := &actor{r: r, maxData: 3000}
 		m := created(id, 0, 0, "")
 		var snap *raftpb.Snapshot
@@ -65,7 +65,7 @@ func TestModel(t *testing.T) {
 // TestConcurrent reads while a log is written, compacted and installed into.
 func TestConcurrent(t *testing.T) {
 	o := Options{Dir: filepath.Join(t.TempDir(), "log"), SegmentBytes: 4096, CacheBytes: 512}
-	must(Create(o, Identity{1, 1}, nil))
+	must(Create(o, Identity{1, 1, 0}, nil))
 	w, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func TestConcurrent(t *testing.T) {
 			}
 		})
 	}
-	m := created(Identity{1, 1}, 0, 0, "")
+	m := created(Identity{1, 1, 0}, 0, 0, "")
 	a := &actor{r: rand.New(rand.NewPCG(1, 1)), maxData: 3000}
 	for range 400 {
 		act := a.next(m)
@@ -117,8 +117,8 @@ func TestRefusals(t *testing.T) {
 	if _, err := Open(o); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
-	must(Create(o, Identity{1, 1}, nil))
-	if err := Create(o, Identity{1, 1}, nil); !errors.Is(err, fs.ErrExist) {
+	must(Create(o, Identity{1, 1, 0}, nil))
+	if err := Create(o, Identity{1, 1, 0}, nil); !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
 	if there, err := Exists(o.Dir); !there || err != nil {
@@ -169,7 +169,7 @@ func TestRefusals(t *testing.T) {
 // TestLargeEntry saves entries larger than a segment.
 func TestLargeEntry(t *testing.T) {
 	o := Options{Dir: filepath.Join(t.TempDir(), "log"), SegmentBytes: 1 << 16, CacheBytes: 1}
-	must(Create(o, Identity{1, 1}, nil))
+	must(Create(o, Identity{1, 1, 0}, nil))
 	w, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
