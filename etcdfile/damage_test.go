@@ -314,9 +314,7 @@ func blank(pages uint64) []byte {
 		binary.LittleEndian.PutUint32(m, magic)
 		binary.LittleEndian.PutUint32(m[4:], formatVersion)
 		binary.LittleEndian.PutUint32(m[8:], pageSize)
-		sum := fnv.New64a()
-		sum.Write(m[:metaSummed])
-		binary.LittleEndian.PutUint64(m[metaSummed:], sum.Sum64())
+		seal(m)
 	}
 	return b
 }

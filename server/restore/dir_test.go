@@ -334,3 +334,8 @@ func TestDirUnsynced(t *testing.T) {
 		}
 	}
 }
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
