@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -247,6 +248,10 @@ func TestDraftAnothers(t *testing.T) {
 			put(t, open(t, o), 9)
 		} else {
 			if err := d.claim.Conn().Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			held := fmt.Sprintf("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %d AND objid::bigint = hashtext('%s')::bigint & 4294967295", migrationLock, o.Name)
+			if err := sharedServer(t).Await(t.Context(), held, "0"); err != nil {
 				t.Fatal(err)
 			}
 			other := draft(t, o)

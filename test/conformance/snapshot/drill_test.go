@@ -203,11 +203,17 @@ func cluster(t *testing.T, path string) (members []*server, initial string) {
 // settled waits until a member has what another one has.
 func (s *server) settled(with *server) {
 	s.t.Helper()
-	if _, err := s.Range(s.t.Context(), &pb.RangeRequest{Key: []byte("none")}); err != nil { // linearizable
-		s.t.Fatal(err)
-	}
+	s.catchUp()
 	if a, b := s.revision(), with.revision(); a != b {
 		s.t.Fatalf("a member is at revision %d, and another at %d", a, b)
+	}
+}
+
+// catchUp waits until a member has what all had written.
+func (s *server) catchUp() {
+	s.t.Helper()
+	if _, err := s.Range(s.t.Context(), &pb.RangeRequest{Key: []byte("none")}); err != nil { // linearizable
+		s.t.Fatal(err)
 	}
 }
 
@@ -348,7 +354,7 @@ func consistentUnder(t *testing.T, writer, from *server) {
 			}
 		}
 	})
-	from.settled(from)
+	from.catchUp()
 	last := ""
 	for range 8 {
 		last = from.save()
