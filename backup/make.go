@@ -51,10 +51,10 @@ func (m *Maker) Make(ctx context.Context, s *Snapshot) (*Made, error) {
 	made := &Made{Backup: Backup{Cluster: m.Cluster, Time: m.Now().UTC().Truncate(time.Millisecond), Revision: s.Revision, Size: s.Size}}
 	made.Left = m.Target.Sweep(ctx, m.Cluster)
 	sum, err := m.store(ctx, made.Backup, s)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = m.verify(ctx, made.Backup, sum)
 	}
-	if err := m.verify(ctx, made.Backup, sum); err != nil {
+	if err != nil {
 		// Nobody may take it for a good one. The context may be what ended it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 		defer cancel()
@@ -102,7 +102,8 @@ func (m *Maker) retain(ctx context.Context, b Backup) (removed []Backup, err err
 	if err != nil {
 		return nil, fmt.Errorf("see which backups are to be removed: %w", cause(ctx, err))
 	}
-	for _, old := range m.Keep.surplus(b, of(m.Cluster, all)) {
+	surplus, strange := m.Keep.surplus(b, of(m.Cluster, all))
+	for _, old := range surplus {
 		if err := m.Target.Remove(ctx, old.Name()); err != nil {
 			return removed, fmt.Errorf("remove %s: %w", old.Name(), cause(ctx, err))
 		}
@@ -111,22 +112,28 @@ func (m *Maker) retain(ctx context.Context, b Backup) (removed []Backup, err err
 			m.Progress()
 		}
 	}
+	if strange > 0 {
+		return removed, fmt.Errorf("%w: %d", ErrStrange, strange)
+	}
 	return removed, nil
 }
 
-// surplus gives those of own, which are in order, that are not to be kept now that b is there.
-func (k Keep) surplus(b Backup, own []Backup) (out []Backup) {
+// surplus gives those of own, which are in order, that are not to be kept now that b is there, and how many are strange: those of a higher revision, or of a time to come, are not counted and not
+// removed. They are not what this store had before b.
+func (k Keep) surplus(b Backup, own []Backup) (out []Backup, strange int) {
 	kept := 1 // b itself, whatever its name says
 	for _, old := range own {
 		switch {
 		case old.Name() == b.Name():
+		case old.Revision > b.Revision, old.Time.After(b.Time.Add(ahead)):
+			strange++
 		case kept < k.Count, k.For > 0 && b.Time.Sub(old.Time) <= k.For:
 			kept++
 		default:
 			out = append(out, old)
 		}
 	}
-	return out
+	return out, strange
 }
 
 // cause gives the reason why a context ended rather than what came of that.

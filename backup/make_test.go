@@ -89,8 +89,9 @@ func TestKeep(t *testing.T) {
 		// What one of the two is for stays.
 		{Keep{Count: 4, For: day}, olds, []string{olds[0]}},
 		{Keep{Count: 2, For: 3 * day}, olds, []string{olds[0]}},
-		// A clock that was wrong has made these. The new one stays, and they count as new.
-		{Keep{Count: 2}, []string{"2036-01-01T00:00:00Z", "2037-01-01T00:00:00Z"}, []string{"2036-01-01T00:00:00Z"}},
+		// A clock that was wrong has made some of these. They stay, and do not count.
+		{Keep{Count: 2}, []string{"2036-01-01T00:00:00Z", "2037-01-01T00:00:00Z"}, nil},
+		{Keep{Count: 3}, append([]string{"2036-01-01T00:00:00Z", "2037-01-01T00:00:00Z"}, olds...), []string{olds[1], olds[0]}},
 		{Keep{For: day}, []string{"1970-01-01T00:00:00Z", "2037-01-01T00:00:00Z"}, []string{"1970-01-01T00:00:00Z"}},
 	} {
 		f := (&fake{}).with(7, c.olds...).with(8, olds...)
@@ -98,7 +99,8 @@ func TestKeep(t *testing.T) {
 		before := f.has()
 		m := &Maker{Target: f, Cluster: 7, Keep: c.keep, Now: fixed("2026-11-26T02:00:00Z")}
 		made, err := m.Make(t.Context(), snapshotOf("content", 42))
-		if err != nil || made.Left != nil {
+		strange := slices.ContainsFunc(c.olds, func(at string) bool { return at > "2026-11-26T02:00:00Z" })
+		if err != nil || errors.Is(made.Left, ErrStrange) != strange || made.Left != nil && !strange {
 			t.Fatal(err, made.Left)
 		}
 		var removed []string
@@ -114,6 +116,17 @@ func TestKeep(t *testing.T) {
 		if got := f.has(); !slices.Equal(got, want) {
 			t.Errorf("%+v: there are %q, want %q", c.keep, got, want)
 		}
+	}
+}
+
+// TestOfAnotherStore: what has a higher revision is not removed for what has less: it may be of another store, or this one may have lost its data.
+func TestOfAnotherStore(t *testing.T) {
+	f := (&fake{}).with(7, "2026-11-24T02:00:00Z", "2026-11-25T02:00:00Z")
+	before := f.has()
+	m := &Maker{Target: f, Cluster: 7, Keep: Keep{Count: 1, For: time.Hour}, Now: fixed("2026-11-26T02:00:00Z")}
+	made, err := m.Make(t.Context(), snapshotOf("nothing", 0))
+	if err != nil || !errors.Is(made.Left, ErrStrange) || len(f.has()) != len(before)+1 {
+		t.Errorf("%+v, %v: %q", made, err, f.has())
 	}
 }
 

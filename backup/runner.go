@@ -2,14 +2,16 @@ package backup
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
 )
 
-// Options configures a Runner. All fields but Now and Stall are required.
+// Options configures a Runner. All fields up to Logger are required.
 type Options struct {
 	// Source makes a snapshot of now.
 	Source func(context.Context) (*Snapshot, error)
@@ -22,6 +24,10 @@ type Options struct {
 	// Leads tells whether this server is the one that backs up for all.
 	Leads  func() bool
 	Logger *slog.Logger
+	// Revision gives the store's current revision: a backup that has more is not one of it. Nil: none is known.
+	Revision func() int64
+	// Vouch reads a backup that another server, or an earlier process, has stored, before it counts: ErrAltered if it is not whole. Nil: it counts unread.
+	Vouch func(io.Reader) error
 	// Now is the wall clock. Nil: time.Now.
 	Now func() time.Time
 	// Stall is how long a target may take or give nothing until it is given up. 0: DefaultStall.
@@ -38,6 +44,8 @@ type Runner struct {
 	known bool
 	have  []Backup
 	fails int
+	// vouched says of names whether what they have was found good. What is not in it is not known yet.
+	vouched map[string]bool
 
 	mu    sync.Mutex
 	stats Stats
@@ -69,7 +77,7 @@ func NewRunner(o Options) *Runner {
 	if o.Stall == 0 {
 		o.Stall = DefaultStall
 	}
-	return &Runner{o: o, slot: make(chan struct{}, 1), pulse: newPulse(o.Stall)}
+	return &Runner{o: o, slot: make(chan struct{}, 1), pulse: newPulse(o.Stall), vouched: map[string]bool{}}
 }
 
 // Run makes backups until ctx ends. Nothing that goes wrong ends it.
@@ -127,14 +135,43 @@ func (r *Runner) untilDue() time.Duration {
 	return max(0, min(poll, next.Sub(now)))
 }
 
-// last is the newest backup of which a clock can be believed.
+// last is the newest backup of which a clock can be believed, that this store can have made, and that was not found bad.
 func (r *Runner) last(now time.Time) (Backup, bool) {
 	for _, b := range r.have {
-		if !b.Time.After(now.Add(ahead)) {
+		good, known := r.vouched[b.Name()]
+		switch {
+		case b.Time.After(now.Add(ahead)), known && !good, !known && r.o.Revision != nil && b.Revision > r.o.Revision():
+		default:
 			return b, true
 		}
 	}
 	return Backup{}, false
+}
+
+// vouch reads the newest backups, up to one that is good.
+func (r *Runner) vouch(ctx context.Context) error {
+	for {
+		b, ok := r.last(r.now())
+		if !ok || r.vouched[b.Name()] || r.o.Vouch == nil {
+			return nil
+		}
+		err := r.ask(ctx, func(ctx context.Context) error {
+			r.pulse.expect(b.Size)
+			stored, err := r.o.Target.Open(ctx, b.Name())
+			if err != nil {
+				return err
+			}
+			defer stored.Close()
+			return r.o.Vouch(&reader{from: stored, sum: sha256.New(), progress: r.pulse.beat})
+		})
+		switch {
+		case errors.Is(err, ErrAltered):
+			r.o.Logger.Error("a backup is not whole, and does not count", "target", r.o.Target.String(), "name", b.Name(), "error", err)
+		case err != nil:
+			return fmt.Errorf("read %s: %w", b.Name(), err)
+		}
+		r.vouched[b.Name()] = err == nil
+	}
 }
 
 // failed notes that something failed and says when to try again.
@@ -168,7 +205,11 @@ func (r *Runner) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.known, r.have = true, of(r.o.Cluster, all)
+	r.have = of(r.o.Cluster, all)
+	if err := r.vouch(ctx); err != nil {
+		return err
+	}
+	r.known = true
 	if b, ok := r.last(r.now()); ok {
 		r.update(func(s *Stats) { s.saw(b) })
 	}
@@ -202,7 +243,7 @@ func (r *Runner) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.have = []Backup{made.Backup}
+	r.have, r.vouched = []Backup{made.Backup}, map[string]bool{made.Name(): true}
 	r.o.Logger.Info("made a backup", "target", r.o.Target.String(), "name", made.Name(), "revision", made.Revision,
 		"total-bytes", made.Size, "took", took, "removed", len(made.Removed))
 	if made.Left != nil {

@@ -132,6 +132,53 @@ func TestAnotherHasMadeIt(t *testing.T) {
 	})
 }
 
+// TestDoubted: what is not whole, or has more than this store, does not count as its last backup.
+func TestDoubted(t *testing.T) {
+	for name, c := range map[string]struct {
+		set  func(*Options)
+		want int64
+	}{
+		"trusted":          {nil, 0},
+		"whole":            {func(o *Options) { o.Vouch = func(io.Reader) error { return nil } }, 0},
+		"not whole":        {func(o *Options) { o.Vouch = func(io.Reader) error { return ErrAltered } }, 1},
+		"of another store": {func(o *Options) { o.Revision = func() int64 { return 0 } }, 1},
+		"of this store":    {func(o *Options) { o.Revision = func() int64 { return 1000 } }, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := run(t, (&fake{}).with(7, "1999-12-31T23:00:00Z"), c.set)
+			synctest.Wait()
+			if n := b.asked.Load(); n != c.want {
+				t.Errorf("%s: %d backups were made, want %d", name, n, c.want)
+			}
+			b.stop()
+		})
+	}
+}
+
+// TestVouchLater: a backup that could not be read is read again, and until then nothing is made or counted.
+func TestVouchLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var away atomic.Bool
+		away.Store(true)
+		b := run(t, (&fake{open: func(context.Context) error {
+			if away.Load() {
+				return errors.New("away")
+			}
+			return nil
+		}}).with(7, "1999-12-31T23:00:00Z"), func(o *Options) { o.Vouch = func(io.Reader) error { return nil } })
+		synctest.Wait()
+		if s := b.Stats(); b.asked.Load() != 0 || !s.Last.Time.IsZero() {
+			t.Errorf("%d were made, %+v", b.asked.Load(), s)
+		}
+		away.Store(false)
+		after(time.Minute)
+		if s := b.Stats(); b.asked.Load() != 0 || s.Last.Time.IsZero() {
+			t.Errorf("%d were made, %+v", b.asked.Load(), s)
+		}
+		b.stop()
+	})
+}
+
 // TestLead: one of two servers makes it. When the lead changes in the middle the next one does.
 func TestLead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -383,12 +430,12 @@ func TestClockJumps(t *testing.T) {
 		after(2 * time.Hour)
 		b.expect(t, "31 02:00", "01 02:00", "29 00:01")
 		after(24 * time.Hour)
-		b.expect(t, "01 02:00", "02 02:00", "29 00:01")
+		b.expect(t, "31 02:00", "01 02:00", "02 02:00", "29 00:01")
 		// A little back: what was just made is the last one all the same.
 		after(30 * time.Second)
 		b.shift.Store(int64(-10 * time.Minute))
 		after(time.Hour)
-		b.expect(t, "01 02:00", "02 02:00", "29 00:01")
+		b.expect(t, "31 02:00", "01 02:00", "02 02:00", "29 00:01")
 		b.stop()
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
@@ -130,7 +131,11 @@ func (s *S3) credentials() (*credentials.Credentials, error) {
 		c := credentials.NewFileAWSCredentials(file, cmp.Or(env("AWS_PROFILE"), "default"))
 		v, err := c.GetWithContext(nil)
 		if err != nil {
-			return nil, fmt.Errorf("backup: the credentials file %s: %w", file, err)
+			// What cannot be parsed may be quoted in the error, and it may be a secret.
+			if path := (*fs.PathError)(nil); errors.As(err, &path) {
+				return nil, fmt.Errorf("backup: the credentials file: %w", path)
+			}
+			return nil, fmt.Errorf("backup: the credentials file %s is not as AWS's tools have it, or lacks the profile", file)
 		}
 		if v.AccessKeyID == "" || v.SecretAccessKey == "" {
 			return nil, fmt.Errorf("backup: the credentials file %s has no aws_access_key_id and aws_secret_access_key for this profile", file)

@@ -28,6 +28,9 @@ var (
 	ErrAltered = errors.New("backup: what was read back is not what was sent")
 	// ErrShort means that a snapshot ended before its end.
 	ErrShort = errors.New("backup: the snapshot ended early")
+	// ErrStrange says that there are backups that cannot be earlier ones of this store: of a higher revision, as after a restore, or where another cluster of the same id backs up to the same
+	// place, or of a time to come. They stay.
+	ErrStrange = errors.New("backup: there are backups of a higher revision or of a time to come, which are not removed: is the place another store's too, or was the clock wrong?")
 	// ErrStalled means that a target has taken, or given, nothing for so long that it was given up.
 	ErrStalled = errors.New("backup: the target hangs")
 )

@@ -133,3 +133,27 @@ func syncDir(path string) error {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
+
+// VerifyHash reads a snapshot to its end: ErrHash if the sha256 at its end is not that of what is before it, or there is none.
+func VerifyHash(r io.Reader) error {
+	sum, size := sha256.New(), int64(0)
+	buf, kept := make([]byte, 1<<16), 0 // the last HashSize bytes are held back
+	for {
+		n, err := r.Read(buf[kept:])
+		size += int64(n)
+		if kept += n; kept > HashSize {
+			sum.Write(buf[:kept-HashSize])
+			kept = copy(buf, buf[kept-HashSize:kept])
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if ok, err := hashed(size); err != nil || !ok || !bytes.Equal(buf[:kept], sum.Sum(nil)) {
+		return ErrHash
+	}
+	return nil
+}

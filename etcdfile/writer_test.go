@@ -1,13 +1,17 @@
 package etcdfile
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
+	"testing/iotest"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
@@ -229,5 +233,33 @@ func BenchmarkRead(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestVerifyHash: a snapshot that is read as it comes is told from one that was cut or altered, in whatever pieces it comes.
+func TestVerifyHash(t *testing.T) {
+	whole := make([]byte, 3*sector, 3*sector+HashSize)
+	for i := range whole {
+		whole[i] = byte(i * 7)
+	}
+	sum := sha256.Sum256(whole)
+	whole = append(whole, sum[:]...)
+	altered := bytes.Clone(whole)
+	altered[700] ^= 1
+	for name, c := range map[string]struct {
+		content []byte
+		want    error
+	}{
+		"whole": {whole, nil}, "altered": {altered, ErrHash}, "without a hash": {whole[:3*sector], ErrHash}, "cut": {whole[sector:], ErrHash}, "short": {whole[:10], ErrHash}, "empty": {nil, ErrHash},
+	} {
+		for _, r := range []io.Reader{bytes.NewReader(c.content), iotest.OneByteReader(bytes.NewReader(c.content)), iotest.DataErrReader(bytes.NewReader(c.content))} {
+			if err := VerifyHash(r); !errors.Is(err, c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	broken := errors.New("broken")
+	if err := VerifyHash(io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+		t.Error(err)
 	}
 }

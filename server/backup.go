@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keelson-io/keelson/backup"
+	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/snapshot"
 )
@@ -71,8 +73,18 @@ func (n *Node) backup(cluster uint64, snapshots *snapshot.Maker) *backup.Runner 
 			return &backup.Snapshot{ReadCloser: stream, Size: stream.Size(), Revision: revision}, nil
 		},
 		Target: n.backups.target, Schedule: n.backups.schedule, Cluster: cluster, Leads: n.first, Logger: n.logger,
-		Keep: backup.Keep{Count: n.opts.BackupKeep, For: n.opts.BackupKeepFor},
+		Keep:     backup.Keep{Count: n.opts.BackupKeep, For: n.opts.BackupKeepFor},
+		Revision: func() int64 { return n.store.Index().Rev }, Vouch: vouch,
 	})
+}
+
+// vouch tells whether a backup is a whole snapshot.
+func vouch(r io.Reader) error {
+	err := etcdfile.VerifyHash(r)
+	if errors.Is(err, etcdfile.ErrHash) {
+		return fmt.Errorf("%w: %w", backup.ErrAltered, err)
+	}
+	return err
 }
 
 // first tells whether this server is the one that does what one does for all: the leader, or the keeper of a log that is shared.

@@ -37,7 +37,7 @@ func allowed() map[string][]string {
 		"server/listen":      {},
 		"server/membership":  {},
 		"server/peer":        {"server/peer/peerpb"},
-		"server":             append(api, "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/history", "server/history/historypb", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb", "server/snapshot"),
+		"server":             append(api, "etcdfile", "sqllog/mvcc", "sqllog/lessor", "sqllog/roster", "drivers/sqlite", "drivers/postgres", "drivers/raft", "server/config", "server/etcdv3", "server/history", "server/history/historypb", "server/httpapi", "server/listen", "server/membership", "server/metrics", "server/peer", "server/peer/peerpb", "server/snapshot"),
 		"server/restore":     {"server", "server/config", "etcdfile", "sqllog/mvcc", "drivers", "drivers/sqlite", "drivers/raft", "drivers/postgres"},
 		"server/snapshot":    {"etcdfile", "sqllog/mvcc"},
 		"sqllog/verify":      {"sqllog/mvcc", "drivers"},

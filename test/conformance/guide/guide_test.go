@@ -27,7 +27,7 @@ const page = "../../../docs/commands.md"
 type node struct {
 	t         *testing.T
 	dir, bin  string
-	tools     string   // where etcdctl and etcdutl are looked for first
+	tools     string // where etcdctl and etcdutl are looked for first
 	members   []*member
 	prelude   string   // of every shell
 	datastore []string // flags; nil if the data directory has the data
