@@ -44,7 +44,9 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 		err := s.pruneIndex(ctx, rest, func([]mvcc.Freed) {})
 		if err == nil {
 			s.backlog.positions, s.backlog.fresh, s.backlog.waiting = nil, nil, waiting{}
-			s.retention.note(s.index.Load().End.Position)
+			if s.opts.Retain > 0 {
+				s.retention.note(s.index.Load().End.Position)
+			}
 		}
 		return 0, err
 	}

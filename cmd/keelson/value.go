@@ -44,7 +44,10 @@ func newDecoder() *decoder {
 			return &decoder{path: path}
 		}
 	}
-	path, _ := exec.LookPath(decoderName)
+	path, err := exec.LookPath(decoderName)
+	if err != nil {
+		path = "" // also one in the current directory: whoever can write there is nobody to run programs of
+	}
 	return &decoder{path: path}
 }
 

@@ -78,10 +78,8 @@ func (s *Service) moment(ctx context.Context, e sqllog.Extent, m *historypb.Mome
 		return at.Revision, 0, nil
 	case *historypb.Moment_UnixMs:
 		if rev, written, err = s.o.Store.RevisionAt(ctx, e, at.UnixMs); err == nil && rev == 0 {
-			// All came later. If nothing is missing there was nothing yet.
-			if rev = 1; e.Complete > 2 {
-				err = fmt.Errorf("that time: %w: all is there from revision %d on", sqllog.ErrNotKept, e.Complete)
-			}
+			// All came later. That there was nothing does not follow: a store may have been restored, with the time of that, and clocks are set. Who means it says revision 1.
+			err = fmt.Errorf("that time: %w: all is there from revision %d on, and came later", sqllog.ErrNotKept, e.Complete)
 		}
 		return rev, written, err
 	}
