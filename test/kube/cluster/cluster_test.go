@@ -38,6 +38,7 @@ func takeThrough(t *testing.T, h *harness) {
 		{"NamespaceDeletion", testNamespaceDeletion},
 		{"Undo", testUndo},
 		{"EventsExpire", testEventsExpire},
+		{"Restored", testRestored},
 		{"StorageKilled", testStorageKilled},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, h) })

@@ -264,6 +264,14 @@ func get(ctx context.Context, url string) error {
 	return nil
 }
 
+// Lose implements restorable.
+func (h *host) Lose(storage.Datastore) error { return os.RemoveAll(h.config.Etcd.Local.DataDir) }
+
+// Place implements restorable: what the manifest says.
+func (h *host) Place() []string {
+	return storage.Place(h.pod.Spec.Containers[0].Command[1:])
+}
+
 // Kill ends the server as kill -9 does.
 func (h *host) Kill() { h.process.Kill() }
 

@@ -131,6 +131,29 @@ func (s *Server) arguments() []string {
 	}, s.options.Datastore.flags(), s.options.Flags)
 }
 
+// Lose removes the data of a server that has ended; one on a datastore gets another, empty one.
+func (s *Server) Lose(another Datastore) error {
+	if s.options.Datastore.URL != "" {
+		s.options.Datastore = another
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(s.options.Dir, s.name+".data"))
+}
+
+// Place gives the flags by which keelson snapshot restore puts data where the server looks for them.
+func (s *Server) Place() []string { return Place(s.arguments()) }
+
+// Place gives those of a server's flags that say where its data are, and of which member.
+func Place(arguments []string) []string {
+	names := []string{"--data-dir=", "--name=", "--initial-cluster=", "--initial-advertise-peer-urls="}
+	if slices.ContainsFunc(arguments, func(a string) bool { return strings.HasPrefix(a, "--datastore=") }) {
+		names = []string{"--datastore=", "--datastore-name="}
+	}
+	return slices.DeleteFunc(slices.Clone(arguments), func(a string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(a, name) })
+	})
+}
+
 // Name is the program's name, with the server's own if it has one.
 func (s *Server) Name() string { return s.name }
 
