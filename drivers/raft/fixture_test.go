@@ -110,6 +110,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T) *cluster {
+	t.TempDir() // directories are removed after the members have been closed: cleanups run in the order last added, first called
 	c := &cluster{t: t, fabric: &fabric{logs: map[uint64]*Log{}, cut: map[[2]uint64]bool{}}, dirs: map[uint64]string{}, stop: map[uint64]func(){}}
 	t.Cleanup(func() {
 		for id := range c.stop {
