@@ -200,9 +200,15 @@ func (w *work) outcome(err error) (doubt bool, bounds drivers.Bounds) {
 // append appends some batches at once, with marks and without.
 func (w *work) append() {
 	w.t.Helper()
+	w.appendUpTo(3000)
+}
+
+// appendUpTo appends values of no more than so many bytes, 24 at most.
+func (w *work) appendUpTo(size int) {
+	w.t.Helper()
 	var batches []Marked
 	for range 1 + w.rand.IntN(3) {
-		m := Marked{Batch: newBatch(1+w.rand.IntN(8), make([]byte, w.rand.IntN(3000)))}
+		m := Marked{Batch: newBatch(1+w.rand.IntN(8), make([]byte, w.rand.IntN(size)))}
 		if w.rand.IntN(2) == 0 {
 			m.Mark = markOf(m.Batch)
 		}
@@ -384,7 +390,7 @@ func (i *interloper) Before(op faultfs.Op) faultfs.Verdict {
 	return i.Disk.Before(op)
 }
 
-// quiet says that an append would wait neither for the token nor for the checkpoint that is under way.
+// quiet says that an append of values up to 1000 bytes would wait neither for the token nor, by what it adds to the write-ahead log, for the checkpoint that is under way.
 func (w *work) quiet() bool {
 	return len(w.log.token) == 0 && w.log.checkpointer.size.Load() < 2*w.log.opts.CheckpointBytes
 }
@@ -424,7 +430,7 @@ func TestManyFaults(t *testing.T) {
 			case k < 30 && w.quiet() && !isWAL(op):
 				// Beside a checkpoint. If this failed it would wait for that.
 				calm = true
-				w.append()
+				w.appendUpTo(1000)
 				calm = false
 			}
 		}
