@@ -231,12 +231,9 @@ func (t *keelsonTarget) vacant(ctx context.Context) error {
 		}
 		return errors.Join(fmt.Errorf("%w: %v", ErrNotEmpty, t.To), log.Close())
 	}
-	entries, err := os.ReadDir(t.To.Where)
-	switch {
-	case len(entries) > 0:
-		return fmt.Errorf("%w: %s", ErrNotEmpty, t.To.Where)
-	case err != nil && !os.IsNotExist(err):
-		return err
+	opts := t.member(t.To)
+	if err := restore.Vacant(&opts); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotEmpty, err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/keelson-io/keelson/migrate/kine"
 )
@@ -153,7 +154,7 @@ func detect(path string) (Place, error) {
 			return Place{}, noPlace("%s has both %s, of a Keelson, and %s, of an etcd: move one of them away", path, keelsonFile, etcdDatabase)
 		case err == nil:
 			p.Kind = kind
-		case !errors.Is(err, fs.ErrNotExist):
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR): // Keelson has a file where an etcd wants its directory
 			return Place{}, err
 		}
 	}

@@ -51,7 +51,7 @@ func TestNothingOverwritten(t *testing.T) {
 		o := Options{From: from, To: to, Member: config.Default(), Accept: true, Logger: quiet()}
 		left := to.Where + unfinished
 		if to.Kind == KeelsonDir {
-			left = filepath.Join(to.Where+".restoring", "member")
+			left = filepath.Join(to.Where, "restoring", "member")
 			if err := os.MkdirAll(left, 0o700); err != nil {
 				t.Fatal(err)
 			}

@@ -75,6 +75,15 @@ func newTarget(opts *config.Options) (t target, err error) {
 	return t, err
 }
 
+// Vacant tells whether Dir would find the directories empty, but for what a restore has left that was killed.
+func Vacant(opts *config.Options) error {
+	t, err := newTarget(opts)
+	if err != nil {
+		return err
+	}
+	return t.vacant()
+}
+
 // vacant refuses a target where there is something. The text is etcdutl's.
 func (t *target) vacant() error {
 	if err := vacant(t.data, t.within); err != nil {

@@ -81,7 +81,7 @@ func TestForeignFiles(t *testing.T) {
 		{"empty", database, nil, "is empty"},
 		{"cut off", database, []byte("SQLite format 3\x00"), "nothing was changed"},
 		{"another SQLite database", database, otherSQLite, "nothing was changed"},
-		{"etcd's snapshots", "member/snap/db", []byte("bolt"), "choose another --data-dir"},
+		{"etcd's database", "member/snap/db", []byte("bolt"), "take over the data of etcd"},
 		{"etcd's log", "member/wal/0.wal", []byte("wal"), "choose another --data-dir"},
 		{"a file for a directory", "member", []byte("x"), "member"},
 	} {

@@ -153,6 +153,8 @@ func TestEtcdDir(t *testing.T) {
 	migrate(t, data, "dir:"+target+"lossy", "--ignore-wal")
 
 	etcd = start(t, "etcd", dir, late...)
+	// It has taken in its log by then.
+	must[*pb.RangeResponse](t)(etcd.Range(t.Context(), &pb.RangeRequest{Key: []byte("none")}))
 	if err := etcd.stop(); err != nil {
 		t.Fatal(err)
 	}

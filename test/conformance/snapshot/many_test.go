@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -93,17 +92,23 @@ func (s *server) count() int64 {
 // peak is the most memory that the server has used.
 func (s *server) peak() int64 {
 	s.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
+	n, err := peak(s.PID())
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	return n
+}
+
+// peak is the most memory that a process has used since it was started. What wait tells of it begins with what its parent has.
+func peak(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
 	}
 	_, rest, _ := strings.Cut(string(b), "VmHWM:")
 	line, _, _ := strings.Cut(rest, "kB")
 	n, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return n << 10
+	return n << 10, err
 }
 
 // cost is what a command took.
@@ -112,15 +117,32 @@ type cost struct {
 	peak int64
 }
 
-// measured runs a command, which has to succeed.
-func measured(t *testing.T, name string, args ...string) cost {
+// measured runs a command, which has to succeed, and looks often how much memory it has used.
+func measured(t *testing.T, name string, args ...string) (c cost) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	begun := time.Now()
 	cmd := exec.CommandContext(ctx, tool(t, name), args...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	return cost{time.Since(begun), cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for looks := time.NewTicker(5 * time.Millisecond); ; {
+		select {
+		case err := <-ended:
+			looks.Stop()
+			if c.took = time.Since(begun); err != nil || c.peak == 0 {
+				t.Fatalf("%s %q: %v, %d bytes\n%s", name, args, err, c.peak, out.Bytes())
+			}
+			return c
+		case <-looks.C:
+			if n, err := peak(cmd.Process.Pid); err == nil {
+				c.peak = max(c.peak, n)
+			}
+		}
+	}
 }
