@@ -30,6 +30,8 @@ type Options struct {
 	DryRun bool
 	// IgnoreWAL takes what is in the database of a server that was not stopped cleanly.
 	IgnoreWAL bool
+	// LostQuorum takes what a running server has itself, which may lack what its cluster has acknowledged. Without a leader there is no other way.
+	LostQuorum bool
 	// Merge adds to a running server that has keys.
 	Merge bool
 	// History gives a running server every change that is kept, not only what lives.

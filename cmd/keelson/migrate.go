@@ -82,6 +82,7 @@ func (c *migrateCommand) flags() []migrateFlag {
 		{bool: &o.Merge, name: "merge", help: "add to a running server that has keys; those of the same name are overwritten"},
 		{bool: &o.Renumber, name: "renumber", help: "for kine: changes that share a revision get later ones, and all after them"},
 		{bool: &o.IgnoreWAL, name: "ignore-wal", help: "of a server that was not stopped cleanly, take what is in its database"},
+		{bool: &o.LostQuorum, name: "lost-quorum", help: "of a running server, take what it has, also if it lags behind its cluster or has no leader"},
 		{text: &o.TempDir, name: "tmp-dir", value: "DIR", help: "where a copy of the source is made on the way; the system's temporary directory if not given"},
 		{text: &o.Client.CACert, name: "cacert", value: "FILE", help: "the certificate authority of a running server"},
 		{text: &o.Client.Cert, name: "cert", value: "FILE", help: "the certificate that it is shown"},
