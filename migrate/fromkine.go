@@ -46,7 +46,11 @@ const (
 
 // fromKine makes a file of a kine's table.
 func (m *migration) fromKine(ctx context.Context, p Place, path string) (err error) {
-	db, err := kine.Open(ctx, p.Dialect, p.Where)
+	source, err := p.source()
+	if err != nil {
+		return err
+	}
+	db, err := kine.Open(ctx, p.Dialect, source)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -234,6 +235,8 @@ func (t *keelsonTarget) vacant(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("%w: %v", ErrNotEmpty, t.To), log.Close())
 	}
 	entries, err := os.ReadDir(t.To.Where)
+	// What a restore that was broken off has left is the next one's to remove.
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == server.Restoring || e.Name() == "lost+found" })
 	switch {
 	case len(entries) > 0:
 		return fmt.Errorf("%w: %s", ErrNotEmpty, t.To.Where)
@@ -278,6 +281,7 @@ func (m *migration) member(p Place) config.Options {
 	if p.Kind == Datastore {
 		o.Datastore = p.Where
 		o.DatastoreName = cmp.Or(p.Log, o.DatastoreName)
+		o.DatastorePasswordFile = cmp.Or(p.PasswordFile, o.DatastorePasswordFile)
 	} else {
 		o.DataDir, o.Datastore = p.Where, ""
 	}

@@ -143,7 +143,11 @@ type kineTarget struct {
 }
 
 func (t *kineTarget) vacant(ctx context.Context) error {
-	return kine.Vacant(ctx, t.To.Dialect, t.To.Where)
+	source, err := t.To.source()
+	if err != nil {
+		return err
+	}
+	return kine.Vacant(ctx, t.To.Dialect, source)
 }
 
 func (t *kineTarget) plan(c *Content, p *Plan) error {
@@ -179,7 +183,11 @@ func (t *kineTarget) write(ctx context.Context, f *etcdfile.File, c *Content) er
 	if err != nil {
 		return err
 	}
-	return kine.Fill(ctx, t.To.Dialect, t.To.Where, func(add func(*kine.Change) error) error {
+	source, err := t.To.source()
+	if err != nil {
+		return err
+	}
+	return kine.Fill(ctx, t.To.Dialect, source, func(add func(*kine.Change) error) error {
 		t.sum = newKineSum()
 		counted := func(change *kine.Change) error {
 			t.sum.add(change)
@@ -200,7 +208,11 @@ func (t *kineTarget) write(ctx context.Context, f *etcdfile.File, c *Content) er
 
 func (t *kineTarget) prove(ctx context.Context, _ *etcdfile.File, _ *Content) (Proof, error) {
 	proof := Proof{Of: "all rows: revisions, keys, values and seconds to live", Source: t.sum.digest()}
-	db, err := kine.Open(ctx, t.To.Dialect, t.To.Where)
+	at, err := t.To.source()
+	if err != nil {
+		return proof, err
+	}
+	db, err := kine.Open(ctx, t.To.Dialect, at)
 	if err != nil {
 		return proof, err
 	}

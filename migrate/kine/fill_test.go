@@ -53,19 +53,3 @@ func TestFillFails(t *testing.T) {
 		t.Errorf("%v, and there is %v, %v", err, left, listed)
 	}
 }
-
-// TestPostgresURL: without a database it is kine's usual one, and no error has a password.
-func TestPostgresURL(t *testing.T) {
-	for source, want := range map[string]string{
-		"postgres://u:p@h":                 "postgres://u:p@h/kubernetes",
-		"postgres://u:p@h/?sslmode=x":      "postgres://u:p@h/kubernetes?sslmode=x",
-		"postgres://u:p%25@h:1/K3s?a=b%26": "postgres://u:p%25@h:1/k3s?a=b%26",
-	} {
-		if got, err := postgresURL(source); got != want || err != nil {
-			t.Errorf("%s is %s, %v, and not %s", source, got, err, want)
-		}
-	}
-	if _, err := postgresURL("postgres://u:secret@h:port/x"); !errors.Is(err, errURL) {
-		t.Errorf("%v", err)
-	}
-}
