@@ -59,6 +59,7 @@ func (m *migration) fromKine(ctx context.Context, p Place, path string) (err err
 		var k *fromKine
 		var s kine.State
 		var n int64
+		m.seen = newTrace(false)
 		err := db.Read(ctx, func(state kine.State) error {
 			s, k = state, newFromKine(w, state.Compact)
 			return nil
@@ -66,6 +67,7 @@ func (m *migration) fromKine(ctx context.Context, p Place, path string) (err err
 			if n++; n%1024 == 0 {
 				m.Progress("reading", n, s.Rows)
 			}
+			m.seen.change(c)
 			return k.add(c)
 		})
 		if err != nil {

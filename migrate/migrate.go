@@ -91,6 +91,7 @@ type migration struct {
 	dir   string // for temporary files
 	n     int
 	notes []string // of the source
+	seen  *trace   // what a kine that is the source has shown
 }
 
 // target is a place to be written to.

@@ -58,7 +58,11 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := Reaches(f.Meta().Revision, acknowledged); err != nil {
+	err = Reaches(f.Meta().Revision, acknowledged)
+	if err == nil && p.Kind == Kine {
+		err = m.seen.equals(f)
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

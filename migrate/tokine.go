@@ -206,7 +206,8 @@ func (t *kineTarget) write(ctx context.Context, f *etcdfile.File, c *Content) er
 	})
 }
 
-func (t *kineTarget) prove(ctx context.Context, _ *etcdfile.File, _ *Content) (Proof, error) {
+// prove compares the table with the rows that were written, and what it shows with what the source does.
+func (t *kineTarget) prove(ctx context.Context, f *etcdfile.File, c *Content) (Proof, error) {
 	proof := Proof{Of: "all rows: revisions, keys, values and seconds to live", Source: t.sum.digest()}
 	at, err := t.To.source()
 	if err != nil {
@@ -216,9 +217,10 @@ func (t *kineTarget) prove(ctx context.Context, _ *etcdfile.File, _ *Content) (P
 	if err != nil {
 		return proof, err
 	}
-	back := newKineSum()
+	back, shown := newKineSum(), newTrace(c.shared > 0)
 	err = db.All(ctx, func(c *kine.Change) error {
 		back.add(c)
+		shown.change(c)
 		if back.Rows%1024 == 0 {
 			t.Progress("reading the target back", back.Rows, t.sum.Rows)
 		}
@@ -228,7 +230,7 @@ func (t *kineTarget) prove(ctx context.Context, _ *etcdfile.File, _ *Content) (P
 		return proof, err
 	}
 	proof.Target = back.digest()
-	return proof, nil
+	return proof, shown.equals(f)
 }
 
 // kineSum is a hash over rows.
