@@ -75,6 +75,8 @@ type Proof struct {
 	Target Digest `json:"target"`
 	// HashKV is what the target's HashKV answers at its revision, or 0 if it was not asked.
 	HashKV uint32 `json:"hashkv,omitempty"`
+	// Others counts the keys that a running server has beside, which were not compared.
+	Others int64 `json:"others,omitempty"`
 }
 
 // Digest is what one side has, of what both can have.

@@ -256,8 +256,12 @@ func (o *migrateOutput) proof(p migrate.Proof, took time.Duration) {
 	if p.HashKV != 0 {
 		hashkv = fmt.Sprintf(", hashkv %d", p.HashKV)
 	}
+	others := ""
+	if p.Others > 0 {
+		others = fmt.Sprintf("; the target has %d other keys", p.Others)
+	}
 	o.print(map[string]migrate.Proof{"proof": p},
-		line("source", p.Source), line("target", p.Target)+hashkv, fmt.Sprintf("%s: %s (%v)", verdict, p.Of, took.Round(time.Millisecond)))
+		line("source", p.Source), line("target", p.Target)+hashkv, fmt.Sprintf("%s: %s%s (%v)", verdict, p.Of, others, took.Round(time.Millisecond)))
 }
 
 // progress shows how far a step is, how fast it is, and when it will end.
