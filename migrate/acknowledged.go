@@ -26,7 +26,7 @@ const acknowledgedTime = 30 * time.Second
 func Acknowledged(ctx context.Context, cc grpc.ClientConnInterface) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, acknowledgedTime)
 	defer cancel()
-	resp, err := pb.NewKVClient(cc).Range(ctx, &pb.RangeRequest{Key: []byte{0}}) // a kine takes that, too
+	resp, err := pb.NewKVClient(cc).Range(ctx, &pb.RangeRequest{Key: []byte("/")}) // a key that also a kine can be asked for
 	if err != nil {
 		return 0, fmt.Errorf("%w (%s): name the endpoint of another member, or take what this one has with --lost-quorum", ErrAlone, status.Convert(err).Message())
 	}

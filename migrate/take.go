@@ -77,6 +77,8 @@ func (m *migration) dump(ctx context.Context, p Place, path string) (err error) 
 			return err
 		case clustered && !m.IgnoreWAL:
 			return fmt.Errorf("%s is that of a member of a cluster, whose Raft log may have more than its database: name the endpoint of a member that runs, or take what is there with --ignore-wal", p.Where)
+		case clustered:
+			m.notes = append(m.notes, "it is the data of a member of a cluster, and has what is in that one's database: its Raft log, and other members, may have more. The endpoint of a cluster that runs has everything")
 		}
 	}
 	m.Progress("reading", 0, 0)
