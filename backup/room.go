@@ -42,6 +42,37 @@ func room(needs []Need, of func(dir string) (disk, error)) error {
 	return nil
 }
 
+// Places are the directories of a server that makes backups.
+type Places struct {
+	// Snapshots is where the snapshot is made, Backups where its backup is kept, or empty, and Store where the store is, or empty. They are there.
+	Snapshots, Backups, Store string
+}
+
+// Room sees that there is room to back up a store that has so many bytes in use, also where the snapshot and the backup are on one disk. On the store's disk as much stays free when the backup is there: the room
+// of a snapshot that was made on it, and otherwise as much again.
+func (p Places) Room(inUse int64) error { return p.room(inUse, diskOf) }
+
+func (p Places) room(inUse int64, of func(dir string) (disk, error)) error {
+	needs := []Need{{p.Snapshots, inUse}}
+	if p.Backups != "" {
+		needs = append(needs, Need{p.Backups, inUse})
+	}
+	if p.Backups != "" && p.Store != "" {
+		var ids [3]uint64
+		for i, dir := range []string{p.Snapshots, p.Backups, p.Store} {
+			d, err := of(dir)
+			if err != nil {
+				return err
+			}
+			ids[i] = d.id
+		}
+		if ids[1] == ids[2] && ids[0] != ids[2] {
+			needs = append(needs, Need{p.Store, inUse})
+		}
+	}
+	return room(needs, of)
+}
+
 func diskOf(dir string) (disk, error) {
 	info, err := os.Stat(dir)
 	if err != nil {

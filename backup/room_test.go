@@ -40,6 +40,41 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+// TestPlaces: a backup needs its room beside the snapshot's, and leaves as much on the store's disk, but needs nothing of that where it is on another one.
+func TestPlaces(t *testing.T) {
+	for _, c := range []struct {
+		name                      string
+		snapshots, backups, store uint64 // their disks; 0: there is none
+		enough, less, lessToo     map[uint64]float64
+	}{
+		{"all on one", 1, 1, 1, map[uint64]float64{1: 200}, map[uint64]float64{1: 199}, nil},
+		{"a bucket", 1, 0, 1, map[uint64]float64{1: 100}, map[uint64]float64{1: 99}, nil},
+		{"backups elsewhere", 1, 2, 1, map[uint64]float64{1: 100, 2: 100}, map[uint64]float64{1: 99, 2: 100}, map[uint64]float64{1: 100, 2: 99}},
+		{"all elsewhere", 2, 3, 1, map[uint64]float64{1: 0, 2: 100, 3: 100}, map[uint64]float64{1: 1000, 2: 99, 3: 100}, map[uint64]float64{1: 1000, 2: 100, 3: 99}},
+		{"snapshots elsewhere", 2, 1, 1, map[uint64]float64{1: 200, 2: 100}, map[uint64]float64{1: 199, 2: 100}, map[uint64]float64{1: 200, 2: 99}},
+		{"the store elsewhere", 2, 2, 1, map[uint64]float64{1: 0, 2: 200}, map[uint64]float64{1: 1000, 2: 199}, nil},
+		{"no store here", 2, 2, 0, map[uint64]float64{2: 200}, map[uint64]float64{2: 199}, nil},
+	} {
+		p := Places{Snapshots: "snapshots"}
+		disks := map[string]uint64{"snapshots": c.snapshots, "backups": c.backups, "store": c.store}
+		if c.backups > 0 {
+			p.Backups = "backups"
+		}
+		if c.store > 0 {
+			p.Store = "store"
+		}
+		for _, try := range []struct {
+			free map[uint64]float64
+			want error
+		}{{c.enough, nil}, {c.less, ErrNoRoom}, {c.lessToo, ErrNoRoom}} {
+			err := p.room(100, func(dir string) (disk, error) { return disk{disks[dir], try.free[disks[dir]]}, nil })
+			if try.free != nil && !errors.Is(err, try.want) {
+				t.Errorf("%s, with %v: %v", c.name, try.free, err)
+			}
+		}
+	}
+}
+
 // TestDirNoRoom: what there is no room for is not begun.
 func TestDirNoRoom(t *testing.T) {
 	d, err := OpenDir(t.TempDir())

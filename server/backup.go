@@ -89,7 +89,7 @@ func (n *Node) first() bool {
 }
 
 // backupRoom sees that there is room for the snapshot of a backup, and for the backup itself where that is a directory. Nobody has asked for them, and they come again and again: they are not to
-// take the last room of a disk that may be the store's. Where the backup is on the store's disk, as much as the store has in use stays free.
+// take the last room of a disk that may be the store's.
 func (n *Node) backupRoom(ctx context.Context) error {
 	_, inUse, err := n.log.Size(ctx)
 	if err != nil {
@@ -100,13 +100,9 @@ func (n *Node) backupRoom(ctx context.Context) error {
 	if err := os.MkdirAll(snapshots, 0o700); err != nil {
 		return err
 	}
-	needs := []backup.Need{{Dir: snapshots, Bytes: inUse}}
-	if n.opts.BackupDir != "" {
-		needs = append(needs, backup.Need{Dir: n.opts.BackupDir, Bytes: inUse})
-		// A snapshot's room is free again in the end. Where that is of another disk, the store's has no such.
-		if n.cluster != nil && n.opts.SnapshotDir != "" {
-			needs = append(needs, backup.Need{Dir: n.opts.DataDir, Bytes: inUse})
-		}
+	places := backup.Places{Snapshots: snapshots, Backups: n.opts.BackupDir}
+	if n.cluster != nil {
+		places.Store = n.opts.DataDir
 	}
-	return backup.Room(needs...)
+	return places.Room(inUse)
 }
