@@ -15,7 +15,10 @@ import (
 )
 
 // Dir is a directory of backups.
-type Dir struct{ path string }
+type Dir struct {
+	path string
+	puts bool // it is made if it is not there
+}
 
 // AtDir gives a directory of backups as it is, to read it.
 func AtDir(path string) *Dir { return &Dir{path: path} }
@@ -23,19 +26,31 @@ func AtDir(path string) *Dir { return &Dir{path: path} }
 // part ends the name of a file that is not whole.
 const part = ".part"
 
-// OpenDir gives a directory to put backups in. It makes it if it is not there, and sees that files can be made in it.
+// DirToBe gives a directory to put backups in, and asks nothing of it yet: it may be one that hangs. List and Put see that it is there and can be written.
+func DirToBe(path string) *Dir { return &Dir{path: path, puts: true} }
+
+// OpenDir gives a directory to put backups in, and sees that it can be: it is made if it is not there, but not those above it, which may be where something is to be mounted.
 func OpenDir(path string) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("backup: %w", err)
+	d := DirToBe(path)
+	return d, d.ready()
+}
+
+// ready sees that files can be made in a directory that is to be put in.
+func (d *Dir) ready() error {
+	if !d.puts {
+		return nil
 	}
-	probe, err := os.CreateTemp(path, ".keelson-*"+part)
+	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("backup: the directory is not there and cannot be made: %w", err)
+	}
+	probe, err := os.CreateTemp(d.path, ".keelson-*"+part)
 	if err == nil {
 		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("backup: the directory cannot be written: %w", err)
+		return fmt.Errorf("backup: the directory cannot be written: %w", err)
 	}
-	return AtDir(path), nil
+	return nil
 }
 
 // String implements Target.
@@ -43,6 +58,12 @@ func (d *Dir) String() string { return filepath.Clean(d.path) + string(filepath.
 
 // Put implements Target. The file is locked while it is not whole, and so it is known from what a kill has left.
 func (d *Dir) Put(ctx context.Context, b Backup, r io.Reader) (err error) {
+	if err := d.ready(); err != nil {
+		return err
+	}
+	if err := Room(Need{d.path, b.Size}); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(d.path, b.Name()+".*"+part)
 	if err != nil {
 		return err
@@ -52,7 +73,7 @@ func (d *Dir) Put(ctx context.Context, b Backup, r io.Reader) (err error) {
 			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
 		}
 	}()
-	// Where there are no such locks nothing is swept.
+	// Where there are no such locks nothing is swept, and Sweep says so.
 	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
 	n, err := io.Copy(f, &interrupted{ctx, r})
 	if err != nil {
@@ -99,6 +120,9 @@ func (d *Dir) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 
 // List implements Target.
 func (d *Dir) List(context.Context) ([]Backup, error) {
+	if err := d.ready(); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return nil, err
@@ -140,14 +164,18 @@ func (d *Dir) Sweep(_ context.Context, cluster uint64) error {
 	var errs []error
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), namesOf(cluster)+"-") && strings.HasSuffix(e.Name(), part) && e.Type().IsRegular() {
-			errs = append(errs, removeUnlocked(filepath.Join(d.path, e.Name())))
+			errs = append(errs, removeUnlocked(filepath.Join(d.path, e.Name()), tryLock))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func removeUnlocked(path string) error {
-	f, err := os.Open(path)
+// tryLock locks a file, or fails with EWOULDBLOCK where another process has it.
+func tryLock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
+
+// removeUnlocked opens a file to write: over NFS there are no exclusive locks for who only reads.
+func removeUnlocked(path string, lock func(*os.File) error) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -155,8 +183,11 @@ func removeUnlocked(path string) error {
 		return err
 	}
 	defer f.Close()
-	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+	switch err := lock(f); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
 		return nil
+	case err != nil:
+		return &fs.PathError{Op: "lock, to see whether it is being written,", Path: path, Err: err}
 	}
 	// It may have become whole meanwhile: then it has another name, and this one is nobody's.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

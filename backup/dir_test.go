@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // within gives the names in a directory.
@@ -38,7 +40,7 @@ type reading func() error
 func (r reading) Read([]byte) (int, error) { return 0, r() }
 
 func TestDir(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "deep", "backups")
+	path := filepath.Join(t.TempDir(), "backups")
 	d, err := OpenDir(path)
 	if err != nil {
 		t.Fatal(err)
@@ -146,9 +148,58 @@ func TestDirSweep(t *testing.T) {
 func TestOpenDirRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file)
-	for _, path := range []string{file, filepath.Join(file, "below"), "/proc/keelson"} {
+	for _, path := range []string{file, filepath.Join(file, "below"), "/proc/keelson", filepath.Join(t.TempDir(), "nowhere", "backups")} {
 		if _, err := OpenDir(path); err == nil {
 			t.Errorf("%s was taken for a directory that can be written", path)
+		}
+		if _, err := DirToBe(path).List(t.Context()); err == nil {
+			t.Errorf("%s was taken for a directory that can be written, when it was listed", path)
+		}
+		if err := DirToBe(path).Put(t.Context(), Backup{}, strings.NewReader("")); err == nil {
+			t.Errorf("%s was put to", path)
+		}
+	}
+}
+
+// TestDirToBe: nothing is asked of a directory before it is needed, and then it is made.
+func TestDirToBe(t *testing.T) {
+	above := t.TempDir()
+	d := DirToBe(filepath.Join(above, "backups"))
+	if got := within(t, above); len(got) > 0 {
+		t.Errorf("there are %q", got)
+	}
+	if all, err := d.List(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if got := within(t, d.path); len(got) > 0 {
+		t.Errorf("there are %q", got)
+	}
+	// Who only reads makes nothing.
+	if _, err := AtDir(filepath.Join(above, "other")).List(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if got := within(t, above); !slices.Equal(got, []string{"backups"}) {
+		t.Errorf("there are %q", got)
+	}
+}
+
+// TestDirSweepUnlocked: that it cannot be told whether a file is being written is an error, and no reason to remove it. Over NFS a lock needs a file that is open to write.
+func TestDirSweepUnlocked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "other"+part)
+	write(t, path)
+	for _, c := range []struct{ lock, want error }{{syscall.ENOLCK, syscall.ENOLCK}, {syscall.EWOULDBLOCK, nil}} {
+		err := removeUnlocked(path, func(f *os.File) error {
+			flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+			if err != nil || flags&unix.O_ACCMODE != unix.O_RDWR {
+				t.Errorf("the file is open with %x, %v", flags, err)
+			}
+			return c.lock
+		})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%v: %v", c.lock, err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("%v: %v", c.lock, err)
 		}
 	}
 }

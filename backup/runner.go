@@ -24,6 +24,8 @@ type Options struct {
 	// Leads tells whether this server is the one that backs up for all.
 	Leads  func() bool
 	Logger *slog.Logger
+	// Ready tells whether a backup can be begun, asking the target if need be. Nil: it always can.
+	Ready func(context.Context) error
 	// Revision gives the store's current revision: a backup that has more is not one of it. Nil: none is known.
 	Revision func() int64
 	// Vouch reads a backup that another server, or an earlier process, has stored, before it counts: ErrAltered if it is not whole. Nil: it counts unread.
@@ -82,6 +84,7 @@ func NewRunner(o Options) *Runner {
 
 // Run makes backups until ctx ends. Nothing that goes wrong ends it.
 func (r *Runner) Run(ctx context.Context) error {
+	r.probe(ctx)
 	for ctx.Err() == nil {
 		timer := time.NewTimer(r.step(ctx))
 		select {
@@ -91,6 +94,20 @@ func (r *Runner) Run(ctx context.Context) error {
 		timer.Stop()
 	}
 	return nil
+}
+
+// probe tells the log of a target that cannot be used by a server that is not the one that backs up, and may become it. Who is finds out by itself.
+func (r *Runner) probe(ctx context.Context) {
+	if r.o.Leads() {
+		return
+	}
+	err := r.while(ctx, func() bool { return !r.o.Leads() }, func(ctx context.Context) error {
+		_, err := r.o.Target.List(ctx)
+		return err
+	})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeading) {
+		r.o.Logger.Warn("no backups could be made from here now, if it were for this server to make them", "target", r.o.Target.String(), "error", err)
+	}
 }
 
 // now is the wall clock, and nothing else.
@@ -222,6 +239,11 @@ func (r *Runner) make(ctx context.Context) error {
 	r.update(func(s *Stats) { s.Running = true })
 	var made *Made
 	err := r.ask(ctx, func(ctx context.Context) error {
+		if r.o.Ready != nil {
+			if err := r.o.Ready(ctx); err != nil {
+				return cause(ctx, err)
+			}
+		}
 		r.pulse.rest()
 		snapshot, err := r.o.Source(ctx)
 		r.pulse.beat()
@@ -255,6 +277,11 @@ func (r *Runner) make(ctx context.Context) error {
 // ask does something with the target beside the loop, and returns when it is done, or a moment after ctx has ended, another server has come to lead, or the
 // target hangs: then it may go on, and nothing else is asked meanwhile.
 func (r *Runner) ask(ctx context.Context, do func(context.Context) error) error {
+	return r.while(ctx, r.o.Leads, do)
+}
+
+// while is ask for as long as something holds.
+func (r *Runner) while(ctx context.Context, holds func() bool, do func(context.Context) error) error {
 	select {
 	case r.slot <- struct{}{}:
 	default:
@@ -276,7 +303,7 @@ func (r *Runner) ask(ctx context.Context, do func(context.Context) error) error 
 		case err := <-done:
 			return cause(ctx, err)
 		case <-ticker.C:
-			if !r.o.Leads() {
+			if !holds() {
 				cancel(errNotLeading)
 			}
 			if err := r.pulse.err(); err != nil {

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -440,9 +444,104 @@ func TestClockJumps(t *testing.T) {
 	})
 }
 
+// TestDirAway: a directory that is not there, or that hangs, ends nothing, is told, and gets a backup when it is back.
+func TestDirAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		above := filepath.Join(t.TempDir(), "mounted")
+		dir := DirToBe(filepath.Join(above, "backups"))
+		b := run(t, &fake{}, func(o *Options) { o.Target = dir })
+		after(time.Second)
+		if s := b.Stats(); s.Failures != 1 || !s.Failed {
+			t.Errorf("%+v", s)
+		}
+		if got := collected(t, b.Runner); got["keelson_backup_attempts_total failure"] != 1 {
+			t.Errorf("%v", got)
+		}
+		if err := os.Mkdir(above, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Hour)
+		if all, err := dir.List(t.Context()); err != nil || len(all) != 1 || b.Stats().Successes != 1 {
+			t.Errorf("%v, %v, %+v", all, err, b.Stats())
+		}
+		b.stop()
+	})
+}
+
+// TestFollowerTells: also a server that is not to make backups tells, once, that it could not, and does not wait for a target that hangs.
+func TestFollowerTells(t *testing.T) {
+	for name, list := range map[string]func(context.Context) error{
+		"fails": func(context.Context) error { return errors.New("nothing is there") }, "hangs": hangs, "is well": nil,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			target := &fake{list: list}
+			b := &bench{target: target}
+			b.Runner = NewRunner(Options{Target: target, Leads: func() bool { return false }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- b.Run(ctx) }()
+			after(time.Hour)
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if n := strings.Count(log.String(), "no backups could be made from here"); n != 1 && list != nil || n != 0 && list == nil {
+				t.Errorf("a target that %s was told of %d times", name, n)
+			}
+			if s := b.Stats(); s != (Stats{}) {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// TestNotReady: where a backup cannot be begun no snapshot is made.
+func TestNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var full atomic.Bool
+		full.Store(true)
+		b := run(t, &fake{}, func(o *Options) {
+			o.Ready = func(context.Context) error {
+				if full.Load() {
+					return ErrNoRoom
+				}
+				return nil
+			}
+		})
+		after(time.Minute)
+		if n := b.asked.Load(); n > 0 || b.Stats().Failures == 0 {
+			t.Errorf("%d snapshots were made, %+v", n, b.Stats())
+		}
+		full.Store(false)
+		after(time.Hour)
+		if b.Stats().Successes != 1 {
+			t.Errorf("%+v", b.Stats())
+		}
+		b.stop()
+	})
+}
+
+// TestMetricsFollow: a server that leads no longer does not go on telling what became of its last attempt.
+func TestMetricsFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, &fake{}, nil)
+		after(time.Minute)
+		b.follows.Store(true)
+		got := collected(t, b.Runner)
+		if v, ok := got["keelson_backup_last_result"]; ok {
+			t.Errorf("the result is %v", v)
+		}
+		if v := got["keelson_backup_attempts_total success"]; v != 1 {
+			t.Errorf("%v successes", v)
+		}
+		b.stop()
+	})
+}
+
 func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := collected(t, NewRunner(Options{Target: &fake{}, Logger: discard()}))
+		before := collected(t, NewRunner(Options{Target: &fake{}, Logger: discard(), Leads: func() bool { return true }}))
 		for _, name := range []string{"keelson_backup_last_success_timestamp_seconds", "keelson_backup_last_result"} {
 			if v, ok := before[name]; ok {
 				t.Errorf("%s is %v before anything was done", name, v)

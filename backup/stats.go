@@ -66,7 +66,7 @@ func describe() descs {
 		size:      d("last_success_size_bytes", "The size of that backup."),
 		revision:  d("last_success_revision", "The revision of that backup."),
 		duration:  d("last_success_duration_seconds", "How long that backup took, from the snapshot to the last check, if this server made it since its start."),
-		success:   d("last_result", "The result of the last attempt of this server: 1 is success, 0 is failure."),
+		success:   d("last_result", "The result of the last attempt of this server, while it is the one that backs up: 1 is success, 0 is failure."),
 		running:   d("in_progress", "Whether or not a backup is being made by this server. 1 means yes, 0 means not."),
 		total:     d("attempts_total", "The total number of attempts of this server to make a backup, by result.", "result"),
 	}
@@ -95,7 +95,8 @@ func (r *Runner) Collect(out chan<- prometheus.Metric) {
 			gauge(d.duration, s.Took.Seconds())
 		}
 	}
-	if !s.Tried.IsZero() {
+	// What became of the attempts of a server that has led before is no news, and would hide what becomes of those of its successor.
+	if !s.Tried.IsZero() && r.o.Leads() {
 		gauge(d.success, truth(!s.Failed))
 	}
 	gauge(d.running, truth(s.Running))

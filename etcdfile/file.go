@@ -47,6 +47,19 @@ func Open(path string, opts Options) (*File, error) {
 	return f, nil
 }
 
+// Of is Open of a file that the caller has open to read, and keeps others from writing to. Close closes it; after an error it stays open.
+func Of(file *os.File, opts Options) (*File, error) {
+	f := &File{file: file}
+	info, err := file.Stat()
+	if err == nil {
+		err = f.load(file, info.Size(), opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("etcdfile: %s: %w", file.Name(), err)
+	}
+	return f, nil
+}
+
 // lock keeps bbolt from writing to a file as long as that is open, and gives its size.
 func lock(file *os.File) (size int64, err error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {

@@ -75,6 +75,23 @@ func (s *Stream) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Check goes through the whole database as Open does, and gives visit its rows in order, each valid during the call. It does not move what Read reads next.
+func (s *Stream) Check(visit func(Row) error) (*Meta, error) {
+	f := &File{}
+	if err := f.load(s.file, s.size, Options{}); err != nil {
+		return nil, fmt.Errorf("etcdfile: check %s: %w", s.file.Name(), err)
+	}
+	for row, err := range f.Rows() {
+		if err == nil {
+			err = visit(row)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return f.Meta(), nil
+}
+
 func (s *Stream) readTail(b []byte) (int, error) {
 	if len(s.tail) == 0 {
 		return 0, io.EOF

@@ -138,13 +138,22 @@ func (c Client) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// download has a server make a snapshot.
-func (m *migration) download(ctx context.Context, p Place, path string) (err error) {
+// download has a server make a snapshot, and gives the revision that it has to reach.
+func (m *migration) download(ctx context.Context, p Place, path string) (acknowledged int64, err error) {
 	conn, err := m.Client.dial(ctx, p.Where)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
+	if !m.LostQuorum {
+		if acknowledged, err = Acknowledged(conn.with(ctx), conn); err != nil {
+			return 0, err
+		}
+	}
+	return acknowledged, m.fetch(ctx, conn, path)
+}
+
+func (m *migration) fetch(ctx context.Context, conn *conn, path string) error {
 	stream, err := pb.NewMaintenanceClient(conn).Snapshot(conn.with(ctx), &pb.SnapshotRequest{})
 	if err != nil {
 		return err

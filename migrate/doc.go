@@ -15,6 +15,7 @@
 // # Proof
 //
 // In the end the target is read back and compared: where revisions are kept by a hash over all that the file has, and otherwise over what the target can have.
+// What is made of a kine's rows, or is made into them, is compared once more by what either shows to clients, in a way that knows nothing of the conversion.
 //
 // # kine
 //

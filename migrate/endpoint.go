@@ -83,7 +83,7 @@ func (t *endpointTarget) plan(c *Content, p *Plan) error {
 		p.Lost = append(p.Lost, "alarms")
 	}
 	if t.had > 0 {
-		p.Notes = append(p.Notes, fmt.Sprintf("the target has %d keys already, which stay", t.had))
+		p.Notes = append(p.Notes, fmt.Sprintf("the target has %d keys already: those of the same name are overwritten, and the others stay", t.had))
 	}
 	p.Notes = append(p.Notes, "to keep everything, migrate --to snapshot:FILE and restore that: with etcdutl snapshot restore FILE for etcd, or migrate --to dir:PATH for Keelson",
 		"nothing must write to the target meanwhile; if it is broken off, run it again with --merge")
@@ -217,6 +217,8 @@ func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content
 	err = conn.all(ctx, func(kv *mvccpb.KeyValue) {
 		if _, ours := c.live[string(kv.Key)]; ours || !t.Merge {
 			back.add(kv)
+		} else {
+			proof.Others++
 		}
 		if back.n%256 == 0 {
 			t.Progress("reading the target back", back.n, source.n)

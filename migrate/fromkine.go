@@ -46,7 +46,11 @@ const (
 
 // fromKine makes a file of a kine's table.
 func (m *migration) fromKine(ctx context.Context, p Place, path string) (err error) {
-	db, err := kine.Open(ctx, p.Dialect, p.Where)
+	source, err := p.source()
+	if err != nil {
+		return err
+	}
+	db, err := kine.Open(ctx, p.Dialect, source)
 	if err != nil {
 		return err
 	}
@@ -55,6 +59,7 @@ func (m *migration) fromKine(ctx context.Context, p Place, path string) (err err
 		var k *fromKine
 		var s kine.State
 		var n int64
+		m.seen = newTrace(false)
 		err := db.Read(ctx, func(state kine.State) error {
 			s, k = state, newFromKine(w, state.Compact)
 			return nil
@@ -62,6 +67,7 @@ func (m *migration) fromKine(ctx context.Context, p Place, path string) (err err
 			if n++; n%1024 == 0 {
 				m.Progress("reading", n, s.Rows)
 			}
+			m.seen.change(c)
 			return k.add(c)
 		})
 		if err != nil {

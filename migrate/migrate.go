@@ -30,6 +30,8 @@ type Options struct {
 	DryRun bool
 	// IgnoreWAL takes what is in the database of a server that was not stopped cleanly.
 	IgnoreWAL bool
+	// LostQuorum takes what a running server has itself, which may lack what its cluster has acknowledged. Without a leader there is no other way.
+	LostQuorum bool
 	// Merge adds to a running server that has keys.
 	Merge bool
 	// History gives a running server every change that is kept, not only what lives.
@@ -72,6 +74,8 @@ type Proof struct {
 	Target Digest `json:"target"`
 	// HashKV is what the target's HashKV answers at its revision, or 0 if it was not asked.
 	HashKV uint32 `json:"hashkv,omitempty"`
+	// Others counts the keys that a running server has beside, which were not compared.
+	Others int64 `json:"others,omitempty"`
 }
 
 // Digest is what one side has, of what both can have.
@@ -88,6 +92,7 @@ type migration struct {
 	dir   string // for temporary files
 	n     int
 	notes []string // of the source
+	seen  *trace   // what a kine that is the source has shown
 }
 
 // target is a place to be written to.
@@ -273,6 +278,7 @@ func (m *migration) member(p Place) config.Options {
 	if p.Kind == Datastore {
 		o.Datastore = p.Where
 		o.DatastoreName = cmp.Or(p.Log, o.DatastoreName)
+		o.DatastorePasswordFile = cmp.Or(p.PasswordFile, o.DatastorePasswordFile)
 	} else {
 		o.DataDir, o.Datastore = p.Where, ""
 	}

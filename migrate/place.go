@@ -43,6 +43,8 @@ type Place struct {
 	Dialect kine.Dialect
 	// Log is the name of a Datastore's log, empty for the usual one.
 	Log string
+	// PasswordFile has the password of a Datastore or of a kine's database and nothing else, but for a final end of line. It goes before one in Where.
+	PasswordFile string
 }
 
 // ErrPlace says that a text names no place.
@@ -60,6 +62,10 @@ func ParseSource(text string) (Place, error) {
 		return Place{}, err
 	case p.Kind == 0 || p.Kind == KeelsonDir:
 		p, err := detect(path)
+		if errors.Is(err, fs.ErrNotExist) && strings.Contains(text, "@") {
+			// It may be a database's, with a password, and is not shown.
+			return Place{}, noPlace("what is named is no file that is there, nor of a form that is known: a kine's database is kine+postgres://… or kine+mysql://…, a Keelson's log postgres://…")
+		}
 		if _, port, split := net.SplitHostPort(text); errors.Is(err, fs.ErrNotExist) && split == nil && port != "" {
 			err = noPlace("there is no file %q; a running server is named by its URL, http://%s or https://%s", text, text, text)
 		}
@@ -92,6 +98,9 @@ func scheme(text string) (p Place, path string, err error) {
 	}
 	switch before {
 	case "http", "https":
+		if strings.Contains(rest, "@") {
+			return p, "", noPlace("a user is named with --user, and not in the URL of a server")
+		}
 		return Place{Kind: Endpoint, Where: text}, "", nil
 	case "postgres", "postgresql":
 		p, err = datastore(text)
@@ -198,33 +207,29 @@ func (p Place) String() string {
 	case KeelsonDir:
 		return "the Keelson data directory " + p.Where
 	case Datastore:
-		return "the Keelson log in " + redacted(p.Where)
+		return "the Keelson log in " + kine.DescribeURL(p.Where)
 	case Kine:
-		switch p.Dialect {
-		case kine.SQLite:
+		if p.Dialect == kine.SQLite {
 			return "the kine database " + p.Where
-		case kine.Postgres:
-			return "the kine table in " + redacted(p.Where)
 		}
-		_, host, _ := cutLast(p.Where, "@")
-		return "the kine table in mysql://" + host
+		return "the kine table in " + kine.Describe(p.Dialect, p.Where)
 	}
 	return "nowhere"
 }
 
-// redacted is a URL without password and parameters.
-func redacted(text string) string {
-	u, err := url.Parse(text)
-	if err != nil {
-		return "a database"
-	}
-	u.RawQuery = ""
-	return u.Redacted()
+// Database tells whether the place is a server of a database, which may ask for a password.
+func (p Place) Database() bool {
+	return p.Kind == Datastore || p.Kind == Kine && p.Dialect != kine.SQLite
 }
 
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
+// source gives what kine's driver takes, with the password that is in a file.
+func (p Place) source() (string, error) {
+	if p.PasswordFile == "" {
+		return p.Where, nil
 	}
-	return "", s, false
+	password, err := os.ReadFile(p.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("read the password of %v: %w", p, err)
+	}
+	return kine.WithPassword(p.Dialect, p.Where, strings.TrimRight(string(password), "\r\n"))
 }

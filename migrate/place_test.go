@@ -79,12 +79,43 @@ func TestParseSource(t *testing.T) {
 	}
 }
 
-// TestNoPasswords: what is printed has none.
+// TestNoPasswords: what is printed has none, neither of a place nor of what is none.
 func TestNoPasswords(t *testing.T) {
-	for _, text := range []string{"kine+mysql://u:secret@tcp(h:1)/d", "kine+postgres://u:secret@h/d?password=secret", "postgres://u:secret@h/d?sslpassword=secret", "postgres://u:secret@h:port/d", "u:secret@tcp(h)/d"} {
+	for _, text := range []string{
+		"kine+mysql://u:secret@tcp(h:1)/d", "kine+mysql://u:secret@h:1/d", "kine+mysql://u:secret", "kine+mysql:secret", "kine+postgres://u:secret@h/d?password=secret", "kine+postgres://u:1#secret@h/d",
+		"kine+postgres://u:1/secret@h/d", "postgres://u:secret@h/d?sslpassword=secret", "postgres://u:secret@h:port/d", "postgres://u:1?secret@h/d", "u:secret@tcp(h)/d", "https://u:secret@h:1",
+		"mysql://u:secret@tcp(h)/d", "secret@h:2379",
+	} {
+		for _, parse := range []func(string) (Place, error){ParseSource, ParseTarget} {
+			p, err := parse(text)
+			if s := p.String(); strings.Contains(s, "secret") || err != nil && strings.Contains(err.Error(), "secret") {
+				t.Errorf("%q is %q, %v", text, s, err)
+			}
+		}
+	}
+}
+
+// TestPasswordFile: the password of a kine's database may be in a file.
+func TestPasswordFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("sec:ret \r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"kine+mysql://u@tcp(h:1)/d":   "u:sec:ret @tcp(h:1)/d",
+		"kine+postgres://u:old@h:1/d": "postgres://u:sec%3Aret%20@h:1/d",
+	} {
 		p, err := ParseTarget(text)
-		if s := p.String(); strings.Contains(s, "secret") || err != nil && strings.Contains(err.Error(), "secret") {
-			t.Errorf("%q is %q, %v", text, s, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.PasswordFile = file
+		if got, err := p.source(); got != want || err != nil {
+			t.Errorf("%s is %q, %v", text, got, err)
+		}
+		p.PasswordFile = file + "none"
+		if _, err := p.source(); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

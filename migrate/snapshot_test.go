@@ -12,6 +12,7 @@ import (
 
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/migrate/kine"
+	"github.com/keelson-io/keelson/server"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/restore"
 )
@@ -51,7 +52,7 @@ func TestNothingOverwritten(t *testing.T) {
 		o := Options{From: from, To: to, Member: config.Default(), Accept: true, Logger: quiet()}
 		left := to.Where + unfinished
 		if to.Kind == KeelsonDir {
-			left = filepath.Join(to.Where, "restoring", "member")
+			left = filepath.Join(to.Where, server.Restoring, "member")
 			if err := os.MkdirAll(left, 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -71,6 +72,9 @@ func TestNothingOverwritten(t *testing.T) {
 	got, err := os.ReadDir(dir)
 	if err != nil || len(got) != 3 {
 		t.Errorf("there is %v, %v", got, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "data", server.Restoring)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left is there: %v", err)
 	}
 }
 

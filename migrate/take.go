@@ -24,8 +24,14 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 		switch {
 		case errors.Is(err, etcdfile.ErrInUse):
 			return nil, fmt.Errorf("%w: stop the etcd, or name its endpoint, http://… or https://…", err)
-		case err != nil || m.IgnoreWAL:
-			return f, err
+		case err != nil:
+			return nil, err
+		}
+		if n := len(f.Meta().Members); n > 1 {
+			m.notes = append(m.notes, fmt.Sprintf("it is the data of one of %d members, and has what that one had: another may have been further. The endpoint of a cluster that runs has everything", n))
+		}
+		if m.IgnoreWAL {
+			return f, nil
 		}
 		if err := checkWAL(p.Where, f.Meta().Index); err != nil {
 			return nil, errors.Join(err, f.Close())
@@ -34,9 +40,10 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 	}
 	path := m.temp()
 	var err error
+	var acknowledged int64
 	switch p.Kind {
 	case Endpoint:
-		err = m.download(ctx, p, path)
+		acknowledged, err = m.download(ctx, p, path)
 	case KeelsonDir, Datastore:
 		err = m.dump(ctx, p, path)
 	case Kine:
@@ -47,7 +54,18 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return etcdfile.Open(path, etcdfile.Options{})
+	f, err := etcdfile.Open(path, etcdfile.Options{})
+	if err != nil {
+		return nil, err
+	}
+	err = Reaches(f.Meta().Revision, acknowledged)
+	if err == nil && p.Kind == Kine {
+		err = m.seen.equals(f)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // dump makes a file of a Keelson's log.
@@ -59,6 +77,8 @@ func (m *migration) dump(ctx context.Context, p Place, path string) (err error) 
 			return err
 		case clustered && !m.IgnoreWAL:
 			return fmt.Errorf("%s is that of a member of a cluster, whose Raft log may have more than its database: name the endpoint of a member that runs, or take what is there with --ignore-wal", p.Where)
+		case clustered:
+			m.notes = append(m.notes, "it is the data of a member of a cluster, and has what is in that one's database: its Raft log, and other members, may have more. The endpoint of a cluster that runs has everything")
 		}
 	}
 	m.Progress("reading", 0, 0)

@@ -143,7 +143,11 @@ type kineTarget struct {
 }
 
 func (t *kineTarget) vacant(ctx context.Context) error {
-	return kine.Vacant(ctx, t.To.Dialect, t.To.Where)
+	source, err := t.To.source()
+	if err != nil {
+		return err
+	}
+	return kine.Vacant(ctx, t.To.Dialect, source)
 }
 
 func (t *kineTarget) plan(c *Content, p *Plan) error {
@@ -179,7 +183,11 @@ func (t *kineTarget) write(ctx context.Context, f *etcdfile.File, c *Content) er
 	if err != nil {
 		return err
 	}
-	return kine.Fill(ctx, t.To.Dialect, t.To.Where, func(add func(*kine.Change) error) error {
+	source, err := t.To.source()
+	if err != nil {
+		return err
+	}
+	return kine.Fill(ctx, t.To.Dialect, source, func(add func(*kine.Change) error) error {
 		t.sum = newKineSum()
 		counted := func(change *kine.Change) error {
 			t.sum.add(change)
@@ -198,15 +206,22 @@ func (t *kineTarget) write(ctx context.Context, f *etcdfile.File, c *Content) er
 	})
 }
 
-func (t *kineTarget) prove(ctx context.Context, _ *etcdfile.File, _ *Content) (Proof, error) {
+// prove compares the table with the rows that were written, and what it shows with what the source does.
+func (t *kineTarget) prove(ctx context.Context, f *etcdfile.File, c *Content) (Proof, error) {
 	proof := Proof{Of: "all rows: revisions, keys, values and seconds to live", Source: t.sum.digest()}
-	db, err := kine.Open(ctx, t.To.Dialect, t.To.Where)
+	t.sum.keys = nil // which are counted, and there will be as many
+	at, err := t.To.source()
 	if err != nil {
 		return proof, err
 	}
-	back := newKineSum()
+	db, err := kine.Open(ctx, t.To.Dialect, at)
+	if err != nil {
+		return proof, err
+	}
+	back, shown := newKineSum(), newTrace(c.shared > 0)
 	err = db.All(ctx, func(c *kine.Change) error {
 		back.add(c)
+		shown.change(c)
 		if back.Rows%1024 == 0 {
 			t.Progress("reading the target back", back.Rows, t.sum.Rows)
 		}
@@ -216,7 +231,7 @@ func (t *kineTarget) prove(ctx context.Context, _ *etcdfile.File, _ *Content) (P
 		return proof, err
 	}
 	proof.Target = back.digest()
-	return proof, nil
+	return proof, shown.equals(f)
 }
 
 // kineSum is a hash over rows.

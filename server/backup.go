@@ -7,15 +7,13 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/keelson-io/keelson/backup"
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/snapshot"
 )
 
-// BackupTarget opens the place for backups that options name.
+// BackupTarget opens the place for backups that options name. Of a directory it sees that it can be written.
 func BackupTarget(o config.Options, getenv func(string) string) (backup.Target, error) {
 	if o.BackupDir != "" {
 		return backup.OpenDir(o.BackupDir)
@@ -46,7 +44,10 @@ func (n *Node) openBackups() (err error) {
 	if b.schedule, err = backup.ParseSchedule(n.opts.BackupSchedule); err != nil {
 		return fmt.Errorf("--backup-schedule: %w", err)
 	}
-	if b.target, err = BackupTarget(n.opts, nil); err != nil {
+	if n.opts.BackupDir != "" {
+		// It may be one that hangs, or that is away: nothing waits for it here.
+		b.target = backup.DirToBe(n.opts.BackupDir)
+	} else if b.target, err = BackupTarget(n.opts, nil); err != nil {
 		return err
 	}
 	n.backups = b
@@ -55,24 +56,16 @@ func (n *Node) openBackups() (err error) {
 
 // backup gives what makes backups, once the cluster is known.
 func (n *Node) backup(cluster uint64, snapshots *snapshot.Maker) *backup.Runner {
-	dir := n.snapshots().Dir
 	n.logger.Info("backups are made", "schedule", n.opts.BackupSchedule, "target", n.backups.target.String())
 	return backup.NewRunner(backup.Options{
 		Source: func(ctx context.Context) (*backup.Snapshot, error) {
-			_, inUse, err := n.log.Size(ctx)
-			if err == nil {
-				err = room(dir, inUse)
-			}
-			if err != nil {
-				return nil, err
-			}
 			stream, revision, err := snapshots.Take(ctx)
 			if err != nil {
 				return nil, err
 			}
 			return &backup.Snapshot{ReadCloser: stream, Size: stream.Size(), Revision: revision}, nil
 		},
-		Target: n.backups.target, Schedule: n.backups.schedule, Cluster: cluster, Leads: n.first, Logger: n.logger,
+		Target: n.backups.target, Schedule: n.backups.schedule, Cluster: cluster, Leads: n.first, Logger: n.logger, Ready: n.backupRoom,
 		Keep:     backup.Keep{Count: n.opts.BackupKeep, For: n.opts.BackupKeepFor},
 		Revision: func() int64 { return n.store.Index().Rev }, Vouch: vouch,
 	})
@@ -95,22 +88,21 @@ func (n *Node) first() bool {
 	return n.leads()
 }
 
-// ErrNoRoom means that there is no room to make the snapshot of a backup.
-var ErrNoRoom = errors.New("server: no room to make a snapshot for the backup")
-
-// room sees that so many bytes are free where a directory is. Nobody has asked for the snapshots of backups, which come again and again: they are not to
+// backupRoom sees that there is room for the snapshot of a backup, and for the backup itself where that is a directory. Nobody has asked for them, and they come again and again: they are not to
 // take the last room of a disk that may be the store's.
-func room(dir string, bytes int64) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func (n *Node) backupRoom(ctx context.Context) error {
+	_, inUse, err := n.log.Size(ctx)
+	if err != nil {
 		return err
 	}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(dir, &disk); err != nil {
-		return &os.PathError{Op: "statfs", Path: dir, Err: err}
+	// It is the server's own, unlike the directory of backups.
+	snapshots := n.snapshots().Dir
+	if err := os.MkdirAll(snapshots, 0o700); err != nil {
+		return err
 	}
-	// Block sizes and counts are far below what overflows here, but on file systems that know no end.
-	if free := float64(disk.Bavail) * float64(disk.Bsize); free < float64(bytes) {
-		return fmt.Errorf("%w: the store has %d bytes in use, and in %s there are %.0f free", ErrNoRoom, bytes, dir, free)
+	places := backup.Places{Snapshots: snapshots, Backups: n.opts.BackupDir}
+	if n.cluster != nil {
+		places.Store = n.opts.DataDir
 	}
-	return nil
+	return places.Room(inUse)
 }

@@ -25,6 +25,7 @@ type backupCommand struct {
 	list   bool
 	opts   config.Options // of them those that say where backups are, and what is kept
 	client clientOptions
+	lost   bool // take what the server has, though it may lack what its cluster has
 	json   bool
 }
 
@@ -73,6 +74,7 @@ func (p *program) parseBackup(args []string) (*backupCommand, error) {
 	if err := p.defineBackup(f, &c.opts); err != nil {
 		return nil, err
 	}
+	f.BoolVar(&c.lost, "lost-quorum", false, "")
 	f.BoolVar(&c.json, "json", false, "")
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -82,6 +84,7 @@ func (p *program) parseBackup(args []string) (*backupCommand, error) {
 		writeFlag(p.stdout, "", "-prefix, -credentials-file and -trusted-ca-file as for the server")
 		writeFlag(p.stdout, "--backup-keep N", "keep the newest N")
 		writeFlag(p.stdout, "--backup-keep-for DURATION", "keep those that are no older")
+		writeFlag(p.stdout, "--lost-quorum", lostQuorumHelp)
 		writeFlag(p.stdout, "--json", "one JSON object for each backup")
 		c.client.help(p.stdout)
 		return nil, flag.ErrHelp
@@ -147,7 +150,7 @@ func (c *backupCommand) now(ctx context.Context, p *program) error {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "db")
-	if _, err := save(ctx, conn, path, bar); err != nil {
+	if _, err := save(ctx, conn, saving{path: path, lost: c.lost, bar: bar}); err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}
 	s, err := checkedSnapshot(path)

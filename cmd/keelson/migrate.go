@@ -19,8 +19,10 @@ import (
 type migrateCommand struct {
 	from, to string
 	peerURLs string
-	opts     migrate.Options
-	json     bool
+	// fromPassword and toPassword are files.
+	fromPassword, toPassword string
+	opts                     migrate.Options
+	json                     bool
 }
 
 const migrateUsage = `Usage:
@@ -41,6 +43,9 @@ SOURCE and TARGET are one of:
   kine+postgres://…                kine's database, as kine and k3s have it behind --endpoint and --datastore-endpoint
   kine+mysql://USER:PW@tcp(H:P)/DB the same, MySQL or MariaDB
   PATH                             a file or directory that is there; what it is, is found out
+
+A password on the command line shows in the list of processes: name a file that has it, or give --user its one by
+ETCDCTL_USER and ETCDCTL_PASSWORD. ETCDCTL_CACERT, _CERT, _KEY and _INSECURE_SKIP_TLS_VERIFY are read too.
 
 The exit code is 0 if both sides are equal, 1 if something failed or would be lost, 2 for wrong usage.
 
@@ -82,6 +87,7 @@ func (c *migrateCommand) flags() []migrateFlag {
 		{bool: &o.Merge, name: "merge", help: "add to a running server that has keys; those of the same name are overwritten"},
 		{bool: &o.Renumber, name: "renumber", help: "for kine: changes that share a revision get later ones, and all after them"},
 		{bool: &o.IgnoreWAL, name: "ignore-wal", help: "of a server that was not stopped cleanly, take what is in its database"},
+		{bool: &o.LostQuorum, name: "lost-quorum", help: "of a running server, take what it has, also if it lags behind its cluster or has no leader"},
 		{text: &o.TempDir, name: "tmp-dir", value: "DIR", help: "where a copy of the source is made on the way; the system's temporary directory if not given"},
 		{text: &o.Client.CACert, name: "cacert", value: "FILE", help: "the certificate authority of a running server"},
 		{text: &o.Client.Cert, name: "cert", value: "FILE", help: "the certificate that it is shown"},
@@ -97,6 +103,8 @@ func (c *migrateCommand) flags() []migrateFlag {
 		{text: &o.Member.InitialClusterToken, name: "initial-cluster-token", value: "TOKEN", help: "what sets that cluster apart"},
 		{text: &c.peerURLs, name: "initial-advertise-peer-urls", value: "URL[,…]", help: "the server's URLs in it"},
 		{text: &o.Member.DatastorePasswordFile, name: "datastore-password-file", value: "FILE", help: "where the password of postgres://… is"},
+		{text: &c.fromPassword, name: "from-password-file", value: "FILE", help: "where the password of the source's database is, kine's or a Keelson's"},
+		{text: &c.toPassword, name: "to-password-file", value: "FILE", help: "the same for the target's"},
 		{bool: &c.json, name: "json", help: "print the plan and the proof as JSON objects"},
 	}
 }
@@ -113,6 +121,11 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 			f.BoolVar(one.bool, one.name, false, "")
 		}
 	}
+	for _, name := range []string{"cacert", "cert", "key", "user", "insecure-skip-tls-verify"} {
+		if err := fromEnvironment(f, name, p.getenv); err != nil {
+			return nil, err
+		}
+	}
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(p.stdout, migrateUsage)
@@ -127,6 +140,9 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 	case c.from == "" || c.to == "":
 		return nil, errors.New("migrate needs --from and --to")
 	}
+	if user := &c.opts.Client.User; *user != "" && !strings.Contains(*user, ":") {
+		*user += ":" + p.getenv("ETCDCTL_PASSWORD")
+	}
 	return c, c.places()
 }
 
@@ -138,6 +154,15 @@ func (c *migrateCommand) places() (err error) {
 	}
 	if o.To, err = migrate.ParseTarget(c.to); err != nil {
 		return fmt.Errorf("--to: %w", err)
+	}
+	for _, one := range []struct {
+		flag, file string
+		place      *migrate.Place
+	}{{"--from-password-file", c.fromPassword, &o.From}, {"--to-password-file", c.toPassword, &o.To}} {
+		if one.file != "" && !one.place.Database() {
+			return fmt.Errorf("%s is for a database, and this is %v", one.flag, one.place)
+		}
+		one.place.PasswordFile = one.file
 	}
 	insecure := o.Client.InsecureSkipTLSVerify
 	if o.TargetClient == (migrate.Client{}) {
@@ -231,8 +256,12 @@ func (o *migrateOutput) proof(p migrate.Proof, took time.Duration) {
 	if p.HashKV != 0 {
 		hashkv = fmt.Sprintf(", hashkv %d", p.HashKV)
 	}
+	others := ""
+	if p.Others > 0 {
+		others = fmt.Sprintf("; the target has %d other keys", p.Others)
+	}
 	o.print(map[string]migrate.Proof{"proof": p},
-		line("source", p.Source), line("target", p.Target)+hashkv, fmt.Sprintf("%s: %s (%v)", verdict, p.Of, took.Round(time.Millisecond)))
+		line("source", p.Source), line("target", p.Target)+hashkv, fmt.Sprintf("%s: %s%s (%v)", verdict, p.Of, others, took.Round(time.Millisecond)))
 }
 
 // progress shows how far a step is, how fast it is, and when it will end.

@@ -58,6 +58,25 @@ func TestMigrateLoss(t *testing.T) {
 	}
 }
 
+// TestMigrateSecrets: what must not be on the command line may be in files and in the environment.
+func TestMigrateSecrets(t *testing.T) {
+	p := &program{environ: []string{"ETCDCTL_USER=ann", "ETCDCTL_PASSWORD=secret", "ETCDCTL_CACERT=ca", "ETCDCTL_INSECURE_SKIP_TLS_VERIFY=true"}}
+	c, err := p.parseMigrate([]string{"--from", "https://h:1", "--to", "kine+mysql://u@tcp(h)/d", "--cert", "c", "--to-password-file", "f"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (migrate.Client{CACert: "ca", Cert: "c", User: "ann:secret", InsecureSkipTLSVerify: true}); c.opts.Client != want || c.opts.To.PasswordFile != "f" || c.opts.From.PasswordFile != "" {
+		t.Errorf("%+v", c.opts)
+	}
+	c, err = p.parseMigrate([]string{"--from", "https://h:1", "--to", "https://h:2", "--user", "bob:x", "--to-user", "carl:y"})
+	if err != nil || c.opts.Client.User != "bob:x" || c.opts.TargetClient.User != "carl:y" || c.opts.TargetClient.CACert != "" {
+		t.Errorf("%+v, %v", c.opts, err)
+	}
+	if _, err := p.parseMigrate([]string{"--from", "https://h:1", "--to", "dir:x", "--from-password-file", "f"}); err == nil {
+		t.Error("a server was given the password of a database")
+	}
+}
+
 func TestMigrateUsage(t *testing.T) {
 	for want, args := range map[string][]string{
 		"needs --from and --to":       {"--from", "x"},

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/etcdfile"
+	"github.com/keelson-io/keelson/migrate"
 )
 
 const saveUsage = `Usage:
@@ -28,7 +29,8 @@ const saveUsage = `Usage:
 
 Save a snapshot of the server at one endpoint, of Keelson or of etcd: what that server has at one moment. FILE has its
 name when it is whole and its sha256 was found right; until then it is FILE.part. Of two at once to one FILE the
-second is refused. The flags are etcdctl's, and ETCDCTL_ENDPOINTS, ETCDCTL_CACERT and so on are read.
+second is refused. A server that lags behind its cluster, or cannot tell, is refused without --lost-quorum. The
+other flags are etcdctl's, and ETCDCTL_ENDPOINTS, ETCDCTL_CACERT and so on are read.
 
 `
 
@@ -37,6 +39,7 @@ type saveCommand struct {
 	file    string
 	client  clientOptions
 	timeout time.Duration // for the whole, 0 for ever
+	lost    bool          // take what the server has, though it may lack what its cluster has
 }
 
 func (p *program) snapshotSave(ctx context.Context, args []string) error {
@@ -71,7 +74,7 @@ func (c *saveCommand) run(ctx context.Context, p *program) (saved, error) {
 	defer conn.Close()
 	bar := newProgressLine(p.stderr)
 	defer bar.clear()
-	return save(ctx, conn, c.file, bar)
+	return save(ctx, conn, saving{path: c.file, lost: c.lost, bar: bar})
 }
 
 func (p *program) parseSave(args []string) (*saveCommand, error) {
@@ -79,6 +82,7 @@ func (p *program) parseSave(args []string) (*saveCommand, error) {
 	f := newFlags()
 	c.client.define(f, p.getenv)
 	f.DurationVar(&c.timeout, "command-timeout", 0, "")
+	f.BoolVar(&c.lost, "lost-quorum", false, "")
 	if err := fromEnvironment(f, "command-timeout", p.getenv); err != nil {
 		return nil, err
 	}
@@ -86,6 +90,7 @@ func (p *program) parseSave(args []string) (*saveCommand, error) {
 	c.file, err = parseFile(f, args, func() {
 		fmt.Fprint(p.stdout, saveUsage)
 		writeFlag(p.stdout, "--command-timeout DURATION", "how long the whole may take; for ever if not given")
+		writeFlag(p.stdout, "--lost-quorum", lostQuorumHelp)
 		c.client.help(p.stdout)
 	})
 	if err != nil {
@@ -97,6 +102,15 @@ func (p *program) parseSave(args []string) (*saveCommand, error) {
 	return c, nil
 }
 
+const lostQuorumHelp = "take what the server has, also if it lags or has no leader"
+
+// saving says what is saved where.
+type saving struct {
+	path string
+	lost bool // whatever the server has, also if its cluster has more
+	bar  *progressLine
+}
+
 // saved is what came of a snapshot.
 type saved struct {
 	size    int64
@@ -106,38 +120,57 @@ type saved struct {
 // part is behind the name of a file that is not whole.
 const part = ".part"
 
-// save writes a snapshot to a file, which has its name when all of it is durable and was found whole.
-func save(ctx context.Context, conn *grpc.ClientConn, path string, bar *progressLine) (saved, error) {
+// save writes a snapshot to a file, which has its name when all of it is durable and was found whole, and to have what the server's cluster had acknowledged before.
+func save(ctx context.Context, conn *grpc.ClientConn, to saving) (s saved, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var acknowledged int64
+	if !to.lost {
+		if acknowledged, err = migrate.Acknowledged(ctx, conn); err != nil {
+			return s, err
+		}
+	}
 	stream, err := pb.NewMaintenanceClient(conn).Snapshot(ctx, &pb.SnapshotRequest{})
 	if err != nil {
-		return saved{}, err
+		return s, err
 	}
-	file, err := createPart(path + part)
+	unfinished := to.path + part
+	file, err := createPart(unfinished)
 	if err != nil {
-		return saved{}, err
+		return s, err
 	}
 	// It is this process's alone until it is closed, and by then its name is another one, or none.
-	bar.say("waiting for the server to make the snapshot")
-	s, err := receive(stream, file, bar)
+	to.bar.say("waiting for the server to make the snapshot")
+	s, err = receive(stream, file, to.bar)
+	if err == nil && !to.lost {
+		err = reaches(file, acknowledged)
+	}
 	if err == nil {
 		err = file.Sync()
 	}
 	if err == nil {
-		err = os.Rename(path+part, path)
+		err = os.Rename(unfinished, to.path)
 	}
 	if err != nil {
-		return saved{}, errors.Join(err, os.Remove(path+part), file.Close())
+		return saved{}, errors.Join(err, os.Remove(unfinished), file.Close())
 	}
 	if err := file.Close(); err != nil {
 		return saved{}, err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(to.path))
 	if err != nil {
 		return saved{}, err
 	}
 	return s, errors.Join(dir.Sync(), dir.Close())
+}
+
+// reaches refuses a snapshot that has less than was acknowledged. Its sha256 was seen to be right as it came.
+func reaches(file *os.File, acknowledged int64) error {
+	f, err := etcdfile.Of(file, etcdfile.Options{SkipHash: true})
+	if err != nil {
+		return err
+	}
+	return migrate.Reaches(f.Meta().Revision, acknowledged)
 }
 
 // errSaving says that another process has the unfinished file.
@@ -146,7 +179,7 @@ var errSaving = errors.New("another snapshot is being saved to the same file")
 // createPart makes a file that is not whole, or takes over what a killed process has left, and locks it.
 func createPart(path string) (*os.File, error) {
 	for {
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
 			return nil, err
 		}

@@ -30,15 +30,25 @@ import (
 type source struct {
 	pb.UnimplementedMaintenanceServer
 	pb.UnimplementedAuthServer
-	version string // of the server
-	blob    []byte
-	err     error
-	hang    bool
-	half    chan struct{} // if there is one: a token is put in when half is out, and the rest comes after a second one
+	pb.UnimplementedKVServer
+	revision int64  // that it tells of its cluster
+	lost     bool   // it has no leader
+	version  string // of the server
+	blob     []byte
+	err      error
+	hang     bool
+	half     chan struct{} // if there is one: a token is put in when half is out, and the rest comes after a second one
 }
 
 func (s *source) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	return &pb.StatusResponse{Version: s.version}, nil
+}
+
+func (s *source) Range(_ context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if s.lost || r.Serializable {
+		return nil, status.Error(codes.Unavailable, "etcdserver: no leader")
+	}
+	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: s.revision}}, nil
 }
 
 func (s *source) Authenticate(_ context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
@@ -83,6 +93,7 @@ func serveSource(t *testing.T, s *source, opts ...grpc.ServerOption) string {
 	server := grpc.NewServer(opts...)
 	pb.RegisterMaintenanceServer(server, s)
 	pb.RegisterAuthServer(server, s)
+	pb.RegisterKVServer(server, s)
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 	return l.Addr().String()
@@ -163,6 +174,56 @@ func TestSnapshotSaveFails(t *testing.T) {
 	}
 	if o := run(t, nil, "snapshot", "save", filepath.Join(path, "under a file"), "--endpoints", none); o.code != 1 {
 		t.Errorf("%+v", o)
+	}
+}
+
+// TestSnapshotSaveLags: what a server has that lags behind its cluster, or has none, is not taken for everything.
+func TestSnapshotSaveLags(t *testing.T) {
+	blob := contents(t, snapshotFile(t, 100, plain())) // of revision 101
+	path := filepath.Join(t.TempDir(), "saved.db")
+	level := serveSource(t, &source{blob: blob, revision: 101})
+	if o := run(t, []string{patient}, "snapshot", "save", path, "--endpoints", level); o.code != 0 {
+		t.Errorf("%+v", o)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for text, s := range map[string]*source{
+		"its snapshot has revision 101, and 102 was acknowledged": {blob: blob, revision: 102},
+		"no leader": {blob: blob, lost: true},
+	} {
+		address := serveSource(t, s)
+		o := run(t, []string{patient}, "snapshot", "save", path, "--endpoints", address)
+		if o.code != 1 || !strings.Contains(o.stderr, text) || !strings.Contains(o.stderr, "--lost-quorum") {
+			t.Errorf("want %q: %+v", text, o)
+		}
+		dir := t.TempDir()
+		o = run(t, []string{patient}, "backup", "--backup-dir", dir, "--endpoints", address)
+		if o.code != 1 || !strings.Contains(o.stderr, text) {
+			t.Errorf("want %q: %+v", text, o)
+		}
+		to := filepath.Join(t.TempDir(), "migrated.db")
+		o = run(t, nil, "migrate", "--from", "http://"+address, "--to", "snapshot:"+to)
+		if o.code != 1 || !strings.Contains(o.stderr, text) || !strings.Contains(o.stderr, "--lost-quorum") {
+			t.Errorf("want %q: %+v", text, o)
+		}
+		for _, below := range []string{filepath.Dir(path), dir, filepath.Dir(to)} {
+			if left, err := os.ReadDir(below); err != nil || len(left) > 0 {
+				t.Errorf("%s: %v, %v", text, left, err)
+			}
+		}
+		if o := run(t, []string{patient}, "snapshot", "save", path, "--lost-quorum", "--endpoints", address); o.code != 0 || !bytes.Equal(contents(t, path), blob) {
+			t.Errorf("%+v", o)
+		}
+		if o := run(t, []string{patient}, "backup", "--backup-dir", dir, "--lost-quorum", "--endpoints", address); o.code != 0 {
+			t.Errorf("%+v", o)
+		}
+		if o := run(t, nil, "migrate", "--from", "http://"+address, "--to", "snapshot:"+to, "--lost-quorum"); o.code != 0 {
+			t.Errorf("%+v", o)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -1,9 +1,11 @@
 package kine
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -54,18 +56,60 @@ func TestFillFails(t *testing.T) {
 	}
 }
 
-// TestPostgresURL: without a database it is kine's usual one, and no error has a password.
-func TestPostgresURL(t *testing.T) {
-	for source, want := range map[string]string{
-		"postgres://u:p@h":                 "postgres://u:p@h/kubernetes",
-		"postgres://u:p@h/?sslmode=x":      "postgres://u:p@h/kubernetes?sslmode=x",
-		"postgres://u:p%25@h:1/K3s?a=b%26": "postgres://u:p%25@h:1/k3s?a=b%26",
-	} {
-		if got, err := postgresURL(source); got != want || err != nil {
-			t.Errorf("%s is %s, %v, and not %s", source, got, err, want)
+// TestOpenLeaves: what SQLite leaves beside a database in WAL mode that was read is empty and belongs to the database's owner, so that nobody is kept from it.
+func TestOpenLeaves(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	if err := Fill(t.Context(), SQLite, path, one); err != nil {
+		t.Fatal(err)
+	}
+	d, err := open(t.Context(), SQLite, sqliteURI(path, "mode=rw&_journal_mode=WAL"))
+	if err == nil {
+		_, err = d.db.ExecContext(t.Context(), `UPDATE kine SET lease = 1`)
+		err = errors.Join(err, d.Close())
+	}
+	if err == nil && os.Geteuid() == 0 {
+		err = os.Chown(path, 65534, 65534)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := contents(t, path)
+	db, err := Open(t.Context(), SQLite, path)
+	if err == nil {
+		err = errors.Join(db.All(t.Context(), func(*Change) error { return nil }), db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(contents(t, path), before) {
+		t.Error("reading has changed the database")
+	}
+	owner := owned(t, path)
+	for _, beside := range []string{"-wal", "-shm"} {
+		info, err := os.Stat(path + beside)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil || owned(t, path+beside) != owner || beside == "-wal" && info.Size() > 0 {
+			t.Errorf("%s: %v, %v, of %d and not of %d", beside, info, err, owned(t, path+beside), owner)
 		}
 	}
-	if _, err := postgresURL("postgres://u:secret@h:port/x"); !errors.Is(err, errURL) {
-		t.Errorf("%v", err)
+}
+
+func contents(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return b
+}
+
+func owned(t *testing.T, path string) uint32 {
+	t.Helper()
+	var s syscall.Stat_t
+	if err := syscall.Stat(path, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s.Uid
 }

@@ -5,10 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
-	"github.com/go-sql-driver/mysql"
+	_ "github.com/go-sql-driver/mysql" // the driver mysql
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver pgx
 	_ "github.com/mattn/go-sqlite3"    // the driver sqlite3
 )
@@ -54,12 +53,6 @@ type State struct {
 	Rows int64
 }
 
-// defaultDatabase is the one that kine takes if none is named.
-const defaultDatabase = "kubernetes"
-
-// errURL says that a database's URL is none.
-var errURL = errors.New("kine: the URL of the database cannot be read; special characters in it must be escaped with %")
-
 // errTable says that a database has no table of kine's.
 var errTable = errors.New("there is no table kine, or it cannot be read")
 
@@ -87,24 +80,17 @@ func sqliteURI(path, params string) string {
 
 func open(ctx context.Context, dialect Dialect, source string) (*DB, error) {
 	driver := "sqlite3"
+	var err error
 	switch dialect {
 	case Postgres:
 		driver = "pgx"
-		url, err := postgresURL(source)
-		if err != nil {
-			return nil, err
-		}
-		source = url
+		source, err = postgresURL(source)
 	case MySQL:
 		driver = "mysql"
-		config, err := mysql.ParseDSN(source)
-		if err != nil {
-			return nil, fmt.Errorf("kine: the DSN is not user:password@tcp(host:port)/database: %w", err)
-		}
-		if config.DBName == "" {
-			config.DBName = defaultDatabase
-		}
-		source = config.FormatDSN()
+		source, err = mysqlDSN(source)
+	}
+	if err != nil {
+		return nil, err
 	}
 	db, err := sql.Open(driver, source)
 	if err == nil {
@@ -116,18 +102,6 @@ func open(ctx context.Context, dialect Dialect, source string) (*DB, error) {
 		return nil, fmt.Errorf("kine: open the database: %w", err)
 	}
 	return &DB{db, dialect}, nil
-}
-
-// postgresURL names the database as kine does where the URL names none, or one in capitals.
-func postgresURL(source string) (string, error) {
-	u, err := url.Parse(source)
-	if err != nil {
-		return "", errURL // the error would have the password
-	}
-	if u.Path = strings.ToLower(u.Path); strings.Trim(u.Path, "/") == "" {
-		u.Path = "/" + defaultDatabase
-	}
-	return u.String(), nil
 }
 
 // Close closes the database.

@@ -125,7 +125,7 @@ func (a *adoption) run(ctx context.Context) error {
 		return err
 	}
 	a.logger.Warn("the data of etcd have been taken over, and what comes is written to Keelson's alone; etcd's files are kept, for you to remove", "kept", a.path(AdoptedFrom))
-	return os.Remove(a.work.DataDir)
+	return removeHeld(a.work.DataDir)
 }
 
 // removeIf removes what was made while etcd's files are at their place still, and otherwise a directory that is empty.
@@ -133,7 +133,7 @@ func removeIf(all bool, dir string) error {
 	if all {
 		return os.RemoveAll(dir)
 	}
-	_ = os.Remove(dir)
+	_ = removeHeld(dir)
 	return nil
 }
 

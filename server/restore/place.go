@@ -43,7 +43,7 @@ func occupySpot(dir string) (*spot, error) {
 
 // leave removes the directories that have nothing in them and were made here.
 func (p *spot) leave() {
-	_ = os.Remove(p.work("")) // which removes no others
+	_ = removeHeld(p.work("")) // which removes no others
 	if p.made {
 		_ = os.Remove(p.dir)
 	}

@@ -7,9 +7,12 @@ package snapshot
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/crc64"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -61,42 +64,100 @@ func New(o Options) *Maker {
 
 // Open makes a snapshot of a moment after the call came. It waits for another one that is being made. Its file has no name any more and is gone when it is closed.
 func (m *Maker) Open(ctx context.Context) (*etcdfile.Stream, error) {
-	stream, _, err := m.Take(ctx)
-	return stream, err
+	f, err := m.take(ctx)
+	return f.stream, err
 }
 
-// Take is Open, and tells the last revision that the snapshot has.
+// ErrAltered says that a file has not got what was written to it.
+var ErrAltered = errors.New("snapshot: what was read back is not what was written")
+
+// Take is Open, reads the whole file back, and tells the last revision that it has. The sha256 that a snapshot ends with is made as it is read, and so of whatever has become of the file.
 func (m *Maker) Take(ctx context.Context) (_ *etcdfile.Stream, revision int64, _ error) {
+	f, err := m.take(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := f.check(ctx); err != nil {
+		return nil, 0, errors.Join(err, f.stream.Close())
+	}
+	return f.stream, f.revision, nil
+}
+
+func (m *Maker) take(ctx context.Context) (file, error) {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
 	case <-ctx.Done():
-		return nil, 0, ctx.Err()
+		return file{}, ctx.Err()
 	}
 	start := time.Now()
 	if err := os.MkdirAll(m.o.Dir, 0o700); err != nil {
-		return nil, 0, fmt.Errorf("snapshot: %w", err)
+		return file{}, fmt.Errorf("snapshot: %w", err)
 	}
 	dir, err := os.MkdirTemp(m.o.Dir, prefix)
 	if err != nil {
-		return nil, 0, fmt.Errorf("snapshot: %w", err)
+		return file{}, fmt.Errorf("snapshot: %w", err)
 	}
-	stream, revision, err := m.make(ctx, filepath.Join(dir, "db"))
+	f, err := m.make(ctx, filepath.Join(dir, "db"))
 	if rerr := os.RemoveAll(dir); rerr != nil {
 		m.o.Logger.Warn("a snapshot's file could not be removed", "path", dir, "error", rerr)
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("snapshot: %w", err)
+		return file{}, fmt.Errorf("snapshot: %w", err)
 	}
-	m.o.Logger.Info("made a database snapshot", "total-bytes", stream.Size(), "took", time.Since(start))
-	return stream, revision, nil
+	m.o.Logger.Info("made a database snapshot", "total-bytes", f.stream.Size(), "took", time.Since(start))
+	return f, nil
+}
+
+// file is one that was made.
+type file struct {
+	stream   *etcdfile.Stream
+	revision int64
+	sum      rowSum // of what was written
+}
+
+// check reads it back.
+func (f *file) check(ctx context.Context) error {
+	sum := newRowSum()
+	meta, err := f.stream.Check(func(r etcdfile.Row) error {
+		sum.add(r)
+		return ctx.Err()
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("snapshot: %w", err)
+	case sum.n != f.sum.n || sum.Sum64() != f.sum.Sum64() || meta.Revision != f.revision:
+		return fmt.Errorf("%w: %d rows up to revision %d, and not %d up to %d, or others", ErrAltered, sum.n, meta.Revision, f.sum.n, f.revision)
+	}
+	return nil
+}
+
+// rowSum sums up rows.
+type rowSum struct {
+	hash.Hash64
+	n int64
+}
+
+func newRowSum() rowSum { return rowSum{Hash64: crc64.New(crc64.MakeTable(crc64.ECMA))} }
+
+func (s *rowSum) add(r etcdfile.Row) {
+	var head [25]byte
+	binary.BigEndian.PutUint64(head[0:], uint64(r.Main))
+	binary.BigEndian.PutUint64(head[8:], uint64(r.Sub))
+	binary.BigEndian.PutUint64(head[16:], uint64(len(r.KeyValue)))
+	if r.Tombstone {
+		head[24] = 1
+	}
+	s.Write(head[:]) // which does not fail
+	s.Write(r.KeyValue)
+	s.n++
 }
 
 // Write makes a snapshot as a file at a path where there is none. It has no hash yet.
 func (m *Maker) Write(ctx context.Context, path string) error {
-	stream, _, err := m.make(ctx, path)
+	f, err := m.make(ctx, path)
 	if err == nil {
-		err = stream.Close()
+		err = f.stream.Close()
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
@@ -104,7 +165,7 @@ func (m *Maker) Write(ctx context.Context, path string) error {
 	return nil
 }
 
-func (m *Maker) make(ctx context.Context, path string) (_ *etcdfile.Stream, revision int64, _ error) {
+func (m *Maker) make(ctx context.Context, path string) (f file, _ error) {
 	var w *etcdfile.Writer
 	defer func() {
 		if w != nil {
@@ -121,25 +182,29 @@ func (m *Maker) make(ctx context.Context, path string) (_ *etcdfile.Stream, revi
 		if w, err = etcdfile.Create(path); err != nil {
 			return nil, err
 		}
+		f.sum = newRowSum()
 		return func(r *mvcc.Row) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return w.Add(etcdfile.Row{Revision: etcdfile.Revision{Main: r.Main, Sub: int64(r.Sub)}, Tombstone: r.Tombstone, KeyValue: r.KeyValue})
+			row := etcdfile.Row{Revision: etcdfile.Revision{Main: r.Main, Sub: int64(r.Sub)}, Tombstone: r.Tombstone, KeyValue: r.KeyValue}
+			f.sum.add(row)
+			return w.Add(row)
 		}, nil
 	})
 	if err != nil {
-		return nil, 0, err
+		return f, err
 	}
 	meta, err := m.meta(state)
 	if err != nil {
-		return nil, 0, err
+		return f, err
 	}
 	if err := w.Finish(meta); err != nil {
-		return nil, 0, err
+		return f, err
 	}
-	stream, err := etcdfile.OpenStream(path)
-	return stream, state.Rev, err
+	f.stream, err = etcdfile.OpenStream(path)
+	f.revision = state.Rev
+	return f, err
 }
 
 // meta is what a file has beside its rows.

@@ -301,3 +301,48 @@ func TestSnapshotGivenUp(t *testing.T) {
 	}
 	vacant(t, dir)
 }
+
+// TestTakeReadsBack: a file that has become another one since it was written is no backup, and what is sound comes whole after it was read back.
+func TestTakeReadsBack(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		alter func(b []byte) []byte
+		want  error
+	}{
+		{"nothing", func(b []byte) []byte { return b }, nil},
+		{"value", func(b []byte) []byte { return bytes.Replace(b, []byte("k7"), []byte("k8"), 1) }, ErrAltered},
+		{"page", func(b []byte) []byte { clear(b[len(b)/2 : len(b)/2+4096]); return b }, etcdfile.ErrDamaged},
+	} {
+		m := maker(t.TempDir(), giving(t, 1000))
+		path := filepath.Join(t.TempDir(), "db")
+		f, err := m.make(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(path, c.alter(b), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.check(t.Context()); !errors.Is(err, c.want) {
+			t.Errorf("with another %s: %v", c.name, err)
+		}
+		all, err := io.ReadAll(f.stream)
+		if err != nil || int64(len(all)) != f.stream.Size() {
+			t.Errorf("%s: %d bytes of %d, %v", c.name, len(all), f.stream.Size(), err)
+		}
+		if err := f.stream.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	m := maker(t.TempDir(), giving(t, 1000))
+	stream, revision, err := m.Take(t.Context())
+	if err != nil || revision != 1000 {
+		t.Fatalf("%d, %v", revision, err)
+	}
+	if err := stream.Close(); err != nil {
+		t.Error(err)
+	}
+}

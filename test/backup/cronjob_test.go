@@ -87,7 +87,8 @@ func TestCronJob(t *testing.T) {
 		Spec struct {
 			JobTemplate struct {
 				Spec struct {
-					Template struct {
+					ActiveDeadlineSeconds int
+					Template              struct {
 						Spec struct {
 							InitContainers, Containers []container
 							Volumes                    []struct{ Name string }
@@ -99,6 +100,9 @@ func TestCronJob(t *testing.T) {
 	}
 	if err := yaml.Unmarshal(text, &job); err != nil {
 		t.Fatal(err)
+	}
+	if job.Spec.JobTemplate.Spec.ActiveDeadlineSeconds == 0 {
+		t.Error("a job that hangs keeps all later ones away")
 	}
 	pod := job.Spec.JobTemplate.Spec.Template.Spec
 

@@ -92,7 +92,7 @@ func TestNoRoom(t *testing.T) {
 	n := start(t, launch.Options{Flags: append(p.flags, "--snapshot-dir="+temp, "--backup-schedule=@every 1s")})[0]
 	until(t, "one is made", func() bool { return n.metric(t, made) >= 1 })
 	stop := load(t, n)
-	until(t, "none is begun", func() bool { return strings.Contains(n.LogTail(), "no room to make a snapshot") })
+	until(t, "none is begun", func() bool { return strings.Contains(n.LogTail(), "there is no room") })
 	stop()
 	if n.metric(t, "keelson_backup_last_result") != 0 {
 		t.Error("the metrics do not tell that it failed")

@@ -566,16 +566,24 @@ func TestAway(t *testing.T) {
 	p.sound(t)
 }
 
-// TestRefusedAtStart: what can never work is told before the server serves.
-func TestRefusedAtStart(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+// TestDirectoryAway: a server serves though it cannot write its backups, tells it, and makes them when it can.
+func TestDirectoryAway(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "mounted")
+	p := place{target: backup.AtDir(filepath.Join(above, "backups")), flags: []string{"--backup-dir=" + filepath.Join(above, "backups")}}
+	n := start(t, launch.Options{Flags: append(p.flags, "--backup-schedule=@every 1s")})[0]
+	until(t, "a backup fails", func() bool { return n.metric(t, failed) >= 1 })
+	if err := os.Mkdir(above, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	until(t, "a backup is made", func() bool { return n.metric(t, made) >= 1 })
+	p.sound(t)
+}
+
+// TestRefusedAtStart: what can never work is told before the server serves.
+func TestRefusedAtStart(t *testing.T) {
 	for says, flags := range map[string][]string{
 		"--backup-schedule":                  {"--backup-schedule=0 25 * * *", "--backup-dir=" + t.TempDir()},
 		"it never comes":                     {"--backup-schedule=0 0 31 2 *", "--backup-dir=" + t.TempDir()},
-		"not a directory":                    {"--backup-schedule=@daily", "--backup-dir=" + file},
 		"backups have one place":             {"--backup-schedule=@daily", "--backup-dir=" + t.TempDir(), "--backup-s3-bucket=b"},
 		"no credentials":                     {"--backup-schedule=@daily", "--backup-s3-bucket=backups", "--backup-s3-endpoint=http://127.0.0.1:1"},
 		"the endpoint of the bucket is no":   {"--backup-schedule=@daily", "--backup-s3-bucket=backups", "--backup-s3-endpoint=ftp://127.0.0.1:1"},

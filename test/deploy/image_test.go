@@ -64,6 +64,15 @@ func TestImageRoot(t *testing.T) {
 	if out := run(t, root, "etcdutl", "snapshot", "status", "/tmp/snapshot.db"); !strings.Contains(out, ", ") {
 		t.Errorf("snapshot status says %s", out)
 	}
+	// Whoever it runs as can be where it begins.
+	anybody := under(root, "keelson", "version")
+	anybody.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+	if err := os.Chmod(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := anybody.CombinedOutput(); err != nil {
+		t.Errorf("as nobody: %v: %s", err, out)
+	}
 	// Names of hosts and of users: a Postgres client wants both. Nobody listens on the discard port.
 	out, err := under(root, "keelson", "check", "--datastore", "postgres://keelson.test:9/kubernetes?sslmode=disable").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "127.0.0.1:9") {

@@ -57,6 +57,15 @@ func TestUnit(t *testing.T) {
 	if opts := load(t, config.Input{Environ: slices.Concat(environ, given)}); opts.ListenClientURLs.String() != "http://127.0.0.1:2379" {
 		t.Errorf("%q is read as %+v", given, opts)
 	}
+	// With its lines about a directory, backups are made where the unit may write.
+	var backups []string
+	for _, m := range regexp.MustCompile(`(?m)^#(ETCD_BACKUP_(?:SCHEDULE|KEEP|DIR)=.*)$`).FindAllStringSubmatch(variables, -1) {
+		backups = append(backups, m[1])
+	}
+	opts := load(t, config.Input{Environ: slices.Concat(environ, given, backups)})
+	if opts.BackupSchedule == "" || opts.BackupKeep == 0 || !strings.Contains(read(t, "systemd/keelson.service"), "\nReadWritePaths=-"+opts.BackupDir+"\n") {
+		t.Errorf("%q is read as %+v", backups, opts)
+	}
 	var help strings.Builder
 	if err := config.Help(&help); err != nil {
 		t.Fatal(err)
