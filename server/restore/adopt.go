@@ -92,7 +92,8 @@ func (a *adoption) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	case p.own, !p.etcd && !p.aside:
-		return nil // what else is in the way the server will say
+		_ = os.Remove(a.work.DataDir) // which a kill may have left at the very end, and which removes only an empty one
+		return nil                    // what else is in the way the server will say
 	}
 	release, err := hold(a.work.DataDir)
 	if err != nil {

@@ -67,8 +67,16 @@ func TestAdopt(t *testing.T) {
 	if err := k.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	// What a kill at the very end leaves is removed.
+	work := filepath.Join(dir, "data", "adopting")
+	if err := os.Mkdir(work, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := k.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Lstat(work); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is there: %v", work, err)
 	}
 	if k.revision() != rev || k.hash(rev) != hash {
 		t.Errorf("after a restart revision %d, %s; it was %d, %s", k.revision(), k.hash(rev), rev, hash)
