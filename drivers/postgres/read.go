@@ -322,7 +322,8 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 	return nil
 }
 
-// Size implements drivers.Sizer. Postgres counts live and dead rows as it goes, so what is in use is an estimate.
+// Size implements drivers.Sizer. Postgres counts live and dead rows as it goes, so what is in use is an estimate. What is free since dead rows were removed counts
+// as in use.
 func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
 	err = l.read(ctx, func(ctx context.Context, c *pgconn.PgConn) error {
 		return query(ctx, c, statement{sql: l.sql.size}, func(row [][]byte) error {
@@ -340,6 +341,13 @@ func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
 	}
 	return total, max(inUse, min(total, 8192)), nil
 }
+
+// Needs implements drivers.Estimator: what rows and their places in the index take, and a fifth for what pages do not fill and what is dead until autovacuum
+// has been there.
+func (l *Log) Needs(entries, bytes int64) int64 { return (bytes + rowBytes*entries) * 6 / 5 }
+
+// rowBytes is what a row takes besides its key and value: its head, the other columns, and its place in the index.
+const rowBytes = 110
 
 const sizeSQL = `SELECT pg_total_relation_size(o) + pg_total_relation_size('{schema}.head'::regclass) + pg_total_relation_size('{schema}.servers'::regclass),
 	pg_stat_get_live_tuples(o), pg_stat_get_dead_tuples(o) FROM (SELECT '{schema}.log'::regclass::oid AS o) log`
