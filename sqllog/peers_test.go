@@ -455,7 +455,7 @@ func (f *fleet) checkLive() {
 		return
 	}
 	seen := f.servers[0].Index()
-	ix, err := (&Store{log: f.mem.Open(), opts: Options{Logger: f.servers[0].opts.Logger}}).load(context.Background())
+	ix, err := (&Store{log: f.mem.Open(), opts: f.servers[0].opts}).load(context.Background(), func([]mvcc.Freed) {})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -128,5 +128,20 @@ func (b *Builder) TakeGarbage() []Freed {
 	return g
 }
 
+// Versions counts the versions of keys, and the bytes of their keys and values. It walks the whole index.
+func (ix *Index) Versions() (n, bytes int64) {
+	for key, rec := range ix.keys.all(Everything) {
+		v, older := &rec.Version, rec.older
+		for {
+			n, bytes = n+1, bytes+int64(len(key))+int64(v.Size)
+			if older == nil {
+				break
+			}
+			v, older = &older.Version, older.prev
+		}
+	}
+	return n, bytes
+}
+
 // Garbage is the number of superseded entries that are not key-value.
 func (ix *Index) Garbage() int { return ix.garbage.size() }
