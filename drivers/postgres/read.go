@@ -203,13 +203,17 @@ func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
 	if s.opts.Times {
 		sql = l.sql.times
 	}
-	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(metaRows)}}, s.add)
-	if len(s.entries) == metaRows {
-		s.next = s.entries[metaRows-1].Position
+	most := s.most()
+	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(most)}}, s.add)
+	if n := int64(len(s.entries)); n == most {
+		s.next = s.entries[n-1].Position
 	}
 	s.cut()
 	return err
 }
+
+// most is how many rows are asked for without their values: no more than may be wanted. Where there are holes others come along, which are left out.
+func (s *slice) most() int64 { return min(metaRows, s.opts.UpTo-s.opts.After) }
 
 // cut leaves out what lies beyond the last position wanted.
 func (s *slice) cut() {
