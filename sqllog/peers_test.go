@@ -37,7 +37,7 @@ func newFleet(t *testing.T, n int) *fleet {
 // join starts another server, which is not the keeper.
 func (f *fleet) join() *server {
 	p := new(peers)
-	s := start(f.t, f.mem, func(o *Options) { o.Peers = p })
+	s := start(f.t, f.mem, func(o *Options) { o.Peers, o.loadAtOnce = p, 20 })
 	f.servers, f.peers = append(f.servers, s), append(f.peers, p)
 	return s
 }
