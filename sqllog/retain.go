@@ -204,11 +204,10 @@ func (s *Store) due(ctx context.Context) int64 {
 	}
 	s.retention.note(ix.End.Position)
 	bound := s.retention.bound()
-	if s.opts.Pressed != nil && s.opts.Pressed(ctx, s.needed) {
-		if quarter := s.backlog.waiting.quarter(); quarter > bound {
-			s.opts.Logger.Warn("the database is nearly as large as its quota allows: less of its history is kept than --history-retention asks for")
-			return quarter
-		}
+	// Asked only where there is something to give: asking may take a while.
+	if quarter := s.backlog.waiting.quarter(); quarter > bound && s.opts.Pressed != nil && s.opts.Pressed(ctx, s.needed) {
+		s.opts.Logger.Warn("the database is nearly as large as its quota allows: less of its history is kept than --history-retention asks for")
+		return quarter
 	}
 	return bound
 }
