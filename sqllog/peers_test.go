@@ -69,7 +69,7 @@ func (f *fleet) superseded(upTo int64) []int64 {
 		f.t.Fatal(err)
 	}
 	b.Settle()
-	freed := mvcc.Positions(superseded(b, upTo))
+	freed := mvcc.Positions(b.TakeSuperseded(upTo))
 	slices.Sort(freed)
 	return slices.DeleteFunc(slices.Compact(freed), func(p int64) bool { return !present[p] })
 }

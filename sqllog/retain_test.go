@@ -74,7 +74,7 @@ func (k *keeping) check(early, late time.Duration) {
 	}
 	end := int64(len(k.ever))
 	superseding := map[int64]int64{}
-	for _, f := range superseded(b, end) {
+	for _, f := range b.TakeSuperseded(end) {
 		superseding[f.Position] = f.By
 	}
 	for p := int64(1); p <= end; p++ {

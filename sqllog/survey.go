@@ -104,15 +104,3 @@ func (s *Store) survey(ctx context.Context, rest func(context.Context) error) er
 	s.opts.Logger.Info("surveyed the log for what is to be scrubbed", "entries", found.waiting.all().Entries)
 	return nil
 }
-
-// superseded gives all entries that are not needed, in no order and possibly repeated, and takes them out of what a builder
-// has built, up to a position.
-func superseded(b *mvcc.Builder, position int64) (freed []mvcc.Freed) {
-	ix := b.Index(drivers.End{Position: position})
-	for from, more := "", ix.Compact > 0; more; {
-		keys, next := ix.Prunable(from, ix.Compact, visitedKeys)
-		freed = append(freed, b.Prune(keys, ix.Compact)...)
-		from, more = next, next != ""
-	}
-	return append(freed, b.TakeGarbage()...)
-}

@@ -31,7 +31,7 @@ func (s *Store) loadFreed(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.
 		return nil, err
 	}
 	b := ix.Edit(false)
-	freed(superseded(b, ix.End.Position))
+	freed(b.TakeSuperseded(ix.End.Position))
 	return b.Index(ix.End), nil
 }
 
@@ -65,7 +65,7 @@ func (s *Store) load(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.Index
 		}
 		last = entries[len(entries)-1].Position
 		if loaded += len(entries); loaded >= max(s.opts.loadAtOnce, b.Keys()) {
-			freed(superseded(b, last))
+			freed(b.TakeSuperseded(last))
 			loaded = 0
 		}
 	}
