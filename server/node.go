@@ -126,7 +126,7 @@ func (n *Node) pressed(ctx context.Context, needed func() (entries, bytes int64)
 	if quota <= 0 {
 		return false
 	}
-	reaches := func(size int64, percent int64) bool { return size/percent >= quota/100 }
+	reaches := func(size, percent int64) bool { return size/percent >= quota/100 }
 	total, inUse, err := n.log.Size(ctx)
 	if err != nil {
 		return false

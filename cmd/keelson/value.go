@@ -33,7 +33,7 @@ const decoderName = "keelson-kube"
 // decoder shows values. Those of Kubernetes' own types go through decoderName, if it is there: it is started once, and given one value after the other.
 type decoder struct {
 	path     string        // of the program; empty if there is none, or it is of no use
-	patience time.Duration // with an answer, and with its end
+	patience time.Duration // with an answer, and, for endPatience at most, with its end
 	deaths   int           // since its last answer
 	cmd      *exec.Cmd
 	in       io.WriteCloser
@@ -43,6 +43,7 @@ type decoder struct {
 const (
 	// decoderPatience is what the program may take for a value: the largest takes less than a second.
 	decoderPatience = 30 * time.Second
+	endPatience     = 2 * time.Second
 	// mostDeaths is how often the program may end without an answer in between before it is given up: it may be one value that it does not get over.
 	mostDeaths = 3
 )
@@ -71,15 +72,15 @@ func (d *decoder) close() {
 		return
 	}
 	d.in.Close()
-	defer d.atMost()()
+	defer d.atMost(min(d.patience, endPatience))()
 	_ = d.cmd.Wait() // it was of no use if it failed
 	d.cmd = nil
 }
 
 // atMost ends the program if what is begun takes too long.
-func (d *decoder) atMost() (ended func() bool) {
+func (d *decoder) atMost(patience time.Duration) (ended func() bool) {
 	process := d.cmd.Process
-	return time.AfterFunc(d.patience, func() { _ = process.Kill() }).Stop
+	return time.AfterFunc(patience, func() { _ = process.Kill() }).Stop
 }
 
 // show gives a value as text, as YAML if it is an object.
@@ -161,7 +162,7 @@ var errNotDecoded = errors.New("not decoded")
 const maxAnswer = 256 << 20
 
 func (d *decoder) exchange(value []byte) (string, error) {
-	defer d.atMost()()
+	defer d.atMost(d.patience)()
 	if _, err := d.in.Write(binary.BigEndian.AppendUint32(nil, uint32(len(value)))); err != nil {
 		return "", err
 	}
