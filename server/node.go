@@ -112,11 +112,12 @@ func (n *Node) prepare(ctx context.Context) error {
 	return n.bind()
 }
 
-// pressedAt is the part of the quota, in percent, from which on history is kept for a shorter time than was asked for; and fullAt is that from which on it is also where what is
-// free in the database is not known: NOSPACE would come next, and it knows of no free space either.
+// pressedAt is the part of the quota, in percent, from which on history is kept for a shorter time than was asked for. Where what is free in the database is an estimate, that is
+// trusted less from fullAt on, when NOSPACE would come next, which knows of no free space: what the entries need is to be no more than halfFull then.
 const (
 	pressedAt = 80
 	fullAt    = 95
+	halfFull  = 50
 )
 
 // pressed tells whether the database is nearly as large as its quota allows. What is free in it counts as room; where that is not known, what is more than the entries need does:
@@ -132,7 +133,14 @@ func (n *Node) pressed(ctx context.Context, needed func() (entries, bytes int64)
 		return false
 	}
 	if e, ok := n.log.(drivers.Estimator); ok {
-		return reaches(total, pressedAt) && (reaches(total, fullAt) || reaches(e.Needs(needed()), pressedAt))
+		if !reaches(total, pressedAt) {
+			return false
+		}
+		most := int64(pressedAt)
+		if reaches(total, fullAt) {
+			most = halfFull
+		}
+		return reaches(e.Needs(needed()), most)
 	}
 	return reaches(inUse, pressedAt)
 }

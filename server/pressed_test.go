@@ -30,16 +30,17 @@ func TestPressed(t *testing.T) {
 		bytes int64 // of 1,000 entries
 		want  bool
 	}{
-		"below":                      {sized{total: 790_000, inUse: 790_000}, quota, 0, false},
-		"above":                      {sized{total: 800_000, inUse: 800_000}, quota, 0, true},
-		"free":                       {sized{total: 990_000, inUse: 790_000}, quota, 0, false},
-		"no quota":                   {sized{total: 990_000, inUse: 990_000}, -1, 0, false},
-		"no answer":                  {sized{total: 990_000, inUse: 990_000, err: errors.New("no answer")}, quota, 0, false},
-		"estimated, below":           {estimated{sized{total: 790_000, inUse: 790_000}}, quota, 900_000, false},
-		"estimated, free":            {estimated{sized{total: 940_000, inUse: 940_000}}, quota, 780_000, false},
-		"estimated, needed":          {estimated{sized{total: 940_000, inUse: 940_000}}, quota, 790_000, true},
-		"estimated, dead for a time": {estimated{sized{total: 940_000, inUse: 500_000}}, quota, 790_000, true},
-		"estimated, nearly full":     {estimated{sized{total: 950_000, inUse: 950_000}}, quota, 100_000, true},
+		"below":                        {sized{total: 790_000, inUse: 790_000}, quota, 0, false},
+		"above":                        {sized{total: 800_000, inUse: 800_000}, quota, 0, true},
+		"free":                         {sized{total: 990_000, inUse: 790_000}, quota, 0, false},
+		"no quota":                     {sized{total: 990_000, inUse: 990_000}, -1, 0, false},
+		"no answer":                    {sized{total: 990_000, inUse: 990_000, err: errors.New("no answer")}, quota, 0, false},
+		"estimated, below":             {estimated{sized{total: 790_000, inUse: 790_000}}, quota, 900_000, false},
+		"estimated, free":              {estimated{sized{total: 940_000, inUse: 940_000}}, quota, 780_000, false},
+		"estimated, needed":            {estimated{sized{total: 940_000, inUse: 940_000}}, quota, 790_000, true},
+		"estimated, dead for a time":   {estimated{sized{total: 940_000, inUse: 500_000}}, quota, 790_000, true},
+		"estimated, nearly full":       {estimated{sized{total: 950_000, inUse: 950_000}}, quota, 490_000, true},
+		"estimated, much must be free": {estimated{sized{total: 990_000, inUse: 990_000}}, quota, 480_000, false},
 	} {
 		opts := config.Default()
 		opts.QuotaBackendBytes = c.quota
