@@ -12,7 +12,8 @@ import (
 // seats bounds how many calls of a kind there are at once. A client need not read: a pager may stand between it and its user. So a call that stands still does no harm
 // but for its seat, and has to give that up when another one waits for it.
 type seats struct {
-	most int
+	most     int
+	patience time.Duration
 
 	mu    sync.Mutex
 	calls map[*call]bool
@@ -43,14 +44,14 @@ var (
 )
 
 func newSeats(most int) *seats {
-	return &seats{most: most, calls: map[*call]bool{}, left: make(chan struct{})}
+	return &seats{most: most, patience: patience, calls: map[*call]bool{}, left: make(chan struct{})}
 }
 
 // enter takes a seat, waiting for one if need be.
 func (s *seats) enter(ctx context.Context) (*call, error) {
 	enough := time.NewTimer(waitMost)
 	defer enough.Stop()
-	look := time.NewTicker(lookEvery)
+	look := time.NewTicker(min(lookEvery, s.patience))
 	defer look.Stop()
 	for {
 		c, left := s.take()
@@ -84,7 +85,7 @@ func (s *seats) take() (*call, <-chan struct{}) {
 			still = c
 		}
 	}
-	if still != nil && time.Since(still.since) >= patience {
+	if still != nil && time.Since(still.since) >= s.patience {
 		still.ended = true
 		close(still.end)
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/server/history/historypb"
 	"github.com/keelson-io/keelson/sqllog"
@@ -152,4 +154,40 @@ func TestBusy(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// endless is a store with changes without end.
+type endless struct{ *fake }
+
+func (e endless) Changes(_ context.Context, _ sqllog.Extent, _ sqllog.Wanted, fn func([]sqllog.Change) error) (err error) {
+	for err == nil {
+		err = fn([]sqllog.Change{{Key: "k", Value: make([]byte, 1<<20)}})
+	}
+	return err
+}
+
+// TestUnreadConnection: so it is on a connection, which lasts.
+func TestUnreadConnection(t *testing.T) {
+	s := New(Options{Store: endless{aFake()}, Streams: 1})
+	s.changing.patience = 20 * time.Millisecond
+	c := clientOf(t, s)
+	open := func() historypb.History_ChangesClient {
+		stream, err := c.Changes(t.Context(), &historypb.ChangesRequest{Keys: &historypb.Range{Key: []byte("k")}})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+	unread := open()
+	open() // comes to its first message when the other one has been ended
+	var err error
+	for err == nil {
+		_, err = unread.Recv()
+	}
+	if status.Code(err) != codes.DeadlineExceeded {
+		t.Error(err)
+	}
 }

@@ -57,11 +57,16 @@ func (f *fake) Rewound(_ context.Context, _ sqllog.Extent, rev int64, w sqllog.W
 	return fn([]sqllog.Rewound{{Key: "k", Now: mvcc.Version{Main: 5, Create: 5, Count: 1}}, {Key: "l", LeaseEnded: true, Then: mvcc.Version{Main: 3, Create: 3, Count: 1}, Value: []byte("v")}})
 }
 
-func client(t *testing.T, f *fake) historypb.HistoryClient {
+func client(t *testing.T, f Store) historypb.HistoryClient {
+	t.Helper()
+	return clientOf(t, New(Options{Store: f, Cluster: 1, Member: 2, AtOnce: 1}))
+}
+
+func clientOf(t *testing.T, s *Service) historypb.HistoryClient {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	g := grpc.NewServer()
-	historypb.RegisterHistoryServer(g, New(Options{Store: f, Cluster: 1, Member: 2, AtOnce: 1}))
+	historypb.RegisterHistoryServer(g, s)
 	go g.Serve(l)
 	t.Cleanup(g.Stop)
 	conn, err := grpc.NewClient("passthrough:///", grpc.WithTransportCredentials(insecure.NewCredentials()),
