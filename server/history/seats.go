@@ -122,8 +122,9 @@ func (s *seats) attend(ctx context.Context, fn func(*call) error) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		defer c.leave()
-		done <- fn(c)
+		err := fn(c)
+		c.leave() // at first: who has the answer finds the seat free
+		done <- err
 	}()
 	select {
 	case err := <-done:

@@ -68,6 +68,12 @@ func (s *Service) rewoundTo(t *testing.T, r *reader) <-chan error {
 
 func history(store Store) *Service { return New(Options{Store: store, AtOnce: 1, Streams: 2}) }
 
+func (s *seats) taken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls)
+}
+
 func aFake() *fake { return &fake{extent: sqllog.Extent{Rev: 9, Compact: 6, Complete: 4}} }
 
 // TestUnreadDoesNoHarm: a client that does not read keeps nobody else waiting while there are seats, and may do so for as long as it likes.
@@ -118,7 +124,8 @@ func TestUnreadMakesRoom(t *testing.T) {
 		if err := <-rewind; err != errUnread {
 			t.Errorf("who does not read is told %v", err)
 		}
-		if n, m := len(s.changing.calls), len(s.rewind.calls); n != 0 || m != 0 || !s.turns.TryAcquire(1) {
+		synctest.Wait()
+		if n, m := s.changing.taken(), s.rewind.taken(); n != 0 || m != 0 || !s.turns.TryAcquire(1) {
 			t.Errorf("%d and %d seats are taken still, or the turn is", n, m)
 		}
 	})
