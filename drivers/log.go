@@ -129,6 +129,12 @@ type Sizer interface {
 	Size(ctx context.Context) (total, inUse int64, err error)
 }
 
+// Estimator is a Sizer that cannot tell what of its size is free: what is in use is as much as all of it, as a rule.
+type Estimator interface {
+	// Needs estimates what a log of so many entries, whose keys and values have so many bytes, takes on disk if it has no more free space than its database leaves.
+	Needs(entries, bytes int64) int64
+}
+
 // Defragmenter is a Log that can give free space back to the file system.
 type Defragmenter interface {
 	// Defragment gives back free space while reads and appends go on. It returns when the file is as

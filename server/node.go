@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/compact"
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/etcdv3"
@@ -111,17 +112,37 @@ func (n *Node) prepare(ctx context.Context) error {
 	return n.bind()
 }
 
-// pressedAt is the part of the quota, in percent, from which on history is kept for a shorter time than was asked for.
-const pressedAt = 80
+// pressedAt is the part of the quota, in percent, from which on history is kept for a shorter time than was asked for. Where what is free in the database is an estimate, that is
+// trusted less from fullAt on, when NOSPACE would come next, which knows of no free space: what the entries need is to be no more than halfFull then.
+const (
+	pressedAt = 80
+	fullAt    = 95
+	halfFull  = 50
+)
 
-// pressed tells whether the database is nearly as large as its quota allows. What is free in it counts as room.
-func (n *Node) pressed(ctx context.Context) bool {
+// pressed tells whether the database is nearly as large as its quota allows. What is free in it counts as room; where that is not known, what is more than the entries need does:
+// else history that has given way would give way over and over, since the database does not become smaller by it.
+func (n *Node) pressed(ctx context.Context, needed func() (entries, bytes int64)) bool {
 	quota := n.opts.QuotaBackendBytes
 	if quota <= 0 {
 		return false
 	}
-	_, inUse, err := n.log.Size(ctx)
-	return err == nil && inUse/pressedAt >= quota/100
+	reaches := func(size, percent int64) bool { return size/percent >= quota/100 }
+	total, inUse, err := n.log.Size(ctx)
+	if err != nil {
+		return false
+	}
+	if e, ok := n.log.(drivers.Estimator); ok {
+		if !reaches(total, pressedAt) {
+			return false
+		}
+		most := int64(pressedAt)
+		if reaches(total, fullAt) {
+			most = halfFull
+		}
+		return reaches(e.Needs(needed()), most)
+	}
+	return reaches(inUse, pressedAt)
 }
 
 // openLog opens the log that the options name.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
@@ -28,6 +29,8 @@ type Wanted struct {
 	Keys mvcc.Range
 	// Except are keys that are not meant.
 	Except []mvcc.Range
+	// Containing, if there is any, means only the keys that contain one of these.
+	Containing []string
 	// From and To are the first and the last revision; 0 is no bound.
 	From, To int64
 	// Newest gives the newest change first, otherwise the oldest.
@@ -39,7 +42,8 @@ type Wanted struct {
 }
 
 func (w *Wanted) has(key string) bool {
-	return w.Keys.Contains(key) && !slices.ContainsFunc(w.Except, func(r mvcc.Range) bool { return r.Contains(key) })
+	return w.Keys.Contains(key) && !slices.ContainsFunc(w.Except, func(r mvcc.Range) bool { return r.Contains(key) }) &&
+		(len(w.Containing) == 0 || slices.ContainsFunc(w.Containing, func(part string) bool { return strings.Contains(key, part) }))
 }
 
 // Extent says what the log has of history.
@@ -224,11 +228,14 @@ type windows struct {
 	after, upTo int64 // the current one
 }
 
-// Windows have so many positions, and grow as long as there is less than so many changes in one.
+// Windows have so many positions, and grow as long as there is less than so many changes in one. One in which the changes would take more than so many bytes,
+// by their keys and so much for each, ends before its time.
 const (
 	windowLeast   = 1 << 10
 	windowMost    = 1 << 15
 	windowChanges = 1000
+	windowBytes   = 4 << 20
+	changeBytes   = 128
 )
 
 func backward(lo, hi int64) *windows { return &windows{lo: lo, hi: hi, newest: true} }
@@ -254,6 +261,15 @@ func (w *windows) next(found int) bool {
 		w.lo = w.upTo
 	}
 	return true
+}
+
+// narrow ends the current window at a position: what is at the other side of it comes in the next one.
+func (w *windows) narrow(position int64) {
+	if w.newest {
+		w.after, w.hi = position, position
+	} else {
+		w.upTo, w.lo = position, position
+	}
 }
 
 // Changes gives the changes that are wanted, of those which the log has, to fn, in slices that are fn's to keep. fn's error ends it and is returned.
@@ -294,11 +310,17 @@ func (s *Store) Changes(ctx context.Context, e Extent, w Wanted, fn func([]Chang
 	return s.refused()
 }
 
-// window reads the changes of one window that are wanted, oldest first, without their values.
+// window reads the changes of one window that are wanted, oldest first, without their values. It narrows a window in which there is too much.
 func (s *Store) window(ctx context.Context, win *windows, w *Wanted) (changes []Change, err error) {
-	untimed := 0
+	untimed, bytes := 0, 0
 	err = s.log.Scan(ctx, drivers.ScanOptions{After: win.after, UpTo: win.upTo, Times: true}, func(entries []drivers.Entry) error {
 		for i := range entries {
+			if bytes >= windowBytes {
+				if win.narrow(entries[i].Position - 1); !win.newest {
+					return errEnough
+				}
+				changes, untimed, bytes = nil, 0, 0
+			}
 			r, err := mvcc.Decode(&entries[i])
 			if err != nil {
 				return err
@@ -306,6 +328,7 @@ func (s *Store) window(ctx context.Context, win *windows, w *Wanted) (changes []
 			for _, ev := range r.Changes {
 				if w.has(ev.Key) && ev.Main >= w.From && (w.To == 0 || ev.Main <= w.To) {
 					changes = append(changes, Change{Key: ev.Key, Version: ev.Version})
+					bytes += len(ev.Key) + changeBytes
 				}
 			}
 			if at := entries[i].Written; at != 0 {
@@ -316,6 +339,9 @@ func (s *Store) window(ctx context.Context, win *windows, w *Wanted) (changes []
 		}
 		return nil
 	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	if err == nil && untimed < len(changes) {
 		var at int64
 		at, err = s.writtenAfter(ctx, win.upTo)
@@ -393,6 +419,8 @@ type Rewound struct {
 	Value     []byte // at the revision
 	// Same is set if the value and the lease are what they were.
 	Same bool
+	// LeaseEnded is set if the lease that Then had is known to have ended since, whatever lease has its id by now.
+	LeaseEnded bool
 	// Written is when Then was, as in Change.
 	Written int64
 }
@@ -413,7 +441,7 @@ func (s *Store) Rewound(ctx context.Context, e Extent, rev int64, w Wanted, fn f
 	if err != nil {
 		return err
 	}
-	changed, err := s.changedIn(ctx, &w, start, e.end)
+	changed, ended, err := s.changedIn(ctx, &w, start, e.end)
 	if err != nil {
 		return err
 	}
@@ -449,6 +477,9 @@ func (s *Store) Rewound(ctx context.Context, e Extent, rev int64, w Wanted, fn f
 		if err != nil {
 			return err
 		}
+		for i := range some {
+			some[i].LeaseEnded = ended[some[i].Then.Lease]
+		}
 		if err := fn(some); err != nil {
 			return err
 		}
@@ -464,13 +495,13 @@ type changed struct {
 	known            bool // then is known, and zero if there was nothing
 }
 
-// changedIn finds the keys that are wanted which have changed behind a position.
-func (s *Store) changedIn(ctx context.Context, w *Wanted, after, upTo int64) (map[string]*changed, error) {
-	keys := map[string]*changed{}
+// changedIn finds the keys that are wanted which have changed behind a position, and the leases that have ended.
+func (s *Store) changedIn(ctx context.Context, w *Wanted, after, upTo int64) (keys map[string]*changed, ended map[int64]bool, err error) {
+	keys, ended = map[string]*changed{}, map[int64]bool{}
 	if after >= upTo {
-		return keys, nil
+		return keys, ended, nil
 	}
-	err := s.log.Scan(ctx, drivers.ScanOptions{After: after, UpTo: upTo}, func(entries []drivers.Entry) error {
+	err = s.log.Scan(ctx, drivers.ScanOptions{After: after, UpTo: upTo}, func(entries []drivers.Entry) error {
 		for i := range entries {
 			r, err := mvcc.Decode(&entries[i])
 			if err != nil {
@@ -491,13 +522,16 @@ func (s *Store) changedIn(ctx context.Context, w *Wanted, after, upTo int64) (ma
 				}
 				c.now = ev.Version
 			}
+			if r.Revoked != 0 {
+				ended[r.Revoked] = true
+			}
 		}
 		return nil
 	})
 	if errors.Is(err, ErrTooMany) {
-		return nil, ErrTooMany
+		return nil, nil, ErrTooMany
 	}
-	return keys, s.readFailedOr(ctx, err)
+	return keys, ended, s.readFailedOr(ctx, err)
 }
 
 // stateAt finds what keys were up to a position, going back from there.
@@ -510,7 +544,7 @@ func (s *Store) stateAt(ctx context.Context, keys map[string]*changed, position 
 	}
 	found := 0
 	for win := backward(0, position); unknown > 0 && win.next(found); {
-		changes, err := s.window(ctx, win, &Wanted{Keys: w.Keys, Except: w.Except})
+		changes, err := s.window(ctx, win, &Wanted{Keys: w.Keys, Except: w.Except, Containing: w.Containing})
 		if err != nil {
 			return err
 		}

@@ -337,3 +337,92 @@ func TestChangesOfARestoredLog(t *testing.T) {
 		k.stop()
 	})
 }
+
+// TestWindowsAreBounded: where a few entries have very many changes a window ends before its time, and nothing is missing, whichever way it is read.
+func TestWindowsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		const groups, each = 40, 500
+		long := strings.Repeat("x", 200)
+		for g := range groups {
+			txn := new(pb.TxnRequest)
+			for i := range each {
+				p := put(fmt.Sprintf("k%02d/%s/%d", g, long, i), "")
+				txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: p}})
+			}
+			k.must(txn)
+		}
+		k.note()
+		for g := range groups {
+			time.Sleep(time.Minute)
+			k.must(&pb.DeleteRangeRequest{Key: fmt.Appendf(nil, "k%02d/", g), RangeEnd: fmt.Appendf(nil, "k%02d0", g)})
+			k.note()
+		}
+		want := k.all()
+		for _, newest := range []bool{false, true} {
+			var got []Change
+			narrowed, last := 0, int64(0)
+			for win := (&windows{hi: k.extent().end, newest: newest}); win.next(len(got)); {
+				after, upTo := win.after, win.upTo
+				changes, err := k.window(t.Context(), win, &Wanted{Keys: mvcc.Everything})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if win.after != after || win.upTo != upTo {
+					narrowed++
+				}
+				if len(changes)*(len(long)+changeBytes) > windowBytes+each*(len(long)+changeBytes+10) {
+					t.Errorf("a window has %d changes", len(changes))
+				}
+				if newest {
+					slices.Reverse(changes)
+				}
+				got = append(got, changes...)
+				last = win.upTo
+			}
+			if newest {
+				slices.Reverse(got)
+			}
+			if narrowed == 0 || len(got) != len(want) {
+				t.Fatalf("newest first %v: %d windows were narrowed, the last up to %d, and %d changes found of %d", newest, narrowed, last, len(got), len(want))
+			}
+			for i := range got {
+				if got[i].Key != want[i].Key || got[i].Main != want[i].Main || got[i].Sub != want[i].Sub || got[i].Written != want[i].Written {
+					t.Fatalf("newest first %v: change %d is %d.%d of %d, want %d.%d of %d", newest, i, got[i].Main, got[i].Sub, got[i].Written, want[i].Main, want[i].Sub, want[i].Written)
+				}
+			}
+		}
+		k.stop()
+	})
+}
+
+// TestRewoundLeases: a lease that has ended is told as that, though there is another one of its id; one that goes on is not.
+func TestRewoundLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		for id := int64(1); id <= 2; id++ {
+			k.must(&pb.LeaseGrantRequest{ID: id, TTL: 60})
+			k.must(&pb.PutRequest{Key: fmt.Append(nil, "/a/ns/", id), Value: []byte("x"), Lease: id})
+		}
+		k.must(put("/a/other/1", "x"))
+		rev := k.Index().Rev
+		k.must(&pb.LeaseRevokeRequest{ID: 1})
+		k.must(&pb.LeaseGrantRequest{ID: 1, TTL: 60})
+		k.must(&mvcc.Renew{ID: 2})
+		k.must(&pb.DeleteRangeRequest{Key: []byte("/a/"), RangeEnd: []byte("/a0")})
+		k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+		k.prune()
+		got := map[string]bool{}
+		w := Wanted{Keys: mvcc.Everything, Containing: []string{"/none/", "/ns/"}}
+		err := k.Rewound(t.Context(), k.extent(), rev, w, func(some []Rewound) error {
+			for _, r := range some {
+				got[r.Key] = r.LeaseEnded
+			}
+			return nil
+		})
+		if ended, there := got["/a/ns/1"]; err != nil || len(got) != 2 || !there || !ended || got["/a/ns/2"] {
+			t.Errorf("%v: %v", got, err)
+		}
+		k.stop()
+	})
+}

@@ -37,7 +37,7 @@ func newFleet(t *testing.T, n int) *fleet {
 // join starts another server, which is not the keeper.
 func (f *fleet) join() *server {
 	p := new(peers)
-	s := start(f.t, f.mem, func(o *Options) { o.Peers = p })
+	s := start(f.t, f.mem, func(o *Options) { o.Peers, o.loadAtOnce = p, 20 })
 	f.servers, f.peers = append(f.servers, s), append(f.peers, p)
 	return s
 }
@@ -69,7 +69,7 @@ func (f *fleet) superseded(upTo int64) []int64 {
 		f.t.Fatal(err)
 	}
 	b.Settle()
-	freed := mvcc.Positions(superseded(b, upTo))
+	freed := mvcc.Positions(b.TakeSuperseded(upTo))
 	slices.Sort(freed)
 	return slices.DeleteFunc(slices.Compact(freed), func(p int64) bool { return !present[p] })
 }
@@ -455,7 +455,7 @@ func (f *fleet) checkLive() {
 		return
 	}
 	seen := f.servers[0].Index()
-	ix, err := (&Store{log: f.mem.Open(), opts: Options{Logger: f.servers[0].opts.Logger}}).load(context.Background())
+	ix, err := (&Store{log: f.mem.Open(), opts: f.servers[0].opts}).load(context.Background(), func([]mvcc.Freed) {})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -29,7 +29,8 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 	select {
 	case s.pruning <- struct{}{}:
 		defer func() {
-			s.kept.Store(&Kept{Entries: int64(s.backlog.waiting.len()), Bytes: s.backlog.waiting.size})
+			kept := s.backlog.waiting.all()
+			s.kept.Store(&kept)
 			<-s.pruning
 		}()
 	case <-ctx.Done():
@@ -66,11 +67,14 @@ func (s *Store) pruneOnce(ctx context.Context, rest func(context.Context) error)
 	if s.backlog.waiting.lacks(bound) {
 		s.backlog.whole = false
 	}
-	if err := s.survey(ctx); err != nil {
-		return 0, err
-	}
-	if err := s.pruneIndex(ctx, rest, s.backlog.add); err != nil {
-		return 0, err
+	// Once more if the log was loaded anew meanwhile: then something may be missing that is to be scrubbed before what was taken out of the index after it (S3).
+	for once := true; once || s.backlog.dropped != s.dropped.Load(); once = false {
+		if err := s.survey(ctx, rest); err != nil {
+			return 0, err
+		}
+		if err := s.pruneIndex(ctx, rest, s.backlog.add); err != nil {
+			return 0, err
+		}
 	}
 	s.backlog.sort(s.opts.Retain > 0)
 	s.backlog.positions = append(s.backlog.positions, s.backlog.waiting.take(bound)...)

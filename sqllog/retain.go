@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/drivers"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // With Options.Retain the log keeps what was superseded for a while after a compaction has freed it. Nothing else changes: the index is pruned
@@ -24,10 +25,13 @@ import (
 //	T3  The bound is where the log ended a retention ago by this process's monotonic clock. For the time before it was started the times of batches count, made
 //	    monotonic: one that is later than a later one's is that one's, and a step from one to the next counts for a 24th of the retention at most. So no
 //	    clock that has jumped frees what is to be kept, and servers whose clocks differ do no harm. What is lost by it are pauses: in doubt the log keeps more.
-//	T4  What waits is kept in mind in some bytes for each entry, and no more of it than waitingBytes: what was superseded last is forgotten first, and found
-//	    again by a survey of the log (survey.go) when it is due. So does a server find it that is started, or becomes the keeper.
+//	T4  What waits is kept in mind in some bytes for each entry, and no more of it than waitingBytes: what was superseded last is forgotten first, but for
+//	    how much it is, and found again by a survey of the log (survey.go) when it is due. So does a server find it that is started, or becomes the keeper.
 //	T5  Retention gives way to writing: while the NOSPACE alarm is raised everything is due that is free, and while Options.Pressed says so the oldest quarter
-//	    of what waits is. An operator who is told to compact, defragment and disarm gets the room by that.
+//	    of what waits is, known or forgotten. An operator who is told to compact, defragment and disarm gets the room by that.
+//	T6  What is no change of a key waits, too, though Changes never shows it: leases, their renewals, compactions, barriers. The scrub mark is one position, and says
+//	    that nothing above it is missing: were anything newer removed, Extent could not tell from which revision on all is there. Loading lives by it also: it is by
+//	    the compactions on the way that what is superseded goes before everything is in memory (load), and by the revocations that Rewound knows which leases have ended.
 //
 // On a shared log the keeper scrubs, so its retention counts. Members of a cluster by Raft scrub for themselves. All servers should be told the same.
 
@@ -200,11 +204,10 @@ func (s *Store) due(ctx context.Context) int64 {
 	}
 	s.retention.note(ix.End.Position)
 	bound := s.retention.bound()
-	if s.opts.Pressed != nil && s.opts.Pressed(ctx) {
-		if quarter := s.backlog.waiting.quarter(); quarter > bound {
-			s.opts.Logger.Warn("the database is nearly as large as its quota allows: less of its history is kept than --history-retention asks for")
-			return quarter
-		}
+	// Asked only where there is something to give: asking may take a while.
+	if quarter := s.backlog.waiting.quarter(); quarter > bound && s.opts.Pressed != nil && s.opts.Pressed(ctx, s.needed) {
+		s.opts.Logger.Warn("the database is nearly as large as its quota allows: less of its history is kept than --history-retention asks for")
+		return quarter
 	}
 	return bound
 }
@@ -222,15 +225,43 @@ func (s *Store) Due(ctx context.Context) bool {
 		return false
 	}
 	bound := s.due(ctx)
-	return s.backlog.waiting.first() <= bound || s.backlog.waiting.lacks(bound)
+	return s.backlog.waiting.due(bound) || s.backlog.waiting.lacks(bound)
 }
 
-// Kept is what the log has though a compaction has freed it, of what this server would scrub and knows of (T4).
+// needed is what the log has that is not superseded, or is kept: entries, and the bytes of keys and values.
+func (s *Store) needed() (entries, bytes int64) {
+	entries, bytes = s.index.Load().Versions()
+	k := s.backlog.waiting.all()
+	return entries + k.Entries, bytes + k.Bytes
+}
+
+// Kept is what the log has though a compaction has freed it, of what this server would scrub.
 type Kept struct {
 	Entries int64
 	// Bytes are those of keys and values.
 	Bytes int64
+	// Others are those of the entries that are no changes of keys (T6).
+	Others int64
 }
+
+// entryWeight is what an entry is taken to need beside its key and value, when it is said which part of what is kept is a quarter.
+const entryWeight = 96
+
+func (k *Kept) count(f mvcc.Freed) {
+	k.Entries++
+	k.Bytes += f.Size
+	if f.Size == 0 {
+		k.Others++
+	}
+}
+
+func (k *Kept) add(other Kept) {
+	k.Entries += other.Entries
+	k.Bytes += other.Bytes
+	k.Others += other.Others
+}
+
+func (k Kept) weight() int64 { return k.Bytes + entryWeight*k.Entries }
 
 // Kept tells what was kept when the last Prune had ended.
 func (s *Store) Kept() Kept {

@@ -74,7 +74,7 @@ func (k *keeping) check(early, late time.Duration) {
 	}
 	end := int64(len(k.ever))
 	superseding := map[int64]int64{}
-	for _, f := range superseded(b, end) {
+	for _, f := range b.TakeSuperseded(end) {
 		superseding[f.Position] = f.By
 	}
 	for p := int64(1); p <= end; p++ {
@@ -234,7 +234,13 @@ func TestRetainIsInvisible(t *testing.T) {
 func TestRetainGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pressed := false
-		k := keep(t, memory.NewStore(), func(o *Options) { o.Pressed = func(context.Context) bool { return pressed } })
+		var entries, bytes int64
+		k := keep(t, memory.NewStore(), func(o *Options) {
+			o.Pressed = func(_ context.Context, needed func() (int64, int64)) bool {
+				entries, bytes = needed()
+				return pressed
+			}
+		})
 		for i := range 101 {
 			k.must(put("k", fmt.Sprint(i)))
 		}
@@ -250,6 +256,10 @@ func TestRetainGivesWay(t *testing.T) {
 		if n := k.prune(); n != 26 {
 			t.Errorf("%d entries were scrubbed of 100, want a quarter", n)
 		}
+		// Those and the last one, with its value 100.
+		if entries != 101 || bytes != 101+10+2*90+3 {
+			t.Errorf("%d entries of %d bytes are needed", entries, bytes)
+		}
 		pressed = false
 		if n := k.prune(); n != 0 {
 			t.Errorf("%d entries were scrubbed without need", n)
@@ -264,8 +274,206 @@ func TestRetainGivesWay(t *testing.T) {
 		if got := k.Kept(); got != (Kept{}) {
 			t.Errorf("%+v are kept", got)
 		}
+		if k.Due(t.Context()) {
+			t.Error("nothing waits, and something is due")
+		}
 		k.stop()
 	})
+}
+
+// TestRetainGivesWayForgotten: the oldest quarter gives way also of what there is no room for in memory, until nothing is left.
+func TestRetainGivesWayForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore(), func(o *Options) { o.Pressed = func(context.Context, func() (int64, int64)) bool { return true } })
+		for i := range 400 {
+			k.must(put("k", fmt.Sprint(i)))
+		}
+		k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+		k.prune()
+		left := k.Kept().Entries
+		for rounds := 0; left > 0; rounds++ {
+			k.backlog.waiting.shrink(0) // nothing is known any more, but that it is there
+			if !k.Due(t.Context()) || rounds == 400 {
+				t.Fatalf("%d entries are kept after %d rounds, and nothing is due", left, rounds)
+			}
+			if k.prune() == 0 {
+				t.Fatalf("nothing was scrubbed in round %d", rounds)
+			}
+			now := k.Kept().Entries
+			if now >= left {
+				t.Fatalf("%d entries are kept after %d", now, left)
+			}
+			left = now
+		}
+		checkLog(t, k.mem)
+		k.stop()
+	})
+}
+
+// TestRetainSurveyed: what a survey finds is not counted twice, though it was in the index, too.
+func TestRetainSurveyed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		for i := range 100 {
+			k.must(put("k", fmt.Sprint(i)))
+		}
+		k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+		k.backlog.whole = false
+		k.prune()
+		if got := k.Kept().Entries; got != 99 || !k.backlog.whole {
+			t.Errorf("%d entries are kept of 99", got)
+		}
+		k.stop()
+	})
+}
+
+// TestRetainCountsOthers: what is no change of a key waits, too, and is counted.
+func TestRetainCountsOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		k.must(&pb.LeaseGrantRequest{ID: 1, TTL: 60})
+		k.must(&mvcc.Barrier{})
+		k.must(&pb.LeaseRevokeRequest{ID: 1})
+		k.must(put("k", "a"))
+		k.must(put("k", "b"))
+		k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+		k.prune()
+		if got := k.Kept(); got != (Kept{Entries: 4, Bytes: 2, Others: 3}) {
+			t.Errorf("%+v are kept", got)
+		}
+		k.stop()
+	})
+}
+
+// many makes a log that has 20 live keys and a tombstone, and keeps 2000 entries that were superseded.
+func (k *keeping) many() {
+	k.t.Helper()
+	k.must(put("gone", "x"))
+	k.must(&pb.DeleteRangeRequest{Key: []byte("gone")})
+	for i := range 2000 {
+		k.must(put(fmt.Sprint("k", i%20), fmt.Sprint(i)))
+		if i%100 == 99 {
+			k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+		}
+	}
+	k.prune()
+}
+
+// TestLoadMuchKept: a server that is to load a log which keeps much has not all of it in its index, whether it keeps history itself or not; and scrubs what is due.
+func TestLoadMuchKept(t *testing.T) {
+	for _, retain := range []time.Duration{0, retained} {
+		synctest.Test(t, func(t *testing.T) {
+			k := keep(t, memory.NewStore())
+			k.many()
+			k.stop()
+			s := start(t, k.mem, func(o *Options) { o.Retain, o.loadAtOnce = retain, 50 })
+			if n, _ := s.Index().Versions(); n > 20+100 {
+				t.Errorf("retention %v: the index has %d versions", retain, n)
+			}
+			if waiting := s.backlog.waiting.all().Entries; waiting < 1900 || !s.backlog.whole {
+				t.Errorf("retention %v: of %d it is known that they are superseded", retain, waiting)
+			}
+			if retain > 0 {
+				time.Sleep(2 * retained)
+				s.must(put("k0", "x"))
+			}
+			s.prune()
+			left := 0
+			err := k.mem.Open().Scan(t.Context(), drivers.ScanOptions{}, func(entries []drivers.Entry) error {
+				left += len(entries)
+				return nil
+			})
+			if err != nil || left > 30 {
+				t.Errorf("retention %v: %d entries are left: %v", retain, left, err)
+			}
+			checkLog(t, k.mem)
+			s.stop()
+		})
+	}
+}
+
+// TestReloadMuchKept: nor has a server that loads the log anew. What it has not in mind then is found before anything that came later is scrubbed.
+func TestReloadMuchKept(t *testing.T) {
+	for _, retain := range []time.Duration{0, retained} {
+		for _, during := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) { reloadMuchKept(t, retain, during) })
+		}
+	}
+}
+
+// reloadMuchKept has a server load the log anew before a Prune, or during one, when that has looked at its backlog.
+func reloadMuchKept(t *testing.T, retain time.Duration, during bool) {
+	mem := memory.NewStore()
+	mine, others := &peers{keeper: true}, &peers{}
+	k := keep(t, mem, func(o *Options) { o.Peers = others })
+	reloads := 0
+	s := start(t, mem, func(o *Options) {
+		o.Retain, o.loadAtOnce, o.Peers = retain, 50, mine
+		o.Reloaded = func(*mvcc.Index) { reloads++ }
+	})
+	s.must(put("a", "x"))
+	s.must(put("a", "y"))
+	s.must(&pb.CompactionRequest{Revision: s.Index().Rev})
+	// The other server scrubs what this one has not seen yet, and then writes what it keeps.
+	behind := func() {
+		others.keeper = true
+		k.many()
+		time.Sleep(time.Hour)
+		k.Due(t.Context())
+		time.Sleep(2 * retained)
+		k.must(put("k0", "x"))
+		k.prune()
+		others.keeper = false
+		k.must(&pb.LeaseGrantRequest{ID: 7, TTL: 60})
+		k.must(&mvcc.Renew{ID: 7})
+		k.many()
+		if err := s.current(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := s.Index().Versions(); n > 20+150 {
+			t.Errorf("retention %v, during %v: the index has %d versions", retain, during, n)
+		}
+		// Of these the index knows the last versions, and not those before them.
+		s.must(&pb.LeaseRevokeRequest{ID: 7})
+		s.must(&pb.DeleteRangeRequest{Key: []byte("k3"), RangeEnd: []byte("k6")})
+		s.must(&pb.CompactionRequest{Revision: s.Index().Rev})
+	}
+	met := false
+	rest := func(context.Context) error {
+		if during && !met {
+			met = true
+			behind()
+		}
+		return nil
+	}
+	if !during {
+		behind()
+	}
+	for range 3 {
+		if _, err := s.Prune(t.Context(), rest); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * retained)
+		s.must(put("k0", "y"))
+		s.Due(t.Context())
+	}
+	if met != during || reloads != 1 {
+		t.Errorf("the log was loaded anew %d times", reloads)
+	}
+	// Whoever loads the log finds nothing again that has ended.
+	fresh := start(t, mem)
+	if got := fresh.get("gone") + fresh.get("k3") + fresh.get("k4") + fresh.get("k5"); got != "" || fresh.Index().Lease(7) != nil {
+		t.Errorf("keys that were deleted are %q again, and the lease is %v", got, fresh.Index().Lease(7))
+	}
+	fresh.checkSame(s)
+	f := &fleet{t: t, mem: mem}
+	if left := len(f.superseded(mem.Bounds().End.Position)); left > 10 {
+		t.Errorf("%d superseded entries are left", left)
+	}
+	checkLog(t, mem)
+	fresh.stop()
+	s.stop()
+	k.stop()
 }
 
 // TestRetainKeeperChanges: whoever becomes the keeper finds what waits, and what is due.
@@ -312,7 +520,7 @@ func TestRetainManyWaiting(t *testing.T) {
 			k.note()
 		}
 		k.backlog.waiting.shrink(100)
-		if n := k.backlog.waiting.len(); n == 0 || n > 100 {
+		if n := k.backlog.waiting.known.Entries; n == 0 || n > 100 {
 			t.Fatalf("%d of 300 are kept in mind", n)
 		}
 		for range 40 {

@@ -61,8 +61,9 @@ type Options struct {
 	// Retain is how long entries stay in the log, for Changes and Rewound, after a later one has superseded them, although a compaction has freed
 	// them. See retain.go. Default: not at all.
 	Retain time.Duration
-	// Pressed tells that the log has come to a size at which Retain is to give way. Optional.
-	Pressed func(context.Context) bool
+	// Pressed tells that the log has come to a size at which Retain is to give way. needed, which takes a while, counts the entries that are kept or not
+	// superseded, and the bytes of their keys and values. It is not to be called later. Optional.
+	Pressed func(ctx context.Context, needed func() (entries, bytes int64)) bool
 	// Peers are the other servers on a log that is shared. Without it this server scrubs, at once, and trusts the log to keep
 	// what it has scrubbed.
 	Peers Peers
@@ -71,6 +72,9 @@ type Options struct {
 	Appended func(requests, entries int, took time.Duration)
 	// Now is the clock for batch times. Default time.Now.
 	Now func() time.Time
+
+	// loadAtOnce is how many entries are loaded, at least, before what is superseded among them is taken out of the index.
+	loadAtOnce int
 }
 
 // EnsureDefaults fills in what was left out.
@@ -81,6 +85,7 @@ func (o *Options) EnsureDefaults() {
 	setDefault(&o.MaxBatchBytes, 4<<20)
 	setDefault(&o.MaxWaiting, 4096)
 	setDefault(&o.Timeout, 7*time.Second)
+	setDefault(&o.loadAtOnce, 1<<18)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -179,6 +184,8 @@ type Store struct {
 	pruning chan struct{} // holds a token while a Prune runs
 	backlog backlog       // guarded by pruning
 	kept    atomic.Pointer[Kept]
+	// dropped is how often superseded entries were left out of the index that is served, and out of the backlog (S3).
+	dropped atomic.Uint64
 	// retention says what of the log is kept, with Options.Retain.
 	retention retention
 }
@@ -212,16 +219,13 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 
 // open loads the log for the first time.
 func (s *Store) open(ctx context.Context) error {
-	if s.opts.Retain <= 0 {
-		ix, err := s.load(ctx)
-		s.index.Store(ix)
-		return err
+	load := s.load
+	if s.opts.Retain > 0 {
+		load = s.loadFreed
 	}
-	ix, err := s.loadFreed(ctx, func(freed []mvcc.Freed) {
-		s.backlog.add(freed)
-		s.backlog.sort(true)
-	})
-	if err != nil {
+	ix, err := load(ctx, s.backlog.wait)
+	if err != nil || s.opts.Retain <= 0 {
+		s.index.Store(ix)
 		return err
 	}
 	s.index.Store(ix)

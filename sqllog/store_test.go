@@ -125,7 +125,7 @@ func (s *server) get(k string) string {
 // foreign appends what another server would for these requests.
 func foreign(t *testing.T, mem *memory.Store, requests ...any) {
 	log := mem.Open()
-	ix, err := (&Store{log: log, opts: Options{Logger: slog.New(slog.DiscardHandler)}}).load(context.Background())
+	ix, err := (&Store{log: log, opts: Options{Logger: slog.New(slog.DiscardHandler)}}).loadFreed(context.Background(), func([]mvcc.Freed) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,9 @@ import (
 //	    served index, but for what waits longer than all that is in the backlog (waiting.forgotten). Only survey and Open make it so. Whoever takes something out of the index and
 //	    does not keep it in mind ends it before.
 //	S2  Scrubs are bound to backlog.epoch, where they are done: so those before one of them have not been lost.
+//	S3  Loading the log anew (reload) leaves superseded entries out of the index that is served, and keeps none of them in mind: else a log that keeps much would have to fit into
+//	    memory. It counts Store.dropped up before that index is served. backlog.dropped is the count from before the backlog was made whole. While they differ, S1 does not
+//	    hold: what Prune takes out of the index is scrubbed only if they are the same after it was taken.
 //
 // Two servers that take themselves for the keeper do no harm: each has a list of its own that is whole, and all that the other one
 // can do to it is to remove what is on it.
@@ -30,6 +33,7 @@ type backlog struct {
 	fresh     []mvcc.Freed // what came last, and is in neither yet
 	whole     bool         // rule S1
 	epoch     uint64       // of the log
+	dropped   uint64       // rule S3
 }
 
 // freshEntries is about how many entries are fresh at most.
@@ -48,6 +52,14 @@ func (b *backlog) sort(waits bool) {
 	b.fresh = nil
 }
 
+// wait takes in what was found while the log was loaded. It waits, also without Options.Retain: then all of it is due at once, and memory is bounded.
+func (b *backlog) wait(freed []mvcc.Freed) { b.waiting.add(freed, waitingBytes) }
+
+// isWhole tells whether the rules S1 and S3 hold.
+func (s *Store) isWhole() bool {
+	return s.backlog.whole && s.backlog.epoch == s.epoch() && s.backlog.dropped == s.dropped.Load()
+}
+
 // epoch gives that of a log that has epochs.
 func (s *Store) epoch() uint64 {
 	if s.followed == nil {
@@ -57,20 +69,24 @@ func (s *Store) epoch() uint64 {
 }
 
 // survey makes the backlog whole, if it is not: it loads the log anew, beside the index that is served.
-func (s *Store) survey(ctx context.Context) error {
-	if s.backlog.whole && s.backlog.epoch == s.epoch() {
+func (s *Store) survey(ctx context.Context, rest func(context.Context) error) error {
+	if s.isWhole() {
 		return nil
+	}
+	s.backlog.whole = false
+	if s.opts.Retain > 0 {
+		// What the log is about to be asked for is not to be in the index too, and so wait twice.
+		if err := s.pruneIndex(ctx, rest, func([]mvcc.Freed) {}); err != nil {
+			return err
+		}
 	}
 	// This waits for edits of an earlier Prune that has given up, too: they take from the index without a trace.
 	if err := s.edit(ctx, edit{fn: func(*mvcc.Builder) {}}); err != nil {
 		return err
 	}
 	old, epoch := s.index.Load(), s.epoch()
-	found := backlog{whole: true, epoch: epoch}
-	ix, err := s.loadFreed(ctx, func(freed []mvcc.Freed) {
-		found.add(freed)
-		found.sort(s.opts.Retain > 0)
-	})
+	found := backlog{whole: true, epoch: epoch, dropped: s.dropped.Load()}
+	ix, err := s.loadFreed(ctx, found.wait)
 	if err != nil {
 		return fmt.Errorf("survey the log: %w", err)
 	}
@@ -85,18 +101,6 @@ func (s *Store) survey(ctx context.Context) error {
 		return fmt.Errorf("survey the log: %w meanwhile", drivers.ErrEpoch)
 	}
 	s.backlog = found
-	s.opts.Logger.Info("surveyed the log for what is to be scrubbed", "entries", len(found.positions), "kept", found.waiting.len())
+	s.opts.Logger.Info("surveyed the log for what is to be scrubbed", "entries", found.waiting.all().Entries)
 	return nil
-}
-
-// superseded gives all entries that are not needed, in no order and possibly repeated, and takes them out of what a builder
-// has built, up to a position.
-func superseded(b *mvcc.Builder, position int64) (freed []mvcc.Freed) {
-	ix := b.Index(drivers.End{Position: position})
-	for from, more := "", ix.Compact > 0; more; {
-		keys, next := ix.Prunable(from, ix.Compact, visitedKeys)
-		freed = append(freed, b.Prune(keys, ix.Compact)...)
-		from, more = next, next != ""
-	}
-	return append(freed, b.TakeGarbage()...)
 }

@@ -24,15 +24,20 @@ type doubt struct {
 	lost bool
 }
 
-// loadedEntries is how many entries are loaded, at least, before what is superseded among them is taken out of the index.
-const loadedEntries = 1 << 20
-
-// load reads the whole log, without values, on one goroutine and builds the index on another.
-func (s *Store) load(ctx context.Context) (*mvcc.Index, error) { return s.loadFreed(ctx, nil) }
-
-// loadFreed is load, but that what is superseded does not get into the index: it is given to freed, as it is found. So a log may
-// have much more of it than fits into memory.
+// loadFreed is load, but that nothing that is superseded is left in the index.
 func (s *Store) loadFreed(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.Index, error) {
+	ix, err := s.load(ctx, freed)
+	if err != nil {
+		return nil, err
+	}
+	b := ix.Edit(false)
+	freed(b.TakeSuperseded(ix.End.Position))
+	return b.Index(ix.End), nil
+}
+
+// load reads the whole log, without values, on one goroutine and builds the index on another. A log may have much more that is superseded than fits into
+// memory: now and then that is taken out of the index, and given to freed. What came since the last time is left in the index.
+func (s *Store) load(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.Index, error) {
 	start := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -59,8 +64,8 @@ func (s *Store) loadFreed(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.
 			return nil, err
 		}
 		last = entries[len(entries)-1].Position
-		if loaded += len(entries); freed != nil && loaded >= max(loadedEntries, b.Keys()) {
-			freed(superseded(b, last))
+		if loaded += len(entries); loaded >= max(s.opts.loadAtOnce, b.Keys()) {
+			freed(b.TakeSuperseded(last))
 			loaded = 0
 		}
 	}
@@ -68,9 +73,6 @@ func (s *Store) loadFreed(ctx context.Context, freed func([]mvcc.Freed)) (*mvcc.
 		return nil, err
 	}
 	b.Settle()
-	if freed != nil {
-		freed(superseded(b, last))
-	}
 	ix := b.Index(bounds.End)
 	s.opts.Logger.Info("loaded the log", "keys", ix.Keys(), "revision", ix.Rev,
 		"compact_revision", ix.Compact, "position", ix.End.Position, "took", time.Since(start))
@@ -209,13 +211,21 @@ func (s *Store) reach(ctx context.Context, position int64) error {
 // reload drops the index and loads the log anew, after this server has fallen behind what was scrubbed.
 func (s *Store) reload(ctx context.Context, why error) error {
 	s.opts.Logger.Warn("this server has fallen behind what was scrubbed: loading the log anew", "error", why)
-	old := s.index.Load()
-	ix, err := s.load(ctx)
+	old, load := s.index.Load(), s.load
+	if s.opts.Retain > 0 {
+		// What waits is in the log still, and is not to wait twice.
+		load = s.loadFreed
+	}
+	dropped := false
+	ix, err := load(ctx, func(freed []mvcc.Freed) { dropped = dropped || len(freed) > 0 })
 	if err != nil {
 		return err
 	}
 	if err := s.continued(old, ix); err != nil {
 		return err
+	}
+	if dropped {
+		s.dropped.Add(1) // before anybody can take something out of this index (S3)
 	}
 	if s.doubt != nil {
 		s.doubt.lost = true

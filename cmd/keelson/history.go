@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,7 +88,7 @@ func explain(err error) error {
 	switch s := status.Convert(err); s.Code() {
 	case codes.Unimplemented:
 		return errors.New("the server is not Keelson, or an older one: it has no history")
-	case codes.OutOfRange, codes.ResourceExhausted, codes.InvalidArgument:
+	case codes.OutOfRange, codes.ResourceExhausted, codes.InvalidArgument, codes.DeadlineExceeded:
 		return errors.New(s.Message())
 	}
 	return err
@@ -275,7 +276,7 @@ func (c *historyCommand) show(ctx context.Context, change *historypb.Change) err
 	}
 	switch {
 	case c.format == "json":
-		return json.NewEncoder(c.out).Encode(c.asJSON(ctx, change))
+		return writeJSON(c.out, c.asJSON(ctx, change))
 	case c.diff:
 		text := c.text(ctx, change)
 		before, seen := c.last[string(change.Key)]
@@ -324,15 +325,17 @@ type changeJSON struct {
 	Lease          int64           `json:"lease,omitempty"`
 	Value          []byte          `json:"value_base64,omitempty"`
 	Object         json.RawMessage `json:"object,omitempty"` // in place of the value
+	ValueGone      bool            `json:"value_gone,omitempty"`
 }
 
 func (c *historyCommand) asJSON(ctx context.Context, change *historypb.Change) *changeJSON {
 	j := &changeJSON{
 		Revision: change.ModRevision, Sub: change.Sub, Time: stamp(change.UnixMs), Op: op(change), Key: string(change.Key),
-		Version: change.Version, CreateRevision: change.CreateRevision, Lease: change.Lease,
+		KeyBytes: bytesOf(change.Key), Version: change.Version, CreateRevision: change.CreateRevision, Lease: change.Lease, ValueGone: change.ValueGone,
 	}
-	if !printableText(j.Key) {
-		j.KeyBytes = change.Key
+	if isObject(change.Value) {
+		j.Object = change.Value // as it is: numbers of any size, and fields in whatever order and number
+		return j
 	}
 	if text, ok := c.values.object(ctx, change.Value); ok {
 		if object, err := yaml.YAMLToJSON([]byte(text)); err == nil {
@@ -342,4 +345,24 @@ func (c *historyCommand) asJSON(ctx context.Context, change *historypb.Change) *
 	}
 	j.Value = change.Value
 	return j
+}
+
+// bytesOf gives a key that is no text, for it cannot be read off a string of JSON.
+func bytesOf(key []byte) []byte {
+	if printableText(string(key)) {
+		return nil
+	}
+	return key
+}
+
+// writeJSON writes something as a line of JSON that does a terminal no harm.
+func writeJSON(w io.Writer, v any) error {
+	var line bytes.Buffer
+	e := json.NewEncoder(&line)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, harmless(line.String()))
+	return err
 }

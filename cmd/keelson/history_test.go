@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -176,9 +178,9 @@ func TestDecoderFails(t *testing.T) {
 	if err := os.WriteFile(path, []byte("#!/bin/sh\nexit 3\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &decoder{path: path}
+	d := &decoder{path: path, patience: time.Minute}
 	defer d.close()
-	for range 2 {
+	for range mostDeaths {
 		if got := d.show(t.Context(), []byte("k8s\x00\x00")); got != "# 5 bytes: 6b38730000\n" {
 			t.Errorf("%q", got)
 		}
@@ -188,11 +190,101 @@ func TestDecoderFails(t *testing.T) {
 	}
 }
 
+// TestDecoderDies: a program that ends with one value is started again for the next.
+func TestDecoderDies(t *testing.T) {
+	path := filepath.Join(t.TempDir(), decoderName)
+	// Of each value of 5 bytes it says "a", but it does not get over an x.
+	script := "#!/bin/sh\nwhile read=$(head -c 9 | tail -c 1) && [ \"$read\" = . ]; do printf '\\0\\0\\0\\0\\2a\\n'; done\nexit 3\n"
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := &decoder{path: path, patience: time.Minute}
+	defer d.close()
+	for range 2 * mostDeaths {
+		if got := d.show(t.Context(), []byte("k8s\x00.")); got != "a\n" {
+			t.Fatalf("it says %q", got)
+		}
+		for range mostDeaths - 1 {
+			if got := d.show(t.Context(), []byte("k8s\x00x")); got != "# 5 bytes: 6b38730078\n" {
+				t.Fatalf("of the one it says %q", got)
+			}
+		}
+	}
+}
+
+// TestDecoderHangs: nobody waits for ever for a program that neither answers nor ends.
+func TestDecoderHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), decoderName)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nexec sleep 100000\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := &decoder{path: path, patience: 20 * time.Millisecond}
+	if got := d.show(t.Context(), []byte("k8s\x00\x00")); got != "# 5 bytes: 6b38730000\n" || d.cmd != nil {
+		t.Errorf("%q", got)
+	}
+	if err := d.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.close()
+	if d.cmd != nil {
+		t.Error("it is there still")
+	}
+}
+
+// TestHarmless: nothing that is printed turns the direction of what stands after it, nor does anything else to a terminal; and JSON stays the same.
+func TestHarmless(t *testing.T) {
+	bad := "a\u202eb\u007f\u009b\u2066\u200f\u2028c"
+	if printableText(bad) || strings.ContainsFunc(printable(bad), harms) {
+		t.Errorf("%q is printed as it is", bad)
+	}
+	d := new(decoder)
+	object := `{"s":"` + bad + `"}`
+	for _, value := range []string{object, bad, "{\"s\":\"a\u202eb\"}"} { // YAML has no DEL, so the first is shown by its bytes
+		if got := d.show(t.Context(), []byte(value)); got == "" || strings.ContainsFunc(got, harms) {
+			t.Errorf("%q is shown as %q", value, got)
+		}
+	}
+	c := &historyCommand{values: d}
+	var out bytes.Buffer
+	if err := writeJSON(&out, c.asJSON(t.Context(), &historypb.Change{Key: []byte(bad), Value: []byte(object)})); err != nil {
+		t.Fatal(err)
+	}
+	var back struct {
+		Key    string
+		Bytes  []byte `json:"key_base64"`
+		Object struct{ S string }
+	}
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || strings.ContainsFunc(out.String(), harms) || back.Key != bad || string(back.Bytes) != bad || back.Object.S != bad {
+		t.Errorf("%q is %+v: %v", out.String(), back, err)
+	}
+}
+
+// TestJSONObject: an object is given as it is, with numbers of any size and every field; and a value that is gone is not one that was empty.
+func TestJSONObject(t *testing.T) {
+	c := &historyCommand{values: new(decoder)}
+	for value, want := range map[string]string{
+		`{"n": 12345678901234567890123, "f": 1.0, "a": 1, "a": 2}`: `"object":{"n":12345678901234567890123,"f":1.0,"a":1,"a":2}`,
+		"{\"s\":\"\xff\"}": `"value_base64":"eyJzIjoi/yJ9"`,
+		"text":             `"value_base64":"dGV4dA=="`,
+	} {
+		var out bytes.Buffer
+		if err := writeJSON(&out, c.asJSON(t.Context(), &historypb.Change{Key: []byte("k"), Value: []byte(value), Version: 1})); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%q is %s, want %s: %v", value, out.String(), want, err)
+		}
+	}
+	for _, gone := range []bool{false, true} {
+		var out bytes.Buffer
+		if err := writeJSON(&out, c.asJSON(t.Context(), &historypb.Change{Key: []byte("k"), Version: 1, ValueGone: gone})); err != nil || strings.Contains(out.String(), `"value_gone":true`) != gone {
+			t.Errorf("gone %v: %s, %v", gone, out.String(), err)
+		}
+	}
+}
+
 func TestUndoUsage(t *testing.T) {
 	for _, args := range []string{
 		"history", "history a b", "history a -w xml", "history a --limit=-1", "history a --diff -w json", "history a --since never", "history a --exclude=",
 		"rewind", "rewind --prefix a", "rewind --to 5", "rewind --prefix a --to 5 b", "rewind --prefix= --to 5 --exact", "rewind --prefix a --to 5 --force",
-		"rewind --prefix a --to 5 --max-txn-ops 0", "rewind --namespace a --prefix b --exact --to 5",
+		"rewind --prefix a --to 5m --apply", "rewind --apply --prefix a --to 2h", "rewind --prefix a --to 5 --max-txn-ops 0", "rewind --namespace a --prefix b --exact --to 5",
 	} {
 		if got := run(t, nil, strings.Fields(args)...); got.code != 2 || !strings.Contains(got.stderr, "--help") {
 			t.Errorf("%s: %+v", args, got)

@@ -40,6 +40,12 @@ type momentFlag struct {
 	now func() time.Time
 }
 
+// isAgo tells whether a moment is given by how long ago it was: it is another one whenever it is asked for.
+func isAgo(text string) bool {
+	_, err := time.ParseDuration(text)
+	return err == nil
+}
+
 func (m momentFlag) String() string { return "" }
 
 func (m momentFlag) Set(text string) (err error) {

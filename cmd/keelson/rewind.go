@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,9 +28,11 @@ Put back what was there under a prefix at some moment, as new revisions: keys th
 were changed get their values of then, keys that came since are deleted. Without --apply it prints what it would do, and changes nothing.
 How far back one can go says the server's --history-retention. A MOMENT is ` + momentUsage + `.
 
+How long ago is another moment at each run: so --apply does not take that, and the dry run's last line names the revision to give.
+
 It is done in transactions of at most --max-txn-ops keys and about a megabyte; the dry run says in how many. Each is refused as a whole if one of its
 keys has been changed since the list was made. Several transactions are not one: others may see what is there in between, what was done before one
-that is refused is done, and rewinding again does the rest. Keys that others make meanwhile are not on the list, and stay.
+that is refused is done, and rewinding to the same revision again does the rest. Keys that others make meanwhile are not on the list, and stay.
 The exit code is 1 if anything was refused or failed.
 
 `
@@ -104,7 +105,11 @@ func (p *program) parseRewind(args []string) (*rewindCommand, error) {
 	f.BoolVar(&c.exact, "exact", false, "")
 	f.StringVar(&c.namespace, "namespace", "", "")
 	f.Var(&c.except, "exclude", "")
-	f.Var(momentFlag{&c.to, time.Now}, "to", "")
+	ago := false
+	f.Func("to", "", func(text string) error {
+		ago = isAgo(text)
+		return momentFlag{&c.to, time.Now}.Set(text)
+	})
 	f.BoolVar(&c.apply, "apply", false, "")
 	f.BoolVar(&c.force, "force", false, "")
 	f.IntVar(&c.ops, "max-txn-ops", c.ops, "")
@@ -139,6 +144,8 @@ func (p *program) parseRewind(args []string) (*rewindCommand, error) {
 	switch {
 	case c.to == nil:
 		return nil, errors.New("--to is required")
+	case ago && c.apply:
+		return nil, errors.New("--apply takes a revision or a time, not how long ago: run it without --apply first, look at what it would do, and give the revision that its last line names")
 	case c.ops < 1:
 		return nil, errors.New("--max-txn-ops is too small")
 	case c.force && !c.apply:
@@ -164,7 +171,7 @@ func (c *rewindCommand) run(ctx context.Context, p *program, conn *grpc.ClientCo
 	if err := c.listLeases(ctx, conn); err != nil {
 		return err
 	}
-	stream, err := historypb.NewHistoryClient(conn).Rewound(ctx, &historypb.RewoundRequest{Keys: keys, Except: c.except.ranges(), To: c.to}, grpc.MaxCallRecvMsgSize(maxMessage))
+	stream, err := historypb.NewHistoryClient(conn).Rewound(ctx, c.request(keys), grpc.MaxCallRecvMsgSize(maxMessage))
 	if err != nil {
 		return err
 	}
@@ -205,6 +212,16 @@ func (c *rewindCommand) run(ctx context.Context, p *program, conn *grpc.ClientCo
 		return errors.New("the server has said nothing")
 	}
 	return errors.Join(c.finish(ctx, conn, &out, first.Revision), out.err)
+}
+
+// request asks for what was there. What is in a namespace contains its name between slashes, and its own key has it in the end: whatever else does is left out when it comes, but the keys
+// of other namespaces, of which there may be very many, do not come at all.
+func (c *rewindCommand) request(keys *historypb.Range) *historypb.RewoundRequest {
+	r := &historypb.RewoundRequest{Keys: keys, Except: c.except.ranges(), To: c.to}
+	if c.namespace != "" {
+		r.Containing = [][]byte{[]byte("/" + c.namespace + "/"), []byte("namespaces/" + c.namespace)}
+	}
+	return r
 }
 
 // listLeases asks which leases there are.
@@ -261,8 +278,8 @@ func (c *rewindCommand) judge(k *historypb.Rewound) string {
 	switch {
 	case k.Same:
 		return asItWas
-	case k.Then != nil && k.Then.Lease != 0 && !c.leases[k.Then.Lease]:
-		return leftAlone // it would stay for ever
+	case k.Then != nil && k.Then.Lease != 0 && (k.LeaseEnded || !c.leases[k.Then.Lease]):
+		return leftAlone // it would stay for ever, or for as long as another lease that got the id
 	case k.Then == nil:
 		return deleted
 	case k.Now == nil:
@@ -301,7 +318,7 @@ func (c *rewindCommand) finish(ctx context.Context, conn *grpc.ClientConn, out *
 		if err != nil {
 			sum.Keys = from
 			out.summary(&sum)
-			return fmt.Errorf("stopped after %d keys of %d: %w; rewind again to do the rest", from, len(c.plan.steps), err)
+			return fmt.Errorf("stopped after %d keys of %d: %w; to do the rest rewind to the same moment: --to %d --apply", from, len(c.plan.steps), err, revision)
 		}
 		sum.Transactions++
 		sum.Header = resp.Header.GetRevision()
@@ -394,7 +411,7 @@ type rewindOutput struct {
 func (o *rewindOutput) print(v any, line string) {
 	var err error
 	if o.json && v != nil {
-		err = json.NewEncoder(o.w).Encode(v)
+		err = writeJSON(o.w, v)
 	} else if !o.json && line != "" {
 		_, err = fmt.Fprintln(o.w, line)
 	}
@@ -426,10 +443,7 @@ type rewindJSON struct {
 
 func (o *rewindOutput) step(s *rewindStep) {
 	k := s.key
-	j := &rewindJSON{What: s.what, Key: string(k.Key), Then: k.Then.GetModRevision(), Now: k.Now.GetModRevision(), Bytes: s.size}
-	if !printableText(j.Key) {
-		j.KeyBytes = k.Key
-	}
+	j := &rewindJSON{What: s.what, Key: string(k.Key), KeyBytes: bytesOf(k.Key), Then: k.Then.GetModRevision(), Now: k.Now.GetModRevision(), Bytes: s.size}
 	line := fmt.Sprintf("%-13s  %s", s.what, printable(string(k.Key)))
 	if k.Then != nil {
 		j.Time = stamp(k.Then.UnixMs)
@@ -445,7 +459,7 @@ func (o *rewindOutput) step(s *rewindStep) {
 }
 
 func (o *rewindOutput) conflict(s *rewindStep, now int64) {
-	j := &rewindJSON{What: "conflict", Key: string(s.key.Key), Then: s.key.Now.GetModRevision(), Now: now}
+	j := &rewindJSON{What: "conflict", Key: string(s.key.Key), KeyBytes: bytesOf(s.key.Key), Then: s.key.Now.GetModRevision(), Now: now}
 	o.print(j, fmt.Sprintf("%-13s  %s  (it is at revision %d, and was at %d)", j.What, printable(j.Key), now, j.Then))
 }
 
@@ -468,7 +482,7 @@ func (o *rewindOutput) summary(s *rewindSummary) {
 	if s.Applied {
 		line += fmt.Sprintf("done for %d keys in %s", s.Keys, transactions(s.Transactions))
 	} else {
-		line += fmt.Sprintf("it takes %s. Nothing has been changed: --apply does it.", transactions(s.Transactions))
+		line += fmt.Sprintf("it takes %s. Nothing has been changed: --to %d --apply does it.", transactions(s.Transactions), s.Revision)
 	}
 	o.print(s, line)
 }

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -31,24 +32,34 @@ const decoderName = "keelson-kube"
 
 // decoder shows values. Those of Kubernetes' own types go through decoderName, if it is there: it is started once, and given one value after the other.
 type decoder struct {
-	path string // of the program; empty if there is none
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *bufio.Reader
+	path     string        // of the program; empty if there is none, or it is of no use
+	patience time.Duration // with an answer, and, for endPatience at most, with its end
+	deaths   int           // since its last answer
+	cmd      *exec.Cmd
+	in       io.WriteCloser
+	out      *bufio.Reader
 }
+
+const (
+	// decoderPatience is what the program may take for a value: the largest takes less than a second.
+	decoderPatience = 30 * time.Second
+	endPatience     = 2 * time.Second
+	// mostDeaths is how often the program may end without an answer in between before it is given up: it may be one value that it does not get over.
+	mostDeaths = 3
+)
 
 // newDecoder looks for the program beside this one, and then where programs are.
 func newDecoder() *decoder {
 	if self, err := os.Executable(); err == nil {
 		if path := filepath.Join(filepath.Dir(self), decoderName); isProgram(path) {
-			return &decoder{path: path}
+			return &decoder{path: path, patience: decoderPatience}
 		}
 	}
 	path, err := exec.LookPath(decoderName)
 	if err != nil {
 		path = "" // also one in the current directory: whoever can write there is nobody to run programs of
 	}
-	return &decoder{path: path}
+	return &decoder{path: path, patience: decoderPatience}
 }
 
 func isProgram(path string) bool {
@@ -57,16 +68,25 @@ func isProgram(path string) bool {
 }
 
 func (d *decoder) close() {
-	if d.cmd != nil {
-		d.in.Close()
-		_ = d.cmd.Wait() // it was of no use if it failed
+	if d.cmd == nil {
+		return
 	}
+	d.in.Close()
+	defer d.atMost(min(d.patience, endPatience))()
+	_ = d.cmd.Wait() // it was of no use if it failed
+	d.cmd = nil
+}
+
+// atMost ends the program if what is begun takes too long.
+func (d *decoder) atMost(patience time.Duration) (ended func() bool) {
+	process := d.cmd.Process
+	return time.AfterFunc(patience, func() { _ = process.Kill() }).Stop
 }
 
 // show gives a value as text, as YAML if it is an object.
 func (d *decoder) show(ctx context.Context, value []byte) string {
 	if text, ok := d.object(ctx, value); ok {
-		return text
+		return harmless(text)
 	}
 	return raw(value)
 }
@@ -79,11 +99,16 @@ func (d *decoder) object(ctx context.Context, value []byte) (string, bool) {
 			return text, true
 		}
 		return envelope(value)
-	case len(value) > 0 && value[0] == '{' && json.Valid(value):
+	case isObject(value):
 		text, err := yaml.JSONToYAML(value)
 		return string(text), err == nil
 	}
 	return "", false
+}
+
+// isObject tells whether a value is an object in JSON.
+func isObject(value []byte) bool {
+	return len(value) > 0 && value[0] == '{' && utf8.Valid(value) && json.Valid(value)
 }
 
 // errNoDecoder says that there is no decoderName.
@@ -101,11 +126,16 @@ func (d *decoder) ask(ctx context.Context, value []byte) (string, error) {
 		}
 	}
 	text, err := d.exchange(value)
-	if err != nil && !errors.Is(err, errNotDecoded) {
-		d.close()
-		d.cmd, d.path = nil, ""
+	if err == nil || errors.Is(err, errNotDecoded) {
+		d.deaths = 0
+		return text, err
 	}
-	return text, err
+	// It is started again for the next value.
+	d.close()
+	if d.deaths++; d.deaths == mostDeaths {
+		d.path = ""
+	}
+	return "", err
 }
 
 func (d *decoder) start(ctx context.Context) error {
@@ -132,6 +162,7 @@ var errNotDecoded = errors.New("not decoded")
 const maxAnswer = 256 << 20
 
 func (d *decoder) exchange(value []byte) (string, error) {
+	defer d.atMost(d.patience)()
 	if _, err := d.in.Write(binary.BigEndian.AppendUint32(nil, uint32(len(value)))); err != nil {
 		return "", err
 	}
@@ -230,7 +261,34 @@ func ellipsis(more bool) string {
 
 // printableText tells whether a value is text that does no harm to a terminal.
 func printableText(text string) bool {
-	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 })
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, harms)
+}
+
+// harms tells whether a character does something to a terminal, or to how what stands around it reads: control characters, and those that turn the direction of text or end lines.
+func harms(r rune) bool {
+	switch {
+	case r < ' ':
+		return r != '\n' && r != '\t'
+	case r >= 0x7f && r < 0xa0, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+		return true
+	}
+	return false
+}
+
+// harmless writes down such characters by their numbers, as in JSON. In JSON they stand in strings alone, so it stays the same.
+func harmless(text string) string {
+	if !strings.ContainsFunc(text, harms) {
+		return text
+	}
+	var out strings.Builder
+	for _, r := range text {
+		if harms(r) {
+			fmt.Fprintf(&out, "\\u%04x", r)
+		} else {
+			out.WriteRune(r)
+		}
+	}
+	return out.String()
 }
 
 // printable gives a name as it is, or quoted.

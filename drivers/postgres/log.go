@@ -20,6 +20,7 @@ import (
 var (
 	_ drivers.Shared       = (*Log)(nil)
 	_ drivers.Sizer        = (*Log)(nil)
+	_ drivers.Estimator    = (*Log)(nil)
 	_ drivers.Checker      = (*Log)(nil)
 	_ drivers.Defragmenter = (*Log)(nil)
 )

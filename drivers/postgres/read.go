@@ -203,13 +203,17 @@ func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
 	if s.opts.Times {
 		sql = l.sql.times
 	}
-	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(metaRows)}}, s.add)
-	if len(s.entries) == metaRows {
-		s.next = s.entries[metaRows-1].Position
+	most := s.most()
+	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(most)}}, s.add)
+	if n := int64(len(s.entries)); n == most {
+		s.next = s.entries[n-1].Position
 	}
 	s.cut()
 	return err
 }
+
+// most is how many rows are asked for without their values: no more than may be wanted. Where there are holes others come along, which are left out.
+func (s *slice) most() int64 { return min(metaRows, s.opts.UpTo-s.opts.After) }
 
 // cut leaves out what lies beyond the last position wanted.
 func (s *slice) cut() {
@@ -322,7 +326,8 @@ func (l *Log) Values(ctx context.Context, positions []int64, dst [][]byte) error
 	return nil
 }
 
-// Size implements drivers.Sizer. Postgres counts live and dead rows as it goes, so what is in use is an estimate.
+// Size implements drivers.Sizer. Postgres counts live and dead rows as it goes, so what is in use is an estimate. What is free since dead rows were removed counts
+// as in use.
 func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
 	err = l.read(ctx, func(ctx context.Context, c *pgconn.PgConn) error {
 		return query(ctx, c, statement{sql: l.sql.size}, func(row [][]byte) error {
@@ -340,6 +345,13 @@ func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
 	}
 	return total, max(inUse, min(total, 8192)), nil
 }
+
+// Needs implements drivers.Estimator: what rows and their places in the index take, and a fifth for what pages do not fill and what is dead until autovacuum
+// has been there.
+func (l *Log) Needs(entries, bytes int64) int64 { return (bytes + rowBytes*entries) * 6 / 5 }
+
+// rowBytes is what a row takes besides its key and value: its head, the other columns, and its place in the index.
+const rowBytes = 110
 
 const sizeSQL = `SELECT pg_total_relation_size(o) + pg_total_relation_size('{schema}.head'::regclass) + pg_total_relation_size('{schema}.servers'::regclass),
 	pg_stat_get_live_tuples(o), pg_stat_get_dead_tuples(o) FROM (SELECT '{schema}.log'::regclass::oid AS o) log`

@@ -28,15 +28,18 @@ type Options struct {
 	Store Store
 	// Cluster and Member are the ids that answers carry.
 	Cluster, Member uint64
-	// AtOnce is how many calls are served at once. Default: 2.
+	// AtOnce is for how many calls the log is read at once, and how many calls of Rewound there are at once, since each keeps much in mind. Default: 2.
 	AtOnce int
+	// Streams is how many calls of Changes there are at once. Default: 16.
+	Streams int
 }
 
 // Service implements keelson.v1.History.
 type Service struct {
 	historypb.UnimplementedHistoryServer
-	o     Options
-	turns *semaphore.Weighted
+	o                Options
+	turns            *semaphore.Weighted // of reading the log
+	changing, rewind *seats
 }
 
 // New makes a Service.
@@ -44,25 +47,47 @@ func New(o Options) *Service {
 	if o.AtOnce == 0 {
 		o.AtOnce = 2
 	}
-	return &Service{o: o, turns: semaphore.NewWeighted(int64(o.AtOnce))}
+	if o.Streams == 0 {
+		o.Streams = 16
+	}
+	return &Service{o: o, turns: semaphore.NewWeighted(int64(o.AtOnce)), changing: newSeats(o.Streams), rewind: newSeats(o.AtOnce)}
 }
 
 var errKeys = status.Error(codes.InvalidArgument, "keelson: no keys are asked for")
 
-// begin waits for a turn, and tells what there is.
-func (s *Service) begin(ctx context.Context, keys *historypb.Range) (sqllog.Extent, *historypb.Extent, error) {
-	if len(keys.GetKey()) == 0 {
-		return sqllog.Extent{}, nil, errKeys
+// turn runs fn when it is its turn to read the log. What fn sends by way of send is sent out of turn: so nobody waits for a client that does not read.
+func (s *Service) turn(ctx context.Context, c *call, fn func(send sender) error) error {
+	first, cancel := context.WithTimeout(ctx, waitMost)
+	defer cancel()
+	if err := s.turns.Acquire(first, 1); err != nil {
+		if ctx.Err() == nil {
+			return errBusy
+		}
+		return err
 	}
-	if err := s.turns.Acquire(ctx, 1); err != nil {
-		return sqllog.Extent{}, nil, err
-	}
-	e, err := s.o.Store.Extent(ctx)
-	if err != nil {
+	held := true
+	defer func() {
+		if held {
+			s.turns.Release(1)
+		}
+	}()
+	return fn(func(message func() error) error {
 		s.turns.Release(1)
-		return e, nil, err
-	}
-	return e, &historypb.Extent{ClusterId: s.o.Cluster, MemberId: s.o.Member, Revision: e.Rev, CompactRevision: e.Compact, CompleteRevision: e.Complete}, nil
+		held = false
+		err := c.send(message)
+		if err == nil {
+			err = s.turns.Acquire(ctx, 1)
+			held = err == nil
+		}
+		return err
+	})
+}
+
+type sender func(message func() error) error
+
+// told is an extent as answers have it.
+func (s *Service) told(e sqllog.Extent) *historypb.Extent {
+	return &historypb.Extent{ClusterId: s.o.Cluster, MemberId: s.o.Member, Revision: e.Rev, CompactRevision: e.Compact, CompleteRevision: e.Complete}
 }
 
 // moment gives the revision of a moment, 0 if there is none, and when that was written, if a time was asked for. ErrNotKept if all that there is came later.
@@ -96,16 +121,21 @@ func wanted(keys *historypb.Range, except []*historypb.Range) sqllog.Wanted {
 
 // Changes implements historypb.HistoryServer.
 func (s *Service) Changes(r *historypb.ChangesRequest, stream historypb.History_ChangesServer) error {
-	return grpcError(s.changes(r, stream))
+	if len(r.GetKeys().GetKey()) == 0 {
+		return errKeys
+	}
+	ctx := stream.Context()
+	return grpcError(s.changing.attend(ctx, func(c *call) error {
+		return s.turn(ctx, c, func(send sender) error { return s.changes(r, stream, send) })
+	}))
 }
 
-func (s *Service) changes(r *historypb.ChangesRequest, stream historypb.History_ChangesServer) error {
+func (s *Service) changes(r *historypb.ChangesRequest, stream historypb.History_ChangesServer, send sender) error {
 	ctx := stream.Context()
-	e, told, err := s.begin(ctx, r.GetKeys())
+	e, err := s.o.Store.Extent(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.turns.Release(1)
 	w := wanted(r.GetKeys(), r.GetExcept())
 	w.Newest, w.Limit, w.KeysOnly = r.GetNewestFirst(), max(r.GetLimit(), 0), r.GetKeysOnly()
 	since, _, err := s.moment(ctx, e, r.GetSince())
@@ -118,16 +148,27 @@ func (s *Service) changes(r *historypb.ChangesRequest, stream historypb.History_
 	} else if err != nil {
 		return err
 	}
-	if err := stream.Send(&historypb.ChangesResponse{Extent: told}); err != nil {
+	if err := send(func() error { return stream.Send(&historypb.ChangesResponse{Extent: s.told(e)}) }); err != nil {
 		return err
 	}
-	return s.o.Store.Changes(ctx, e, w, func(changes []sqllog.Change) error {
+	err = s.o.Store.Changes(ctx, e, w, func(changes []sqllog.Change) error {
 		resp := &historypb.ChangesResponse{Changes: make([]*historypb.Change, len(changes))}
 		for i := range changes {
 			resp.Changes[i] = message(&changes[i])
 		}
-		return stream.Send(resp)
+		return send(func() error { return stream.Send(resp) })
 	})
+	if err != nil {
+		return err
+	}
+	// Something may have been scrubbed before it was read.
+	now, err := s.o.Store.Extent(ctx)
+	if err != nil {
+		return err
+	}
+	now.Rev = e.Rev // what came later was not told
+	now.Complete = min(now.Complete, now.Rev+1)
+	return send(func() error { return stream.Send(&historypb.ChangesResponse{Extent: s.told(now)}) })
 }
 
 func message(c *sqllog.Change) *historypb.Change {
@@ -139,17 +180,22 @@ func message(c *sqllog.Change) *historypb.Change {
 
 // Rewound implements historypb.HistoryServer.
 func (s *Service) Rewound(r *historypb.RewoundRequest, stream historypb.History_RewoundServer) error {
-	return grpcError(s.rewound(r, stream))
+	if len(r.GetKeys().GetKey()) == 0 {
+		return errKeys
+	}
+	ctx := stream.Context()
+	return grpcError(s.rewind.attend(ctx, func(c *call) error {
+		return s.turn(ctx, c, func(send sender) error { return s.rewound(r, stream, send) })
+	}))
 }
 
-func (s *Service) rewound(r *historypb.RewoundRequest, stream historypb.History_RewoundServer) error {
+func (s *Service) rewound(r *historypb.RewoundRequest, stream historypb.History_RewoundServer, send sender) error {
 	ctx := stream.Context()
-	e, told, err := s.begin(ctx, r.GetKeys())
+	e, err := s.o.Store.Extent(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.turns.Release(1)
-	first := &historypb.RewoundResponse{Extent: told}
+	first := &historypb.RewoundResponse{Extent: s.told(e)}
 	if first.Revision, first.UnixMs, err = s.moment(ctx, e, r.GetTo()); err != nil {
 		return err
 	}
@@ -159,19 +205,23 @@ func (s *Service) rewound(r *historypb.RewoundRequest, stream historypb.History_
 	if err := e.Has(first.Revision); err != nil {
 		return err
 	}
-	if err := stream.Send(first); err != nil {
+	if err := send(func() error { return stream.Send(first) }); err != nil {
 		return err
 	}
-	return s.o.Store.Rewound(ctx, e, first.Revision, wanted(r.GetKeys(), r.GetExcept()), func(keys []sqllog.Rewound) error {
+	w := wanted(r.GetKeys(), r.GetExcept())
+	for _, part := range r.GetContaining() {
+		w.Containing = append(w.Containing, string(part))
+	}
+	return s.o.Store.Rewound(ctx, e, first.Revision, w, func(keys []sqllog.Rewound) error {
 		resp := &historypb.RewoundResponse{Keys: make([]*historypb.Rewound, len(keys))}
 		for i := range keys {
 			k := &keys[i]
 			resp.Keys[i] = &historypb.Rewound{
-				Key: []byte(k.Key), Same: k.Same,
+				Key: []byte(k.Key), Same: k.Same, LeaseEnded: k.LeaseEnded,
 				Then: version(k.Then, k.Value, k.Written), Now: version(k.Now, nil, 0),
 			}
 		}
-		return stream.Send(resp)
+		return send(func() error { return stream.Send(resp) })
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -21,13 +22,20 @@ import (
 // fake is a store that remembers what it was asked.
 type fake struct {
 	extent  sqllog.Extent
+	later   sqllog.Extent // from the second question on, if it is set
+	asked   int
 	at      int64 // the revision of every time
 	err     error
 	wanted  sqllog.Wanted
 	rewound int64
 }
 
-func (f *fake) Extent(context.Context) (sqllog.Extent, error) { return f.extent, nil }
+func (f *fake) Extent(context.Context) (sqllog.Extent, error) {
+	if f.asked++; f.asked > 1 && f.later != (sqllog.Extent{}) {
+		return f.later, nil
+	}
+	return f.extent, nil
+}
 
 func (f *fake) RevisionAt(_ context.Context, _ sqllog.Extent, ms int64) (rev, written int64, err error) {
 	return f.at, ms - 5, nil
@@ -46,14 +54,19 @@ func (f *fake) Rewound(_ context.Context, _ sqllog.Extent, rev int64, w sqllog.W
 	if f.err != nil {
 		return f.err
 	}
-	return fn([]sqllog.Rewound{{Key: "k", Now: mvcc.Version{Main: 5, Create: 5, Count: 1}}, {Key: "l", Then: mvcc.Version{Main: 3, Create: 3, Count: 1}, Value: []byte("v")}})
+	return fn([]sqllog.Rewound{{Key: "k", Now: mvcc.Version{Main: 5, Create: 5, Count: 1}}, {Key: "l", LeaseEnded: true, Then: mvcc.Version{Main: 3, Create: 3, Count: 1}, Value: []byte("v")}})
 }
 
-func client(t *testing.T, f *fake) historypb.HistoryClient {
+func client(t *testing.T, f Store) historypb.HistoryClient {
+	t.Helper()
+	return clientOf(t, New(Options{Store: f, Cluster: 1, Member: 2, AtOnce: 1}))
+}
+
+func clientOf(t *testing.T, s *Service) historypb.HistoryClient {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	g := grpc.NewServer()
-	historypb.RegisterHistoryServer(g, New(Options{Store: f, Cluster: 1, Member: 2, AtOnce: 1}))
+	historypb.RegisterHistoryServer(g, s)
 	go g.Serve(l)
 	t.Cleanup(g.Stop)
 	conn, err := grpc.NewClient("passthrough:///", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -111,11 +124,41 @@ func TestChanges(t *testing.T) {
 		if c := second.Changes[0]; string(c.Key) != "k" || string(c.Value) != "v" || c.ModRevision != 5 || c.Sub != 1 || c.CreateRevision != 3 || c.Version != 2 || c.Lease != 7 || c.UnixMs != 1000 {
 			t.Errorf("%v", c)
 		}
+		if last, err := stream.Recv(); err != nil || last.Extent.GetCompleteRevision() != 4 || len(last.Changes) > 0 {
+			t.Errorf("the last is %v, %v", last, err)
+		}
 		if _, err := stream.Recv(); err != io.EOF {
 			t.Errorf("it ends with %v", err)
 		}
 		if f.wanted.From != test.from || f.wanted.To != test.to {
 			t.Errorf("%v: asked for %+v", test.r, f.wanted)
+		}
+	}
+}
+
+// TestChangesScrubbedMeanwhile: in the end is told what the log has then, of what was told.
+func TestChangesScrubbedMeanwhile(t *testing.T) {
+	for complete, want := range map[int64]int64{4: 4, 7: 7, 15: 10} {
+		f := &fake{extent: sqllog.Extent{Rev: 9, Compact: 6, Complete: 4}, later: sqllog.Extent{Rev: 20, Compact: 15, Complete: complete}}
+		stream, err := client(t, f).Changes(t.Context(), &historypb.ChangesRequest{Keys: &historypb.Range{Key: []byte("k")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var last *historypb.Extent
+		for {
+			resp, err := stream.Recv()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.Extent != nil {
+				last = resp.Extent
+			}
+		}
+		if last.Revision != 9 || last.CompactRevision != 15 || last.CompleteRevision != want {
+			t.Errorf("all is there from revision %d on: %v", complete, last)
 		}
 	}
 }
@@ -126,6 +169,7 @@ func TestRewound(t *testing.T) {
 	ask := func(to *historypb.Moment) ([]*historypb.RewoundResponse, error) {
 		stream, err := c.Rewound(t.Context(), &historypb.RewoundRequest{
 			Keys: &historypb.Range{Key: []byte("k"), RangeEnd: []byte("m")}, Except: []*historypb.Range{{Key: []byte("ka")}}, To: to,
+			Containing: [][]byte{[]byte("/x/")},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -146,10 +190,10 @@ func TestRewound(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].Revision != 3 || all[0].UnixMs != 95 || f.rewound != 3 {
 		t.Fatalf("%v, %v", all, err)
 	}
-	if a, b := all[1].Keys[0], all[1].Keys[1]; a.Then != nil || a.Now.ModRevision != 5 || b.Now != nil || string(b.Then.Value) != "v" {
+	if a, b := all[1].Keys[0], all[1].Keys[1]; a.Then != nil || a.Now.ModRevision != 5 || b.Now != nil || string(b.Then.Value) != "v" || a.LeaseEnded || !b.LeaseEnded {
 		t.Errorf("%v, %v", a, b)
 	}
-	if w := f.wanted; w.Keys != (mvcc.Range{Start: "k", End: "m"}) || len(w.Except) != 1 || !w.Except[0].Contains("ka") {
+	if w := f.wanted; w.Keys != (mvcc.Range{Start: "k", End: "m"}) || len(w.Except) != 1 || !w.Except[0].Contains("ka") || !slices.Equal(w.Containing, []string{"/x/"}) {
 		t.Errorf("asked for %+v", w)
 	}
 	// Everything came later: that there was nothing at that time does not follow, whatever is kept.

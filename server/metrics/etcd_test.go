@@ -67,7 +67,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: the table says %q, which is no reason", e.name, e.here)
 		}
 	}
-	for _, own := range []string{"keelson_history_kept_entries", "keelson_history_kept_bytes"} {
+	for _, own := range []string{"keelson_history_kept_entries", "keelson_history_kept_bytes", "keelson_history_kept_other_entries"} {
 		if have[own] != "gauge" {
 			t.Errorf("%s is a %q", own, have[own])
 		}

@@ -125,8 +125,9 @@ func (m *Metrics) storage(f *set, s Sources) {
 	}
 	f.gauge("etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.", size(func(total, _ int64) int64 { return total }))
 	f.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", size(func(_, inUse int64) int64 { return inUse }))
-	f.gauge("keelson_history_kept_entries", "The number of entries that stay in the log after a compaction because of --history-retention: of those that this member would remove, and knows of.", func() float64 { return float64(s.Kept().Entries) })
+	f.gauge("keelson_history_kept_entries", "The number of entries that stay in the log after a compaction because of --history-retention: of those that this member would remove.", func() float64 { return float64(s.Kept().Entries) })
 	f.gauge("keelson_history_kept_bytes", "The bytes of their keys and values, which the database has beside what is there without --history-retention.", func() float64 { return float64(s.Kept().Bytes) })
+	f.gauge("keelson_history_kept_other_entries", "The number of those entries that are no changes of keys: of leases and their renewals, of compactions and the like.", func() float64 { return float64(s.Kept().Others) })
 	f.counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", count(&m.puts))
 	f.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member: keys deleted.", count(&m.deletes))
 	f.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member: those of its clients.", m.succeeded(pb.KV_Txn_FullMethodName))

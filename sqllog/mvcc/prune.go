@@ -1,6 +1,10 @@
 package mvcc
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/keelson-io/keelson/drivers"
+)
 
 // Prunable lists keys from key on that have versions which a compaction at rev
 // frees, looking at no more than about limit keys. next is where to go on, "" at the end.
@@ -126,6 +130,36 @@ func (b *Builder) TakeGarbage() []Freed {
 	}
 	b.ix.marks = slices.Clone(b.ix.marks[n:])
 	return g
+}
+
+// walked is how many keys are looked at before those are pruned that are to be.
+const walked = 20_000
+
+// TakeSuperseded gives all entries that are not needed, in no order and possibly repeated, and takes them out of what was built, up to a position. So a log that has much
+// more of them than fits into memory can be loaded: a superseded entry is needed for nothing that comes after it.
+func (b *Builder) TakeSuperseded(position int64) (freed []Freed) {
+	ix := b.Index(drivers.End{Position: position})
+	for from, more := "", ix.Compact > 0; more; {
+		keys, next := ix.Prunable(from, ix.Compact, walked)
+		freed = append(freed, b.Prune(keys, ix.Compact)...)
+		from, more = next, next != ""
+	}
+	return append(freed, b.TakeGarbage()...)
+}
+
+// Versions counts the versions of keys, and the bytes of their keys and values. It walks the whole index.
+func (ix *Index) Versions() (n, bytes int64) {
+	for key, rec := range ix.keys.all(Everything) {
+		v, older := &rec.Version, rec.older
+		for {
+			n, bytes = n+1, bytes+int64(len(key))+int64(v.Size)
+			if older == nil {
+				break
+			}
+			v, older = &older.Version, older.prev
+		}
+	}
+	return n, bytes
 }
 
 // Garbage is the number of superseded entries that are not key-value.

@@ -124,7 +124,36 @@ func found(t *testing.T, log drivers.Log) ([]Finding, Summary) {
 	if s.Findings != int64(len(all)) {
 		t.Errorf("%d findings were reported, and the summary says %d", len(all), s.Findings)
 	}
+	// It makes no difference what is taken out of the index on the way.
+	var again []Finding
+	s2, err := Walk(t.Context(), log, Options{Report: func(f Finding) { again = append(again, f) }, loadAtOnce: 1})
+	if err != nil || s2 != s || !slices.Equal(all, again) {
+		t.Errorf("findings %q, %+v; without what is superseded %q, %+v: %v", all, s, again, s2, err)
+	}
 	return all, s
+}
+
+// TestMuchSuperseded: a log may have much more that is superseded than fits into memory.
+func TestMuchSuperseded(t *testing.T) {
+	var requests []any
+	for i := range 1000 {
+		if requests = append(requests, put(fmt.Sprint("k", i%7), "x")); i%50 == 49 {
+			requests = append(requests, compaction(int64(i+2)))
+		}
+	}
+	log := logOf(t, entries(t, requests...))
+	bounds, err := log.ReadIndex(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &walk{log: log, bounds: bounds, opts: Options{Progress: func(int64, int64) {}, loadAtOnce: 20}}
+	if err := w.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := w.index.Versions(); n < 7 || n > 7+50+20 {
+		t.Errorf("the index has %d versions of 7 keys", n)
+	}
+	found(t, log)
 }
 
 func TestSound(t *testing.T) {

@@ -57,6 +57,9 @@ type Options struct {
 	Report func(Finding)
 	// Progress is told now and then how far the walk is, in steps of any size. Optional.
 	Progress func(done, total int64)
+
+	// loadAtOnce is how many entries are loaded, at least, before what is superseded among them is taken out of the index.
+	loadAtOnce int
 }
 
 // Walk examines a log. An error means that it could not be read to the end;
@@ -67,6 +70,9 @@ func Walk(ctx context.Context, log drivers.Log, opts Options) (Summary, error) {
 		members: make(map[uint64]*mvcc.Member), removed: make(map[uint64]bool)}
 	if opts.Progress == nil {
 		w.opts.Progress = func(int64, int64) {}
+	}
+	if opts.loadAtOnce == 0 {
+		w.opts.loadAtOnce = 1 << 18
 	}
 	if c, ok := log.(drivers.Checker); ok {
 		err := c.Check(ctx, func(text string) { w.find("storage", 0, "%s", text) })
@@ -130,7 +136,7 @@ func (w *walk) progress(pass, position int64) {
 
 // load builds the index as a server does. What cannot be read is left out; scan tells of it.
 func (w *walk) load(ctx context.Context) error {
-	b := mvcc.NewIndex().Edit(false)
+	b, loaded := mvcc.NewIndex().Edit(false), 0
 	err := w.each(ctx, false, func(entries []drivers.Entry) {
 		for i := range entries {
 			if _, err := mvcc.Decode(&entries[i]); err != nil {
@@ -140,7 +146,12 @@ func (w *walk) load(ctx context.Context) error {
 				w.find("I6", entries[i].Position, "the index cannot take it in: %v", err)
 			}
 		}
-		w.progress(0, entries[len(entries)-1].Position)
+		last := entries[len(entries)-1].Position
+		if loaded += len(entries); loaded >= max(w.opts.loadAtOnce, b.Keys()) {
+			b.TakeSuperseded(last)
+			loaded = 0
+		}
+		w.progress(0, last)
 	})
 	b.Settle()
 	w.index = b.Index(w.bounds.End)

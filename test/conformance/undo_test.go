@@ -361,6 +361,12 @@ func (u *undo) mistake() {
 		if code != 0 || !strings.Contains(out, "70 created again, 1 changed back, 1 deleted") {
 			u.t.Errorf("by %s the dry run says\n%s", by, out)
 		}
+		if named := fmt.Sprintf("--to %d --apply does it.\n", rev); by == "revision" && !strings.HasSuffix(out, named) {
+			u.t.Errorf("the dry run does not end with %q:\n%s", named, out)
+		}
+		if _, code := u.keelson("rewind", "--prefix=/a/", "--to=1s", "--apply"); code != 2 {
+			u.t.Errorf("how long ago is taken with --apply: exit code %d", code)
+		}
 		now, _ := u.all("/a/")
 		u.same("after the dry run", now, deletedTo)
 		if out, code = u.keelson("rewind", "--prefix=/a/", "--to="+to, "--apply", "--max-txn-ops=16"); code != 0 || !strings.Contains(out, "done for 72 keys in 5 transactions") {

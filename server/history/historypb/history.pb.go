@@ -495,10 +495,12 @@ func (x *Change) GetValueGone() bool {
 }
 
 type RewoundRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          *Range                 `protobuf:"bytes,1,opt,name=keys,proto3" json:"keys,omitempty"`
-	Except        []*Range               `protobuf:"bytes,2,rep,name=except,proto3" json:"except,omitempty"`
-	To            *Moment                `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Keys   *Range                 `protobuf:"bytes,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	Except []*Range               `protobuf:"bytes,2,rep,name=except,proto3" json:"except,omitempty"`
+	To     *Moment                `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// containing, if there is any, leaves only the keys that contain one of these.
+	Containing    [][]byte `protobuf:"bytes,4,rep,name=containing,proto3" json:"containing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -550,6 +552,13 @@ func (x *RewoundRequest) GetExcept() []*Range {
 func (x *RewoundRequest) GetTo() *Moment {
 	if x != nil {
 		return x.To
+	}
+	return nil
+}
+
+func (x *RewoundRequest) GetContaining() [][]byte {
+	if x != nil {
+		return x.Containing
 	}
 	return nil
 }
@@ -631,7 +640,9 @@ type Rewound struct {
 	Then *Change `protobuf:"bytes,2,opt,name=then,proto3" json:"then,omitempty"`
 	Now  *Change `protobuf:"bytes,3,opt,name=now,proto3" json:"now,omitempty"`
 	// same is set if value and lease are what they were.
-	Same          bool `protobuf:"varint,4,opt,name=same,proto3" json:"same,omitempty"`
+	Same bool `protobuf:"varint,4,opt,name=same,proto3" json:"same,omitempty"`
+	// lease_ended is set if the lease that the key had then is known to have ended since. There may be another one of the same id.
+	LeaseEnded    bool `protobuf:"varint,5,opt,name=lease_ended,json=leaseEnded,proto3" json:"lease_ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,6 +705,13 @@ func (x *Rewound) GetSame() bool {
 	return false
 }
 
+func (x *Rewound) GetLeaseEnded() bool {
+	if x != nil {
+		return x.LeaseEnded
+	}
+	return false
+}
+
 var File_history_proto protoreflect.FileDescriptor
 
 const file_history_proto_rawDesc = "" +
@@ -735,21 +753,26 @@ const file_history_proto_rawDesc = "" +
 	"\x05lease\x18\a \x01(\x03R\x05lease\x12\x17\n" +
 	"\aunix_ms\x18\b \x01(\x03R\x06unixMs\x12\x1d\n" +
 	"\n" +
-	"value_gone\x18\t \x01(\bR\tvalueGone\"\x86\x01\n" +
+	"value_gone\x18\t \x01(\bR\tvalueGone\"\xa6\x01\n" +
 	"\x0eRewoundRequest\x12%\n" +
 	"\x04keys\x18\x01 \x01(\v2\x11.keelson.v1.RangeR\x04keys\x12)\n" +
 	"\x06except\x18\x02 \x03(\v2\x11.keelson.v1.RangeR\x06except\x12\"\n" +
-	"\x02to\x18\x03 \x01(\v2\x12.keelson.v1.MomentR\x02to\"\x9b\x01\n" +
+	"\x02to\x18\x03 \x01(\v2\x12.keelson.v1.MomentR\x02to\x12\x1e\n" +
+	"\n" +
+	"containing\x18\x04 \x03(\fR\n" +
+	"containing\"\x9b\x01\n" +
 	"\x0fRewoundResponse\x12*\n" +
 	"\x06extent\x18\x01 \x01(\v2\x12.keelson.v1.ExtentR\x06extent\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x17\n" +
 	"\aunix_ms\x18\x03 \x01(\x03R\x06unixMs\x12'\n" +
-	"\x04keys\x18\x04 \x03(\v2\x13.keelson.v1.RewoundR\x04keys\"}\n" +
+	"\x04keys\x18\x04 \x03(\v2\x13.keelson.v1.RewoundR\x04keys\"\x9e\x01\n" +
 	"\aRewound\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12&\n" +
 	"\x04then\x18\x02 \x01(\v2\x12.keelson.v1.ChangeR\x04then\x12$\n" +
 	"\x03now\x18\x03 \x01(\v2\x12.keelson.v1.ChangeR\x03now\x12\x12\n" +
-	"\x04same\x18\x04 \x01(\bR\x04same2\x95\x01\n" +
+	"\x04same\x18\x04 \x01(\bR\x04same\x12\x1f\n" +
+	"\vlease_ended\x18\x05 \x01(\bR\n" +
+	"leaseEnded2\x95\x01\n" +
 	"\aHistory\x12D\n" +
 	"\aChanges\x12\x1a.keelson.v1.ChangesRequest\x1a\x1b.keelson.v1.ChangesResponse0\x01\x12D\n" +
 	"\aRewound\x12\x1a.keelson.v1.RewoundRequest\x1a\x1b.keelson.v1.RewoundResponse0\x01B8Z6github.com/keelson-io/keelson/server/history/historypbb\x06proto3"

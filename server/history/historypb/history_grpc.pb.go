@@ -30,9 +30,11 @@ const (
 // History tells what the log has of the past, also of what is compacted. A server answers by itself, without a leader.
 type HistoryClient interface {
 	// Changes gives the changes of keys. The first response has the extent and no changes. Errors: UNAVAILABLE, INVALID_ARGUMENT, as etcd's.
+	// The last response has the extent as it is in the end, for the same revision, since some may have been removed meanwhile.
 	Changes(ctx context.Context, in *ChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ChangesResponse], error)
 	// Rewound gives what keys were at some moment, for those which have changed since, in the order of the keys. The first response has the extent alone.
 	// OUT_OF_RANGE if the log does not have all of it any more, RESOURCE_EXHAUSTED if it is too much at once.
+	// Either is RESOURCE_EXHAUSTED also if the server has been busy with others for some seconds, and may be ended so when others wait and its client does not read.
 	Rewound(ctx context.Context, in *RewoundRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RewoundResponse], error)
 }
 
@@ -89,9 +91,11 @@ type History_RewoundClient = grpc.ServerStreamingClient[RewoundResponse]
 // History tells what the log has of the past, also of what is compacted. A server answers by itself, without a leader.
 type HistoryServer interface {
 	// Changes gives the changes of keys. The first response has the extent and no changes. Errors: UNAVAILABLE, INVALID_ARGUMENT, as etcd's.
+	// The last response has the extent as it is in the end, for the same revision, since some may have been removed meanwhile.
 	Changes(*ChangesRequest, grpc.ServerStreamingServer[ChangesResponse]) error
 	// Rewound gives what keys were at some moment, for those which have changed since, in the order of the keys. The first response has the extent alone.
 	// OUT_OF_RANGE if the log does not have all of it any more, RESOURCE_EXHAUSTED if it is too much at once.
+	// Either is RESOURCE_EXHAUSTED also if the server has been busy with others for some seconds, and may be ended so when others wait and its client does not read.
 	Rewound(*RewoundRequest, grpc.ServerStreamingServer[RewoundResponse]) error
 	mustEmbedUnimplementedHistoryServer()
 }
