@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -361,7 +362,7 @@ func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
 	}
 	if m == nil {
 		var err error
-		if m, err = founded(n.opts.Name, n.opts.AdvertisePeerURLs.Strings(), n.opts.InitialClusterToken); err != nil {
+		if m, err = founded(&n.opts); err != nil {
 			return nil, err
 		}
 	}
@@ -375,11 +376,16 @@ func (n *Node) identify(ctx context.Context) (*mvcc.Member, error) {
 	return resp.(*mvcc.Member), nil
 }
 
-// founded gives the member that founds a cluster, by etcd's formula.
-func founded(name string, peers []string, token string) (*mvcc.Member, error) {
-	founders, cluster, err := membership.Found([]membership.Founder{{Name: name, PeerURLs: peers}}, token)
+// founded gives the member that founds a cluster alone, by etcd's formula. With the flags that every server has which is given none, the cluster's id is one of chance: by it backups of
+// different stores are told apart where they come to one place. It is in the log from then on, and so the members' that are added.
+func founded(o *config.Options) (*mvcc.Member, error) {
+	founders, cluster, err := membership.Found([]membership.Founder{{Name: o.Name, PeerURLs: o.AdvertisePeerURLs.Strings()}}, o.InitialClusterToken)
 	if err != nil {
 		return nil, err
 	}
-	return &mvcc.Member{ClusterID: uint64(cluster), Member: &pb.Member{ID: uint64(founders[0].ID), PeerURLs: peers}}, nil
+	m := &mvcc.Member{ClusterID: uint64(cluster), Member: &pb.Member{ID: uint64(founders[0].ID), PeerURLs: o.AdvertisePeerURLs.Strings()}}
+	if o.Indistinct() {
+		m.ClusterID = rand.Uint64()
+	}
+	return m, nil
 }

@@ -140,3 +140,9 @@ func resolved(ctx context.Context, urls URLs) (URLs, error) {
 func without(list, other []string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(other, s) })
 }
+
+// Indistinct tells whether the flags found the same cluster as those of every other server that is started alone with the default peer URL and token.
+func (o *Options) Indistinct() bool {
+	d := Default()
+	return slices.Equal(o.AdvertisePeerURLs.Strings(), d.AdvertisePeerURLs.Strings()) && o.InitialClusterToken == d.InitialClusterToken
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -27,6 +28,10 @@ func Dir(ctx context.Context, f *etcdfile.File, opts *config.Options, o Options,
 	founders, self, err := server.Founding(opts)
 	if err != nil {
 		return Stand{}, err
+	}
+	// A store that was restored is another one than that which the backup is of, and its backups are others.
+	if len(founders.Members) == 1 && opts.Indistinct() {
+		founders.ClusterID = rand.Uint64()
 	}
 	o.Members = founders
 	s, err := occupy(opts)

@@ -14,6 +14,8 @@ import (
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/server"
 	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/sqllog"
+	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
 // options are those of one of the members of a cluster, or of one that is alone.
@@ -92,6 +94,39 @@ func TestDirAlone(t *testing.T) {
 	}
 	if clustered, err := raft.Clustered(server.RaftDir(*o)); clustered || err != nil {
 		t.Errorf("of a cluster: %v, %v", clustered, err)
+	}
+}
+
+// TestDirIndistinct: of one snapshot two stores are made whose backups are told apart, also where no flag sets them apart.
+func TestDirIndistinct(t *testing.T) {
+	f := taken(t, filled(t))
+	clusters := map[uint64]bool{}
+	for range 2 {
+		o := config.Default()
+		o.DataDir = t.TempDir()
+		o.EnsureDefaults()
+		if _, err := Dir(t.Context(), f, &o, Options{}, discard()); err != nil {
+			t.Fatal(err)
+		}
+		path, err := server.DatabasePath(o.DataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log, err := sqlite.Open(t.Context(), sqlite.Options{Path: path, ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, err := sqllog.Open(t.Context(), sqllog.Options{Log: log, Logger: discard(), Publish: func(*mvcc.Index, []*mvcc.Event) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		clusters[store.Index().Member().ClusterID] = true
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(clusters) != 2 {
+		t.Errorf("the clusters are %v", clusters)
 	}
 }
 
