@@ -2,9 +2,9 @@
 // each restart that everything it has said is true.
 //
 // The server is a process of its own that takes etcd's flags, so that etcd can
-// prove the tests (-server=etcd). Writers, readers, lease holders and
-// compactions load it through the etcd client while watchers record the whole
-// history. A ledger holds what the writers asked for and what they were
+// prove the tests (-server=etcd). Writers, readers, lease holders,
+// compactions and defragmentations load it through the etcd client while watchers
+// record the whole history. A ledger holds what the writers asked for and what they were
 // answered. After each kill the history is read to its end and held against it:
 //
 //   - revisions rise by one and are never used twice, whatever was killed;

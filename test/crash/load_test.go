@@ -73,6 +73,7 @@ func (l *load) run(ctx context.Context) error {
 	start(readers, l.reader)
 	start(leaseHolders, l.holder)
 	start(1, l.compactor)
+	start(1, l.defragmenter)
 	return g.Wait()
 }
 
@@ -334,15 +335,36 @@ func (l *load) reader(_ int, rng *rand.Rand) func(context.Context) error {
 	}
 }
 
+// defragmenter has the server give back what is free in its file, so that kills come in the midst of that.
+func (l *load) defragmenter(_ int, rng *rand.Rand) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if !paused(ctx, time.Duration(100+rng.IntN(900))*time.Millisecond) {
+			return errEnded
+		}
+		if _, err := l.client.Defragment(ctx, l.client.Endpoints()[0]); err != nil {
+			return l.failed("defragment", err)
+		}
+		return nil
+	}
+}
+
+// paused tells whether a while has passed, and ctx has not ended before.
+func paused(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
 // compactor compacts now and then, half of the time physically.
 func (l *load) compactor(_ int, rng *rand.Rand) func(context.Context) error {
 	return func(ctx context.Context) error {
-		pause := time.NewTimer(time.Duration(50+rng.IntN(300)) * time.Millisecond)
-		defer pause.Stop()
-		select {
-		case <-ctx.Done():
+		if !paused(ctx, time.Duration(50+rng.IntN(300))*time.Millisecond) {
 			return errEnded
-		case <-pause.C:
 		}
 		rev := l.compactTo()
 		if rev < 2 {
