@@ -41,26 +41,15 @@ Restore one with keelson snapshot restore. The exit code is 0, 1 for a failure, 
 
 `
 
-func (p *program) backup(ctx context.Context, args []string) int {
+func (p *program) backup(ctx context.Context, args []string) error {
 	c, err := p.parseBackup(args)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
 	case err != nil:
-		return p.misused("backup", err)
+		return err
+	case c.list:
+		return c.show(ctx, p)
 	}
-	run := c.now
-	if c.list {
-		run = c.show
-	}
-	err = run(ctx, p)
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, new(errUsage)):
-		return p.misused("backup", err)
-	}
-	return p.fail(fmt.Errorf("backup: %w", err))
+	return c.now(ctx, p)
 }
 
 func (p *program) parseBackup(args []string) (*backupCommand, error) {
@@ -89,11 +78,14 @@ func (p *program) parseBackup(args []string) (*backupCommand, error) {
 		c.client.help(p.stdout)
 		return nil, flag.ErrHelp
 	case err != nil:
-		return nil, err
+		return nil, errUsage{err}
 	case f.NArg() > 0:
-		return nil, fmt.Errorf("backup takes no argument such as %q", f.Arg(0))
+		return nil, usageError("it takes no argument such as %q", f.Arg(0))
 	}
-	return c, c.opts.ValidateBackupTarget()
+	if err := c.opts.ValidateBackupTarget(); err != nil {
+		return nil, errUsage{err}
+	}
+	return c, nil
 }
 
 // defineStore defines the server's flags that say where a store of buckets is and who asks it, with what its variables say.
@@ -118,12 +110,12 @@ func (p *program) defineBackup(f *flag.FlagSet, o *config.Options) error {
 	var err error
 	if text := p.getenv("ETCD_BACKUP_KEEP"); text != "" {
 		if o.BackupKeep, err = strconv.Atoi(text); err != nil {
-			return fmt.Errorf("invalid value %q for ETCD_BACKUP_KEEP", text)
+			return usageError("invalid value %q for ETCD_BACKUP_KEEP", text)
 		}
 	}
 	if text := p.getenv("ETCD_BACKUP_KEEP_FOR"); text != "" {
 		if o.BackupKeepFor, err = time.ParseDuration(text); err != nil {
-			return fmt.Errorf("invalid value %q for ETCD_BACKUP_KEEP_FOR", text)
+			return usageError("invalid value %q for ETCD_BACKUP_KEEP_FOR", text)
 		}
 	}
 	f.IntVar(&o.BackupKeep, "backup-keep", o.BackupKeep, "")

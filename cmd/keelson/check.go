@@ -40,30 +40,19 @@ store is sound, 1 if something was found or the store could not be read, 2 for w
 // maxShown bounds the findings printed: a store broken from the start has one for every entry.
 const maxShown = 1000
 
+// errFindings ends a check that has told what it found.
 var errFindings = errors.New("the store is not sound")
 
-func (p *program) check(ctx context.Context, args []string) int {
+func (p *program) check(ctx context.Context, args []string) error {
 	c, err := p.parseCheck(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintln(p.stderr, "keelson:", err)
-		fmt.Fprintln(p.stderr, "'keelson check --help' says how it is used.")
-		return 2
+	if err != nil {
+		return err
 	}
 	log, err := c.open(ctx)
 	if err != nil {
-		return p.fail(fmt.Errorf("check: %w", err))
+		return err
 	}
-	err = errors.Join(c.run(ctx, p, log), log.Close())
-	if err != nil && !errors.Is(err, errFindings) {
-		return p.fail(fmt.Errorf("check: %w", err))
-	}
-	if err != nil {
-		return 1
-	}
-	return 0
+	return errors.Join(c.run(ctx, p, log), log.Close())
 }
 
 func (p *program) parseCheck(args []string) (*checkCommand, error) {
@@ -89,11 +78,14 @@ func (p *program) parseCheck(args []string) (*checkCommand, error) {
 		writeFlag(p.stdout, "--json", "one JSON object for each finding, and one for the summary")
 		return nil, flag.ErrHelp
 	case err != nil:
-		return nil, err
+		return nil, errUsage{err}
 	case f.NArg() > 0:
-		return nil, fmt.Errorf("check takes no argument such as %q", f.Arg(0))
+		return nil, usageError("it takes no argument such as %q", f.Arg(0))
 	}
-	return c, o.ValidateDatastore()
+	if err := o.ValidateDatastore(); err != nil {
+		return nil, errUsage{err}
+	}
+	return c, nil
 }
 
 func writeFlag(w io.Writer, name, text string) { fmt.Fprintf(w, "  %-32s%s\n", name, text) }

@@ -52,35 +52,25 @@ type shown struct {
 	is   bool // there was something
 }
 
-func (p *program) history(ctx context.Context, args []string) int {
+func (p *program) history(ctx context.Context, args []string) error {
 	c, err := p.parseHistory(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return p.misused("history", err)
+	if err != nil {
+		return err
 	}
 	conn, _, err := c.client.connect(ctx)
 	if err != nil {
-		return p.fail(fmt.Errorf("history: %w", err))
+		return err
 	}
 	defer conn.Close()
 	c.out, c.values = p.stdout, newDecoder()
 	defer c.values.close()
 	extent, err := c.run(ctx, conn)
 	if err != nil {
-		return p.fail(fmt.Errorf("history: %w", explain(err)))
+		return explain(err)
 	}
 	fmt.Fprintf(p.stderr, "The log has all changes from revision %d on; the current revision is %d, the compact revision %d.\n",
 		extent.GetCompleteRevision(), extent.GetRevision(), max(extent.GetCompactRevision(), 0))
-	return 0
-}
-
-// misused tells of wrong usage.
-func (p *program) misused(command string, err error) int {
-	fmt.Fprintln(p.stderr, "keelson:", err)
-	fmt.Fprintf(p.stderr, "'keelson %s --help' says how it is used.\n", command)
-	return 2
+	return nil
 }
 
 // explain says what an error of the service means.
@@ -124,15 +114,15 @@ func (p *program) parseHistory(args []string) (*historyCommand, error) {
 		c.client.help(p.stdout)
 		return nil, flag.ErrHelp
 	case err != nil:
-		return nil, err
+		return nil, errUsage{err}
 	case len(rest) != 1 || rest[0] == "":
-		return nil, errors.New("history takes one prefix")
+		return nil, usageError("it takes one prefix")
 	case c.format != "simple" && c.format != "yaml" && c.format != "json":
-		return nil, fmt.Errorf("-w %s: there is simple, yaml and json", c.format)
+		return nil, usageError("-w %s: there is simple, yaml and json", c.format)
 	case c.limit < 0:
-		return nil, errors.New("--limit is negative")
+		return nil, usageError("--limit is negative")
 	case c.diff && (c.format == "json" || c.newest):
-		return nil, errors.New("--diff is for people, and in the order in which things happened: not with -w json, nor with --newest-first")
+		return nil, usageError("--diff is for people, and in the order in which things happened: not with -w json, nor with --newest-first")
 	}
 	c.key = rest[0]
 	return c, nil

@@ -51,20 +51,12 @@ The exit code is 0 if both sides are equal, 1 if something failed or would be lo
 
 `
 
-func (p *program) migrate(ctx context.Context, args []string) int {
+func (p *program) migrate(ctx context.Context, args []string) error {
 	c, err := p.parseMigrate(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintln(p.stderr, "keelson:", err)
-		fmt.Fprintln(p.stderr, "'keelson migrate --help' says how it is used.")
-		return 2
+	if err != nil {
+		return err
 	}
-	if err := c.run(ctx, p); err != nil {
-		return p.fail(fmt.Errorf("migrate: %w", err))
-	}
-	return 0
+	return c.run(ctx, p)
 }
 
 // migrateFlag is a flag and its line in the help.
@@ -134,16 +126,19 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 		}
 		return nil, flag.ErrHelp
 	case err != nil:
-		return nil, err
+		return nil, errUsage{err}
 	case f.NArg() > 0:
-		return nil, fmt.Errorf("migrate takes no argument such as %q", f.Arg(0))
+		return nil, usageError("it takes no argument such as %q", f.Arg(0))
 	case c.from == "" || c.to == "":
-		return nil, errors.New("migrate needs --from and --to")
+		return nil, usageError("it needs --from and --to")
 	}
 	if user := &c.opts.Client.User; *user != "" && !strings.Contains(*user, ":") {
 		*user += ":" + p.getenv("ETCDCTL_PASSWORD")
 	}
-	return c, c.places()
+	if err := c.places(); err != nil {
+		return nil, errUsage{err}
+	}
+	return c, nil
 }
 
 // places reads what flags name.

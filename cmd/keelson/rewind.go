@@ -77,23 +77,17 @@ type rewindStep struct {
 	size int // of the value
 }
 
-func (p *program) rewind(ctx context.Context, args []string) int {
+func (p *program) rewind(ctx context.Context, args []string) error {
 	c, err := p.parseRewind(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return p.misused("rewind", err)
+	if err != nil {
+		return err
 	}
 	conn, _, err := c.client.connect(ctx)
 	if err != nil {
-		return p.fail(fmt.Errorf("rewind: %w", err))
+		return err
 	}
 	defer conn.Close()
-	if err := c.run(ctx, p, conn); err != nil {
-		return p.fail(fmt.Errorf("rewind: %w", explain(err)))
-	}
-	return 0
+	return explain(c.run(ctx, p, conn))
 }
 
 func (p *program) parseRewind(args []string) (*rewindCommand, error) {
@@ -129,27 +123,27 @@ func (p *program) parseRewind(args []string) (*rewindCommand, error) {
 		c.client.help(p.stdout)
 		return nil, flag.ErrHelp
 	case err != nil:
-		return nil, err
+		return nil, errUsage{err}
 	case f.NArg() > 0:
-		return nil, fmt.Errorf("rewind takes no argument such as %q", f.Arg(0))
+		return nil, usageError("it takes no argument such as %q", f.Arg(0))
 	case c.namespace != "" && c.exact:
-		return nil, errors.New("--namespace and --exact do not go together")
+		return nil, usageError("--namespace and --exact do not go together")
 	case c.namespace != "" && !given(f, "prefix"):
 		c.prefix = "/registry/"
 	case !given(f, "prefix"):
-		return nil, errors.New("--prefix is required; --prefix= means every key")
+		return nil, usageError("--prefix is required; --prefix= means every key")
 	case c.exact && c.prefix == "":
-		return nil, errors.New("--exact names no key")
+		return nil, usageError("--exact names no key")
 	}
 	switch {
 	case c.to == nil:
-		return nil, errors.New("--to is required")
+		return nil, usageError("--to is required")
 	case ago && c.apply:
-		return nil, errors.New("--apply takes a revision or a time, not how long ago: run it without --apply first, look at what it would do, and give the revision that its last line names")
+		return nil, usageError("--apply takes a revision or a time, not how long ago: run it without --apply first, look at what it would do, and give the revision that its last line names")
 	case c.ops < 1:
-		return nil, errors.New("--max-txn-ops is too small")
+		return nil, usageError("--max-txn-ops is too small")
 	case c.force && !c.apply:
-		return nil, errors.New("--force is of use with --apply only")
+		return nil, usageError("--force is of use with --apply only")
 	}
 	return c, nil
 }

@@ -26,42 +26,24 @@ A snapshot is etcd's: etcdctl and etcdutl make and take the same files. The same
 `
 
 // errUsage says that a command was given in a wrong way.
-type errUsage struct{ text string }
+type errUsage struct{ error }
 
-func (e errUsage) Error() string { return e.text }
+func (e errUsage) Unwrap() error { return e.error }
 
-func usageError(format string, args ...any) error { return errUsage{fmt.Sprintf(format, args...)} }
+func usageError(format string, args ...any) error { return errUsage{fmt.Errorf(format, args...)} }
 
-// snapshot runs one of the commands that are about snapshots.
-func (p *program) snapshot(ctx context.Context, args []string) int {
-	commands := map[string]func(context.Context, []string) error{"save": p.snapshotSave, "status": p.snapshotStatus, "restore": p.snapshotRestore}
-	name := ""
-	if len(args) > 0 {
-		name = args[0]
-	}
-	command, known := commands[name]
-	switch {
-	case known:
-	case name == "", name == "help", name == "-h", name == "-help", name == "--help":
+// snapshot says what commands there are about snapshots, of which none was named.
+func (p *program) snapshot(_ context.Context, args []string) error {
+	switch name := strings.Join(args[:min(1, len(args))], ""); name {
+	case "help", "-h", "-help", "--help":
 		fmt.Fprint(p.stdout, snapshotUsage)
-		if name == "" {
-			return 2
-		}
-		return 0
+		return nil
+	case "":
+		fmt.Fprint(p.stdout, snapshotUsage)
+		return errUsage{flag.ErrHelp}
 	default:
-		fmt.Fprintf(p.stderr, "keelson: there is no 'keelson snapshot %s'\n'keelson snapshot --help' says what there is.\n", name)
-		return 2
+		return usageError("there is no 'keelson snapshot %s'", name)
 	}
-	err := command(ctx, args[1:])
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-		return 0
-	case errors.As(err, new(errUsage)):
-		fmt.Fprintln(p.stderr, "keelson: snapshot "+name+":", err)
-		fmt.Fprintf(p.stderr, "'keelson snapshot %s --help' says how it is used.\n", name)
-		return 2
-	}
-	return p.fail(fmt.Errorf("snapshot %s: %w", name, err))
 }
 
 // newFlags gives a set of flags whose errors and help are the caller's to print.
@@ -80,7 +62,7 @@ func parseFile(f *flag.FlagSet, args []string, help func()) (file string, err er
 			help()
 			return "", err
 		case err != nil:
-			return "", usageError("%v", err)
+			return "", errUsage{err}
 		}
 		if args = f.Args(); len(args) == 0 {
 			break

@@ -136,7 +136,7 @@ func (p *program) parseRestore(args []string) (*restoreCommand, error) {
 		o.DataDir = given
 	}
 	if err := o.ValidateDatastore(); err != nil {
-		return nil, usageError("%v", err)
+		return nil, errUsage{err}
 	}
 	return c, nil
 }
