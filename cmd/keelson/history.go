@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"strings"
@@ -86,35 +85,20 @@ func explain(err error) error {
 
 func (p *program) parseHistory(args []string) (*historyCommand, error) {
 	c := &historyCommand{format: "simple", last: map[string]shown{}}
-	f := flag.NewFlagSet("history", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	c.client.define(f, p.getenv)
-	f.BoolVar(&c.exact, "exact", false, "")
-	f.Var(&c.except, "exclude", "")
-	f.Var(momentFlag{&c.since, time.Now}, "since", "")
-	f.Var(momentFlag{&c.until, time.Now}, "until", "")
-	f.Int64Var(&c.limit, "limit", 0, "")
-	f.BoolVar(&c.newest, "newest-first", false, "")
-	for _, name := range []string{"w", "write-out"} {
-		f.StringVar(&c.format, name, c.format, "")
-	}
-	f.BoolVar(&c.diff, "diff", false, "")
-	rest, err := parseMixed(f, args)
+	f := p.flags(historyUsage)
+	f.own("--exact", "the key PREFIX alone", &c.exact)
+	f.own("--exclude PREFIX", "but not the keys under this one; may be given more than once", &c.except)
+	f.own("--since MOMENT", "what changed after it", momentFlag{&c.since, time.Now})
+	f.own("--until MOMENT", "what had changed by then", momentFlag{&c.until, time.Now})
+	f.own("--limit N", "the last N changes, or the first with --since and no --newest-first", &c.limit)
+	f.own("--newest-first", "the newest change first", &c.newest)
+	f.own("-w, --write-out FORMAT", "simple (a line for each change, the default), yaml (with the objects), or json", &c.format)
+	f.own("--diff", "what each change made different", &c.diff)
+	c.client.define(f)
+	rest, err := f.parse(args)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.stdout, historyUsage)
-		writeFlag(p.stdout, "--exact", "the key PREFIX alone")
-		writeFlag(p.stdout, "--exclude PREFIX", "but not the keys under this one; may be given more than once")
-		writeFlag(p.stdout, "--since MOMENT", "what changed after it")
-		writeFlag(p.stdout, "--until MOMENT", "what had changed by then")
-		writeFlag(p.stdout, "--limit N", "the last N changes, or the first with --since and no --newest-first")
-		writeFlag(p.stdout, "--newest-first", "the newest change first")
-		writeFlag(p.stdout, "-w, --write-out FORMAT", "simple (a line for each change, the default), yaml (with the objects), or json")
-		writeFlag(p.stdout, "--diff", "what each change made different")
-		c.client.help(p.stdout)
-		return nil, flag.ErrHelp
 	case err != nil:
-		return nil, errUsage{err}
+		return nil, err
 	case len(rest) != 1 || rest[0] == "":
 		return nil, usageError("it takes one prefix")
 	case c.format != "simple" && c.format != "yaml" && c.format != "json":
@@ -126,20 +110,6 @@ func (p *program) parseHistory(args []string) (*historyCommand, error) {
 	}
 	c.key = rest[0]
 	return c, nil
-}
-
-// parseMixed parses flags that may come before and after other arguments, as etcdctl's do, and gives those.
-func parseMixed(f *flag.FlagSet, args []string) (rest []string, err error) {
-	for {
-		if err := f.Parse(args); err != nil {
-			return nil, err
-		}
-		n := len(args) - f.NArg()
-		if f.NArg() == 0 || n > 0 && args[n-1] == "--" {
-			return append(rest, f.Args()...), nil
-		}
-		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
-	}
 }
 
 func (c *historyCommand) run(ctx context.Context, conn *grpc.ClientConn) (*historypb.Extent, error) {
