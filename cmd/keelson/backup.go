@@ -4,13 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -41,26 +38,15 @@ Restore one with keelson snapshot restore. The exit code is 0, 1 for a failure, 
 
 `
 
-func (p *program) backup(ctx context.Context, args []string) int {
+func (p *program) backup(ctx context.Context, args []string) error {
 	c, err := p.parseBackup(args)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
 	case err != nil:
-		return p.misused("backup", err)
+		return err
+	case c.list:
+		return c.show(ctx, p)
 	}
-	run := c.now
-	if c.list {
-		run = c.show
-	}
-	err = run(ctx, p)
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, new(errUsage)):
-		return p.misused("backup", err)
-	}
-	return p.fail(fmt.Errorf("backup: %w", err))
+	return c.now(ctx, p)
 }
 
 func (p *program) parseBackup(args []string) (*backupCommand, error) {
@@ -68,67 +54,30 @@ func (p *program) parseBackup(args []string) (*backupCommand, error) {
 	if len(args) > 0 && args[0] == "list" {
 		c.list, args = true, args[1:]
 	}
-	f := flag.NewFlagSet("backup", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	c.client.define(f, p.getenv)
-	if err := p.defineBackup(f, &c.opts); err != nil {
+	o := &c.opts
+	f := p.flags(backupUsage)
+	f.server("--backup-dir DIR", "the directory of the backups", &o.BackupDir)
+	f.server("--backup-s3-bucket NAME", "the bucket of the backups; --backup-s3-endpoint, -region,", &o.BackupS3Bucket)
+	f.own("", "-prefix, -credentials-file and -trusted-ca-file as for the server")
+	f.server("--backup-s3-endpoint --backup-s3-prefix", "", &o.BackupS3Endpoint, &o.BackupS3Prefix)
+	defineStore(f, o)
+	f.server("--backup-keep N", "keep the newest N", &o.BackupKeep)
+	f.server("--backup-keep-for DURATION", "keep those that are no older", &o.BackupKeepFor)
+	f.own("--lost-quorum", lostQuorumHelp, &c.lost)
+	f.own("--json", "one JSON object for each backup", &c.json)
+	c.client.define(f)
+	if err := f.parseAlone(args); err != nil {
 		return nil, err
 	}
-	f.BoolVar(&c.lost, "lost-quorum", false, "")
-	f.BoolVar(&c.json, "json", false, "")
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.stdout, backupUsage)
-		writeFlag(p.stdout, "--backup-dir DIR", "the directory of the backups")
-		writeFlag(p.stdout, "--backup-s3-bucket NAME", "the bucket of the backups; --backup-s3-endpoint, -region,")
-		writeFlag(p.stdout, "", "-prefix, -credentials-file and -trusted-ca-file as for the server")
-		writeFlag(p.stdout, "--backup-keep N", "keep the newest N")
-		writeFlag(p.stdout, "--backup-keep-for DURATION", "keep those that are no older")
-		writeFlag(p.stdout, "--lost-quorum", lostQuorumHelp)
-		writeFlag(p.stdout, "--json", "one JSON object for each backup")
-		c.client.help(p.stdout)
-		return nil, flag.ErrHelp
-	case err != nil:
-		return nil, err
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("backup takes no argument such as %q", f.Arg(0))
+	if err := o.ValidateBackupTarget(); err != nil {
+		return nil, errUsage{err}
 	}
-	return c, c.opts.ValidateBackupTarget()
+	return c, nil
 }
 
-// defineStore defines the server's flags that say where a store of buckets is and who asks it, with what its variables say.
-func (p *program) defineStore(f *flag.FlagSet, o *config.Options) {
-	p.defineText(f, &o.BackupS3Endpoint, "backup-s3-endpoint")
-	p.defineText(f, &o.BackupS3Region, "backup-s3-region")
-	p.defineText(f, &o.BackupS3CredentialsFile, "backup-s3-credentials-file")
-	p.defineText(f, &o.BackupS3CAFile, "backup-s3-trusted-ca-file")
-}
-
-// defineText defines a flag of the server's, with what its variable says.
-func (p *program) defineText(f *flag.FlagSet, field *string, name string) {
-	f.StringVar(field, name, p.getenv("ETCD_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))), "")
-}
-
-// defineBackup defines the server's flags about the place of backups and what is kept there, with what its variables say.
-func (p *program) defineBackup(f *flag.FlagSet, o *config.Options) error {
-	p.defineText(f, &o.BackupDir, "backup-dir")
-	p.defineText(f, &o.BackupS3Bucket, "backup-s3-bucket")
-	p.defineText(f, &o.BackupS3Prefix, "backup-s3-prefix")
-	p.defineStore(f, o)
-	var err error
-	if text := p.getenv("ETCD_BACKUP_KEEP"); text != "" {
-		if o.BackupKeep, err = strconv.Atoi(text); err != nil {
-			return fmt.Errorf("invalid value %q for ETCD_BACKUP_KEEP", text)
-		}
-	}
-	if text := p.getenv("ETCD_BACKUP_KEEP_FOR"); text != "" {
-		if o.BackupKeepFor, err = time.ParseDuration(text); err != nil {
-			return fmt.Errorf("invalid value %q for ETCD_BACKUP_KEEP_FOR", text)
-		}
-	}
-	f.IntVar(&o.BackupKeep, "backup-keep", o.BackupKeep, "")
-	f.DurationVar(&o.BackupKeepFor, "backup-keep-for", o.BackupKeepFor, "")
-	return nil
+// defineStore defines the server's flags that say where a store of buckets is and who asks it, but for its endpoint.
+func defineStore(f *flags, o *config.Options) {
+	f.server("--backup-s3-region --backup-s3-credentials-file --backup-s3-trusted-ca-file", "", &o.BackupS3Region, &o.BackupS3CredentialsFile, &o.BackupS3CAFile)
 }
 
 // now makes a backup.

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/keelson-io/keelson/drivers"
@@ -40,72 +37,38 @@ store is sound, 1 if something was found or the store could not be read, 2 for w
 // maxShown bounds the findings printed: a store broken from the start has one for every entry.
 const maxShown = 1000
 
+// errFindings ends a check that has told what it found.
 var errFindings = errors.New("the store is not sound")
 
-func (p *program) check(ctx context.Context, args []string) int {
+func (p *program) check(ctx context.Context, args []string) error {
 	c, err := p.parseCheck(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintln(p.stderr, "keelson:", err)
-		fmt.Fprintln(p.stderr, "'keelson check --help' says how it is used.")
-		return 2
+	if err != nil {
+		return err
 	}
 	log, err := c.open(ctx)
 	if err != nil {
-		return p.fail(fmt.Errorf("check: %w", err))
+		return err
 	}
-	err = errors.Join(c.run(ctx, p, log), log.Close())
-	if err != nil && !errors.Is(err, errFindings) {
-		return p.fail(fmt.Errorf("check: %w", err))
-	}
-	if err != nil {
-		return 1
-	}
-	return 0
+	return errors.Join(c.run(ctx, p, log), log.Close())
 }
 
 func (p *program) parseCheck(args []string) (*checkCommand, error) {
 	c := &checkCommand{opts: config.Default()}
 	o := &c.opts
-	o.DataDir, o.Datastore, o.DatastorePasswordFile = p.getenv("ETCD_DATA_DIR"), p.getenv("ETCD_DATASTORE"), p.getenv("ETCD_DATASTORE_PASSWORD_FILE")
-	o.DatastoreName = cmp.Or(p.getenv("ETCD_DATASTORE_NAME"), o.DatastoreName)
 	o.EnsureDefaults()
-	f := flag.NewFlagSet("check", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.StringVar(&o.DataDir, "data-dir", o.DataDir, "")
-	f.StringVar(&o.Datastore, "datastore", o.Datastore, "")
-	f.StringVar(&o.DatastoreName, "datastore-name", o.DatastoreName, "")
-	f.StringVar(&o.DatastorePasswordFile, "datastore-password-file", o.DatastorePasswordFile, "")
-	f.BoolVar(&c.json, "json", false, "")
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.stdout, checkUsage)
-		writeFlag(p.stdout, "--data-dir DIR", "the server's data directory; "+o.DataDir+" if not given")
-		writeFlag(p.stdout, "--datastore URL", "the database instead, as the server's flag of this name has it")
-		writeFlag(p.stdout, "--datastore-name NAME", "which log in it; "+o.DatastoreName+" if not given")
-		writeFlag(p.stdout, "--datastore-password-file FILE", "where its password is")
-		writeFlag(p.stdout, "--json", "one JSON object for each finding, and one for the summary")
-		return nil, flag.ErrHelp
-	case err != nil:
+	f := p.flags(checkUsage)
+	f.server("--data-dir DIR", "the server's data directory; "+o.DataDir+" if not given", &o.DataDir)
+	f.server("--datastore URL", "the database instead, as the server's flag of this name has it", &o.Datastore)
+	f.server("--datastore-name NAME", "which log in it; "+o.DatastoreName+" if not given", &o.DatastoreName)
+	f.server("--datastore-password-file FILE", "where its password is", &o.DatastorePasswordFile)
+	f.own("--json", "one JSON object for each finding, and one for the summary", &c.json)
+	if err := f.parseAlone(args); err != nil {
 		return nil, err
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("check takes no argument such as %q", f.Arg(0))
 	}
-	return c, o.ValidateDatastore()
-}
-
-func writeFlag(w io.Writer, name, text string) { fmt.Fprintf(w, "  %-32s%s\n", name, text) }
-
-// getenv gives a variable of the environment that the program was given.
-func (p *program) getenv(name string) (value string) {
-	for _, e := range p.environ {
-		if v, ok := strings.CutPrefix(e, name+"="); ok {
-			value = v
-		}
+	if err := o.ValidateDatastore(); err != nil {
+		return nil, errUsage{err}
 	}
-	return value
+	return c, nil
 }
 
 // open opens the store for reading. Nothing is made where there is none.

@@ -5,9 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"strings"
@@ -32,54 +30,22 @@ type clientOptions struct {
 	dialTimeout       time.Duration // for one endpoint to answer
 	keepaliveTime     time.Duration // without a word from the server, until it is asked for one
 	keepaliveTimeout  time.Duration // for that word
-	err               error         // of the environment; connect gives it
 }
 
-// define defines the flags. What is not given is what the environment says.
-func (o *clientOptions) define(f *flag.FlagSet, getenv func(string) string) {
-	f.StringVar(&o.endpoints, "endpoints", "127.0.0.1:2379", "")
-	f.StringVar(&o.caFile, "cacert", "", "")
-	f.StringVar(&o.certFile, "cert", "", "")
-	f.StringVar(&o.keyFile, "key", "", "")
-	f.BoolVar(&o.skipVerify, "insecure-skip-tls-verify", false, "")
-	f.BoolVar(&o.plain, "insecure-transport", true, "")
-	f.StringVar(&o.user, "user", "", "")
-	f.StringVar(&o.password, "password", "", "")
-	f.DurationVar(&o.dialTimeout, "dial-timeout", 5*time.Second, "")
-	f.DurationVar(&o.keepaliveTime, "keepalive-time", 2*time.Second, "")
-	f.DurationVar(&o.keepaliveTimeout, "keepalive-timeout", 6*time.Second, "")
-	for _, name := range []string{
-		"endpoints", "cacert", "cert", "key", "insecure-skip-tls-verify", "insecure-transport", "user", "password",
-		"dial-timeout", "keepalive-time", "keepalive-timeout",
-	} {
-		o.err = errors.Join(o.err, fromEnvironment(f, name, getenv))
-	}
-}
-
-// fromEnvironment gives a flag the value that etcdctl's variable for it has.
-func fromEnvironment(f *flag.FlagSet, name string, getenv func(string) string) error {
-	variable := "ETCDCTL_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	text := getenv(variable)
-	if text == "" {
-		return nil
-	}
-	if err := f.Set(name, text); err != nil {
-		return usageError("%s is not what --%s takes: %v", variable, name, err)
-	}
-	return nil
-}
-
-func (o *clientOptions) help(w io.Writer) {
-	writeFlag(w, "--endpoints URL[,URL…]", "the servers, of which the first that answers is asked; 127.0.0.1:2379 if not given")
-	writeFlag(w, "--cacert FILE", "the certificates by which the server is verified")
-	writeFlag(w, "--cert FILE, --key FILE", "the client's certificate, and its key")
-	writeFlag(w, "--insecure-skip-tls-verify", "do not verify the server: for tests only")
-	writeFlag(w, "--insecure-transport=false", "TLS also where neither a certificate nor https:// is given")
-	writeFlag(w, "--user NAME[:PASSWORD]", "as whom, where authentication is enabled")
-	writeFlag(w, "--password PASSWORD", "the user's password, if --user does not have it")
-	writeFlag(w, "--dial-timeout DURATION", "how long a server may take to answer; 5s if not given")
-	writeFlag(w, "--keepalive-time DURATION", "how often a silent connection is tested; 2s if not given")
-	writeFlag(w, "--keepalive-timeout DURATION", "how long the answer to that may take; 6s if not given")
+// define defines the flags.
+func (o *clientOptions) define(f *flags) {
+	o.endpoints, o.plain = "127.0.0.1:2379", true
+	o.dialTimeout, o.keepaliveTime, o.keepaliveTimeout = 5*time.Second, 2*time.Second, 6*time.Second
+	f.client("--endpoints URL[,URL…]", "the servers, of which the first that answers is asked; 127.0.0.1:2379 if not given", &o.endpoints)
+	f.client("--cacert FILE", "the certificates by which the server is verified", &o.caFile)
+	f.client("--cert FILE, --key FILE", "the client's certificate, and its key", &o.certFile, &o.keyFile)
+	f.client("--insecure-skip-tls-verify", "do not verify the server: for tests only", &o.skipVerify)
+	f.client("--insecure-transport=false", "TLS also where neither a certificate nor https:// is given", &o.plain)
+	f.client("--user NAME[:PASSWORD]", "as whom, where authentication is enabled", &o.user)
+	f.client("--password PASSWORD", "the user's password, if --user does not have it", &o.password)
+	f.client("--dial-timeout DURATION", "how long a server may take to answer; 5s if not given", &o.dialTimeout)
+	f.client("--keepalive-time DURATION", "how often a silent connection is tested; 2s if not given", &o.keepaliveTime)
+	f.client("--keepalive-timeout DURATION", "how long the answer to that may take; 6s if not given", &o.keepaliveTimeout)
 }
 
 // connect connects to the first server that answers, as the user if there is one, and gives what it says of itself.
@@ -104,8 +70,6 @@ func (o *clientOptions) connect(ctx context.Context) (*grpc.ClientConn, *pb.Stat
 
 func (o *clientOptions) validate() error {
 	switch {
-	case o.err != nil:
-		return o.err
 	case (o.certFile == "") != (o.keyFile == ""):
 		return usageError("--cert and --key go together")
 	case o.user != "" && o.password == "" && !strings.Contains(o.user, ":"):

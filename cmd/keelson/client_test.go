@@ -1,7 +1,6 @@
 package main
 
 import (
-	"flag"
 	"net"
 	"path/filepath"
 	"strings"
@@ -16,9 +15,9 @@ import (
 func client(t *testing.T, environ []string, args ...string) *clientOptions {
 	t.Helper()
 	o := &clientOptions{}
-	f := flag.NewFlagSet("", flag.ContinueOnError)
-	o.define(f, (&program{environ: environ}).getenv)
-	if err := f.Parse(args); err != nil {
+	f := (&program{environ: environ}).flags("")
+	o.define(f)
+	if err := f.parseAlone(args); err != nil {
 		t.Fatal(err)
 	}
 	return o

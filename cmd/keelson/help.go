@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/keelson-io/keelson/server/config"
@@ -22,12 +23,9 @@ Commands:
 
 `
 
-func (p *program) help() int {
+func (p *program) help(context.Context, []string) error {
 	if _, err := fmt.Fprint(p.stdout, commands); err != nil {
-		return p.fail(err)
+		return err
 	}
-	if err := config.Help(p.stdout); err != nil {
-		return p.fail(err)
-	}
-	return 0
+	return config.Help(p.stdout)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"strings"
@@ -52,35 +51,25 @@ type shown struct {
 	is   bool // there was something
 }
 
-func (p *program) history(ctx context.Context, args []string) int {
+func (p *program) history(ctx context.Context, args []string) error {
 	c, err := p.parseHistory(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return p.misused("history", err)
+	if err != nil {
+		return err
 	}
 	conn, _, err := c.client.connect(ctx)
 	if err != nil {
-		return p.fail(fmt.Errorf("history: %w", err))
+		return err
 	}
 	defer conn.Close()
 	c.out, c.values = p.stdout, newDecoder()
 	defer c.values.close()
 	extent, err := c.run(ctx, conn)
 	if err != nil {
-		return p.fail(fmt.Errorf("history: %w", explain(err)))
+		return explain(err)
 	}
 	fmt.Fprintf(p.stderr, "The log has all changes from revision %d on; the current revision is %d, the compact revision %d.\n",
 		extent.GetCompleteRevision(), extent.GetRevision(), max(extent.GetCompactRevision(), 0))
-	return 0
-}
-
-// misused tells of wrong usage.
-func (p *program) misused(command string, err error) int {
-	fmt.Fprintln(p.stderr, "keelson:", err)
-	fmt.Fprintf(p.stderr, "'keelson %s --help' says how it is used.\n", command)
-	return 2
+	return nil
 }
 
 // explain says what an error of the service means.
@@ -96,60 +85,31 @@ func explain(err error) error {
 
 func (p *program) parseHistory(args []string) (*historyCommand, error) {
 	c := &historyCommand{format: "simple", last: map[string]shown{}}
-	f := flag.NewFlagSet("history", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	c.client.define(f, p.getenv)
-	f.BoolVar(&c.exact, "exact", false, "")
-	f.Var(&c.except, "exclude", "")
-	f.Var(momentFlag{&c.since, time.Now}, "since", "")
-	f.Var(momentFlag{&c.until, time.Now}, "until", "")
-	f.Int64Var(&c.limit, "limit", 0, "")
-	f.BoolVar(&c.newest, "newest-first", false, "")
-	for _, name := range []string{"w", "write-out"} {
-		f.StringVar(&c.format, name, c.format, "")
-	}
-	f.BoolVar(&c.diff, "diff", false, "")
-	rest, err := parseMixed(f, args)
+	f := p.flags(historyUsage)
+	f.own("--exact", "the key PREFIX alone", &c.exact)
+	f.own("--exclude PREFIX", "but not the keys under this one; may be given more than once", &c.except)
+	f.own("--since MOMENT", "what changed after it", momentFlag{&c.since, time.Now})
+	f.own("--until MOMENT", "what had changed by then", momentFlag{&c.until, time.Now})
+	f.own("--limit N", "the last N changes, or the first with --since and no --newest-first", &c.limit)
+	f.own("--newest-first", "the newest change first", &c.newest)
+	f.own("-w, --write-out FORMAT", "simple (a line for each change, the default), yaml (with the objects), or json", &c.format)
+	f.own("--diff", "what each change made different", &c.diff)
+	c.client.define(f)
+	rest, err := f.parse(args)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.stdout, historyUsage)
-		writeFlag(p.stdout, "--exact", "the key PREFIX alone")
-		writeFlag(p.stdout, "--exclude PREFIX", "but not the keys under this one; may be given more than once")
-		writeFlag(p.stdout, "--since MOMENT", "what changed after it")
-		writeFlag(p.stdout, "--until MOMENT", "what had changed by then")
-		writeFlag(p.stdout, "--limit N", "the last N changes, or the first with --since and no --newest-first")
-		writeFlag(p.stdout, "--newest-first", "the newest change first")
-		writeFlag(p.stdout, "-w, --write-out FORMAT", "simple (a line for each change, the default), yaml (with the objects), or json")
-		writeFlag(p.stdout, "--diff", "what each change made different")
-		c.client.help(p.stdout)
-		return nil, flag.ErrHelp
 	case err != nil:
 		return nil, err
 	case len(rest) != 1 || rest[0] == "":
-		return nil, errors.New("history takes one prefix")
+		return nil, usageError("it takes one prefix")
 	case c.format != "simple" && c.format != "yaml" && c.format != "json":
-		return nil, fmt.Errorf("-w %s: there is simple, yaml and json", c.format)
+		return nil, usageError("-w %s: there is simple, yaml and json", c.format)
 	case c.limit < 0:
-		return nil, errors.New("--limit is negative")
+		return nil, usageError("--limit is negative")
 	case c.diff && (c.format == "json" || c.newest):
-		return nil, errors.New("--diff is for people, and in the order in which things happened: not with -w json, nor with --newest-first")
+		return nil, usageError("--diff is for people, and in the order in which things happened: not with -w json, nor with --newest-first")
 	}
 	c.key = rest[0]
 	return c, nil
-}
-
-// parseMixed parses flags that may come before and after other arguments, as etcdctl's do, and gives those.
-func parseMixed(f *flag.FlagSet, args []string) (rest []string, err error) {
-	for {
-		if err := f.Parse(args); err != nil {
-			return nil, err
-		}
-		n := len(args) - f.NArg()
-		if f.NArg() == 0 || n > 0 && args[n-1] == "--" {
-			return append(rest, f.Args()...), nil
-		}
-		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
-	}
 }
 
 func (c *historyCommand) run(ctx context.Context, conn *grpc.ClientConn) (*historypb.Extent, error) {

@@ -3,10 +3,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -30,30 +33,42 @@ type program struct {
 
 // run does what the arguments say and gives the exit code: 0, 1 for a failure, 2 for wrong usage.
 func (p *program) run(ctx context.Context) int {
-	if len(p.args) > 0 {
-		switch p.args[0] {
-		case "version":
-			return p.version()
-		case "help":
-			return p.help()
-		case "check":
-			return p.check(ctx, p.args[1:])
-		case "snapshot":
-			return p.snapshot(ctx, p.args[1:])
-		case "history":
-			return p.history(ctx, p.args[1:])
-		case "rewind":
-			return p.rewind(ctx, p.args[1:])
-		case "migrate":
-			return p.migrate(ctx, p.args[1:])
-		case "backup":
-			return p.backup(ctx, p.args[1:])
+	commands := map[string]func(context.Context, []string) error{
+		"version":          p.version,
+		"help":             p.help,
+		"check":            p.check,
+		"snapshot":         p.snapshot,
+		"snapshot save":    p.snapshotSave,
+		"snapshot status":  p.snapshotStatus,
+		"snapshot restore": p.snapshotRestore,
+		"history":          p.history,
+		"rewind":           p.rewind,
+		"migrate":          p.migrate,
+		"backup":           p.backup,
+	}
+	for n := min(2, len(p.args)); n > 0; n-- {
+		name := strings.Join(p.args[:n], " ")
+		if command, ok := commands[name]; ok {
+			return p.end(name, command(ctx, p.args[n:]))
 		}
 	}
 	return p.serve(ctx)
 }
 
-func (p *program) fail(err error) int {
-	fmt.Fprintln(p.stderr, "keelson:", err)
+// end tells the error of a command, if it has not printed its help or its findings, and gives the exit code.
+func (p *program) end(name string, err error) int {
+	usage := errors.As(err, new(errUsage))
+	if err != nil && !errors.Is(err, flag.ErrHelp) && !errors.Is(err, errFindings) {
+		fmt.Fprintf(p.stderr, "keelson: %s: %v\n", name, err)
+		if usage {
+			fmt.Fprintf(p.stderr, "'keelson %s --help' says how it is used.\n", name)
+		}
+	}
+	switch {
+	case usage:
+		return 2
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	}
 	return 1
 }

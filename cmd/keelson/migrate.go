@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,7 +17,6 @@ import (
 // migrateCommand moves a store from one place to another.
 type migrateCommand struct {
 	from, to string
-	peerURLs string
 	// fromPassword and toPassword are files.
 	fromPassword, toPassword string
 	opts                     migrate.Options
@@ -51,99 +49,63 @@ The exit code is 0 if both sides are equal, 1 if something failed or would be lo
 
 `
 
-func (p *program) migrate(ctx context.Context, args []string) int {
+func (p *program) migrate(ctx context.Context, args []string) error {
 	c, err := p.parseMigrate(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintln(p.stderr, "keelson:", err)
-		fmt.Fprintln(p.stderr, "'keelson migrate --help' says how it is used.")
-		return 2
+	if err != nil {
+		return err
 	}
-	if err := c.run(ctx, p); err != nil {
-		return p.fail(fmt.Errorf("migrate: %w", err))
-	}
-	return 0
+	return c.run(ctx, p)
 }
 
-// migrateFlag is a flag and its line in the help.
-type migrateFlag struct {
-	text  *string
-	bool  *bool
-	name  string
-	value string
-	help  string
-}
-
-func (c *migrateCommand) flags() []migrateFlag {
+func (c *migrateCommand) define(f *flags) {
 	o := &c.opts
-	return []migrateFlag{
-		{text: &c.from, name: "from", value: "SOURCE", help: "where the store is"},
-		{text: &c.to, name: "to", value: "TARGET", help: "where it is to be"},
-		{bool: &o.Accept, name: "yes", help: "go on although something is lost"},
-		{bool: &o.DryRun, name: "dry-run", help: "say what would be done, and write nothing"},
-		{bool: &o.History, name: "history", help: "give a running server all changes that are kept, in order, not only the keys that live"},
-		{bool: &o.Merge, name: "merge", help: "add to a running server that has keys; those of the same name are overwritten"},
-		{bool: &o.Renumber, name: "renumber", help: "for kine: changes that share a revision get later ones, and all after them"},
-		{bool: &o.IgnoreWAL, name: "ignore-wal", help: "of a server that was not stopped cleanly, take what is in its database"},
-		{bool: &o.LostQuorum, name: "lost-quorum", help: "of a running server, take what it has, also if it lags behind its cluster or has no leader"},
-		{text: &o.TempDir, name: "tmp-dir", value: "DIR", help: "where a copy of the source is made on the way; the system's temporary directory if not given"},
-		{text: &o.Client.CACert, name: "cacert", value: "FILE", help: "the certificate authority of a running server"},
-		{text: &o.Client.Cert, name: "cert", value: "FILE", help: "the certificate that it is shown"},
-		{text: &o.Client.Key, name: "key", value: "FILE", help: "the key of that certificate"},
-		{text: &o.Client.User, name: "user", value: "NAME:PASSWORD", help: "who it is told that this is"},
-		{bool: &o.Client.InsecureSkipTLSVerify, name: "insecure-skip-tls-verify", help: "believe any certificate"},
-		{text: &o.TargetClient.CACert, name: "to-cacert", value: "FILE", help: "as --cacert, for the target alone; if one of these is given, the target is given none of those"},
-		{text: &o.TargetClient.Cert, name: "to-cert", value: "FILE", help: "as --cert, for the target alone"},
-		{text: &o.TargetClient.Key, name: "to-key", value: "FILE", help: "as --key, for the target alone"},
-		{text: &o.TargetClient.User, name: "to-user", value: "NAME:PASSWORD", help: "as --user, for the target alone"},
-		{text: &o.Member.Name, name: "name", value: "NAME", help: "for a new data directory: the server's name, as etcd's flag; " + o.Member.Name + " if not given"},
-		{text: &o.Member.InitialCluster, name: "initial-cluster", value: "NAME=URL[,…]", help: "the cluster that it begins: each member makes its directory of the same source"},
-		{text: &o.Member.InitialClusterToken, name: "initial-cluster-token", value: "TOKEN", help: "what sets that cluster apart"},
-		{text: &c.peerURLs, name: "initial-advertise-peer-urls", value: "URL[,…]", help: "the server's URLs in it"},
-		{text: &o.Member.DatastorePasswordFile, name: "datastore-password-file", value: "FILE", help: "where the password of postgres://… is"},
-		{text: &c.fromPassword, name: "from-password-file", value: "FILE", help: "where the password of the source's database is, kine's or a Keelson's"},
-		{text: &c.toPassword, name: "to-password-file", value: "FILE", help: "the same for the target's"},
-		{bool: &c.json, name: "json", help: "print the plan and the proof as JSON objects"},
-	}
+	f.own("--from SOURCE", "where the store is", &c.from)
+	f.own("--to TARGET", "where it is to be", &c.to)
+	f.own("--yes", "go on although something is lost", &o.Accept)
+	f.own("--dry-run", "say what would be done, and write nothing", &o.DryRun)
+	f.own("--history", "give a running server all changes that are kept, in order, not only the keys that live", &o.History)
+	f.own("--merge", "add to a running server that has keys; those of the same name are overwritten", &o.Merge)
+	f.own("--renumber", "for kine: changes that share a revision get later ones, and all after them", &o.Renumber)
+	f.own("--ignore-wal", "of a server that was not stopped cleanly, take what is in its database", &o.IgnoreWAL)
+	f.own("--lost-quorum", "of a running server, take what it has, also if it lags behind its cluster or has no leader", &o.LostQuorum)
+	f.own("--tmp-dir DIR", "where a copy of the source is made on the way; the system's temporary directory if not given", &o.TempDir)
+	f.client("--cacert FILE", "the certificate authority of a running server", &o.Client.CACert)
+	f.client("--cert FILE", "the certificate that it is shown", &o.Client.Cert)
+	f.client("--key FILE", "the key of that certificate", &o.Client.Key)
+	f.client("--user NAME:PASSWORD", "who it is told that this is", &o.Client.User)
+	f.client("--insecure-skip-tls-verify", "believe any certificate", &o.Client.InsecureSkipTLSVerify)
+	f.own("--to-cacert FILE", "as --cacert, for the target alone; if one of these is given, the target is given none of those", &o.TargetClient.CACert)
+	f.own("--to-cert FILE", "as --cert, for the target alone", &o.TargetClient.Cert)
+	f.own("--to-key FILE", "as --key, for the target alone", &o.TargetClient.Key)
+	f.own("--to-user NAME:PASSWORD", "as --user, for the target alone", &o.TargetClient.User)
+	f.own("--name NAME", "for a new data directory: the server's name, as etcd's flag; "+o.Member.Name+" if not given", &o.Member.Name)
+	f.own("--initial-cluster NAME=URL[,…]", "the cluster that it begins: each member makes its directory of the same source", &o.Member.InitialCluster)
+	f.own("--initial-cluster-token TOKEN", "what sets that cluster apart", &o.Member.InitialClusterToken)
+	f.own("--initial-advertise-peer-urls URL[,…]", "the server's URLs in it", &o.Member.AdvertisePeerURLs)
+	f.own("--datastore-password-file FILE", "where the password of postgres://… is", &o.Member.DatastorePasswordFile)
+	f.own("--from-password-file FILE", "where the password of the source's database is, kine's or a Keelson's", &c.fromPassword)
+	f.own("--to-password-file FILE", "the same for the target's", &c.toPassword)
+	f.own("--json", "print the plan and the proof as JSON objects", &c.json)
 }
 
 func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 	c := &migrateCommand{}
 	c.opts.Member = config.Default()
-	f := flag.NewFlagSet("migrate", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	for _, one := range c.flags() {
-		if one.text != nil {
-			f.StringVar(one.text, one.name, *one.text, "")
-		} else {
-			f.BoolVar(one.bool, one.name, false, "")
-		}
-	}
-	for _, name := range []string{"cacert", "cert", "key", "user", "insecure-skip-tls-verify"} {
-		if err := fromEnvironment(f, name, p.getenv); err != nil {
-			return nil, err
-		}
-	}
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.stdout, migrateUsage)
-		for _, one := range c.flags() {
-			writeFlag(p.stdout, strings.TrimSpace("--"+one.name+" "+one.value), one.help)
-		}
-		return nil, flag.ErrHelp
+	f := p.flags(migrateUsage)
+	c.define(f)
+	switch err := f.parseAlone(args); {
 	case err != nil:
 		return nil, err
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("migrate takes no argument such as %q", f.Arg(0))
 	case c.from == "" || c.to == "":
-		return nil, errors.New("migrate needs --from and --to")
+		return nil, usageError("it needs --from and --to")
 	}
 	if user := &c.opts.Client.User; *user != "" && !strings.Contains(*user, ":") {
 		*user += ":" + p.getenv("ETCDCTL_PASSWORD")
 	}
-	return c, c.places()
+	if err := c.places(); err != nil {
+		return nil, errUsage{err}
+	}
+	return c, nil
 }
 
 // places reads what flags name.
@@ -169,11 +131,6 @@ func (c *migrateCommand) places() (err error) {
 		o.TargetClient = o.Client
 	}
 	o.TargetClient.InsecureSkipTLSVerify = insecure
-	if c.peerURLs != "" {
-		if o.Member.AdvertisePeerURLs, err = config.ParseURLs(c.peerURLs); err != nil {
-			return fmt.Errorf("--initial-advertise-peer-urls: %w", err)
-		}
-	}
 	o.Member.EnsureDefaults()
 	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"slices"
@@ -77,86 +76,60 @@ type rewindStep struct {
 	size int // of the value
 }
 
-func (p *program) rewind(ctx context.Context, args []string) int {
+func (p *program) rewind(ctx context.Context, args []string) error {
 	c, err := p.parseRewind(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return p.misused("rewind", err)
+	if err != nil {
+		return err
 	}
 	conn, _, err := c.client.connect(ctx)
 	if err != nil {
-		return p.fail(fmt.Errorf("rewind: %w", err))
+		return err
 	}
 	defer conn.Close()
-	if err := c.run(ctx, p, conn); err != nil {
-		return p.fail(fmt.Errorf("rewind: %w", explain(err)))
-	}
-	return 0
+	return explain(c.run(ctx, p, conn))
 }
 
 func (p *program) parseRewind(args []string) (*rewindCommand, error) {
 	c := &rewindCommand{ops: 128}
-	f := flag.NewFlagSet("rewind", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	c.client.define(f, p.getenv)
-	f.StringVar(&c.prefix, "prefix", "", "")
-	f.BoolVar(&c.exact, "exact", false, "")
-	f.StringVar(&c.namespace, "namespace", "", "")
-	f.Var(&c.except, "exclude", "")
+	f := p.flags(rewindUsage)
+	f.own("--prefix PREFIX", "which keys; an empty one means all", &c.prefix)
+	f.own("--exact", "the key PREFIX alone", &c.exact)
+	f.own("--namespace NAMESPACE", "the namespace of Kubernetes of this name and what is in it; --prefix is then kube-apiserver's --etcd-prefix, /registry/ if not given", &c.namespace)
+	f.own("--exclude PREFIX", "but not the keys under this one; may be given more than once", &c.except)
 	ago := false
-	f.Func("to", "", func(text string) error {
+	f.own("--to MOMENT", "as they were then", func(text string) error {
 		ago = isAgo(text)
 		return momentFlag{&c.to, time.Now}.Set(text)
 	})
-	f.BoolVar(&c.apply, "apply", false, "")
-	f.BoolVar(&c.force, "force", false, "")
-	f.IntVar(&c.ops, "max-txn-ops", c.ops, "")
-	f.BoolVar(&c.json, "json", false, "")
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.stdout, rewindUsage)
-		writeFlag(p.stdout, "--prefix PREFIX", "which keys; an empty one means all")
-		writeFlag(p.stdout, "--exact", "the key PREFIX alone")
-		writeFlag(p.stdout, "--namespace NAMESPACE", "the namespace of Kubernetes of this name and what is in it; --prefix is then kube-apiserver's --etcd-prefix, /registry/ if not given")
-		writeFlag(p.stdout, "--exclude PREFIX", "but not the keys under this one; may be given more than once")
-		writeFlag(p.stdout, "--to MOMENT", "as they were then")
-		writeFlag(p.stdout, "--apply", "do it")
-		writeFlag(p.stdout, "--force", "also where something was changed since the list was made")
-		writeFlag(p.stdout, "--max-txn-ops N", fmt.Sprintf("most keys of a transaction, %d if not given; fewer if the server's flag of this name allows no more", c.ops))
-		writeFlag(p.stdout, "--json", "one JSON object for each key, and one for the whole")
-		c.client.help(p.stdout)
-		return nil, flag.ErrHelp
-	case err != nil:
+	f.own("--apply", "do it", &c.apply)
+	f.own("--force", "also where something was changed since the list was made", &c.force)
+	f.own("--max-txn-ops N", fmt.Sprintf("most keys of a transaction, %d if not given; fewer if the server's flag of this name allows no more", c.ops), &c.ops)
+	f.own("--json", "one JSON object for each key, and one for the whole", &c.json)
+	c.client.define(f)
+	if err := f.parseAlone(args); err != nil {
 		return nil, err
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("rewind takes no argument such as %q", f.Arg(0))
+	}
+	switch {
 	case c.namespace != "" && c.exact:
-		return nil, errors.New("--namespace and --exact do not go together")
-	case c.namespace != "" && !given(f, "prefix"):
+		return nil, usageError("--namespace and --exact do not go together")
+	case c.namespace != "" && !f.given("prefix"):
 		c.prefix = "/registry/"
-	case !given(f, "prefix"):
-		return nil, errors.New("--prefix is required; --prefix= means every key")
+	case !f.given("prefix"):
+		return nil, usageError("--prefix is required; --prefix= means every key")
 	case c.exact && c.prefix == "":
-		return nil, errors.New("--exact names no key")
+		return nil, usageError("--exact names no key")
 	}
 	switch {
 	case c.to == nil:
-		return nil, errors.New("--to is required")
+		return nil, usageError("--to is required")
 	case ago && c.apply:
-		return nil, errors.New("--apply takes a revision or a time, not how long ago: run it without --apply first, look at what it would do, and give the revision that its last line names")
+		return nil, usageError("--apply takes a revision or a time, not how long ago: run it without --apply first, look at what it would do, and give the revision that its last line names")
 	case c.ops < 1:
-		return nil, errors.New("--max-txn-ops is too small")
+		return nil, usageError("--max-txn-ops is too small")
 	case c.force && !c.apply:
-		return nil, errors.New("--force is of use with --apply only")
+		return nil, usageError("--force is of use with --apply only")
 	}
 	return c, nil
-}
-
-func given(f *flag.FlagSet, name string) (yes bool) {
-	f.Visit(func(g *flag.Flag) { yes = yes || g.Name == name })
-	return yes
 }
 
 func (c *rewindCommand) run(ctx context.Context, p *program, conn *grpc.ClientConn) error {

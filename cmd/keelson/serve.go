@@ -18,9 +18,9 @@ func (p *program) serve(ctx context.Context) int {
 	opts, warnings, err := config.Load(config.Input{Args: p.args, Environ: p.environ})
 	switch {
 	case errors.Is(err, config.ErrHelp):
-		return p.help()
+		return p.end("help", p.help(ctx, nil))
 	case errors.Is(err, config.ErrVersion):
-		return p.version()
+		return p.end("version", p.version(ctx, nil))
 	case errors.Is(err, config.ErrUsage):
 		fmt.Fprintln(p.stderr, err)
 		return 2
@@ -61,6 +61,11 @@ func (p *program) serve(ctx context.Context) int {
 	return 0
 }
 
+func (p *program) fail(err error) int {
+	fmt.Fprintln(p.stderr, "keelson:", err)
+	return 1
+}
+
 // spareProcessor lets one thread more run Go code than there are processors. While SQLite writes and syncs,
 // its thread keeps a place that it does not use, until the scheduler notices; on two processors that is half of them.
 // With 100 clients creating, 4 % more of them are served, and 7 % more writes under 1,000 watchers. Who
@@ -74,11 +79,8 @@ func spareProcessor(environ []string) {
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 }
 
-func (p *program) version() int {
-	if err := config.Version(p.stdout, config.Build{Version: version(), Commit: commit()}); err != nil {
-		return p.fail(err)
-	}
-	return 0
+func (p *program) version(context.Context, []string) error {
+	return config.Version(p.stdout, config.Build{Version: version(), Commit: commit()})
 }
 
 // version is the module's version as the Go tool recorded it.

@@ -25,72 +25,18 @@ A snapshot is etcd's: etcdctl and etcdutl make and take the same files. The same
 --help say more. The exit code is 0, 1 for a failure, 2 for wrong usage.
 `
 
-// errUsage says that a command was given in a wrong way.
-type errUsage struct{ text string }
-
-func (e errUsage) Error() string { return e.text }
-
-func usageError(format string, args ...any) error { return errUsage{fmt.Sprintf(format, args...)} }
-
-// snapshot runs one of the commands that are about snapshots.
-func (p *program) snapshot(ctx context.Context, args []string) int {
-	commands := map[string]func(context.Context, []string) error{"save": p.snapshotSave, "status": p.snapshotStatus, "restore": p.snapshotRestore}
-	name := ""
-	if len(args) > 0 {
-		name = args[0]
-	}
-	command, known := commands[name]
-	switch {
-	case known:
-	case name == "", name == "help", name == "-h", name == "-help", name == "--help":
+// snapshot says what commands there are about snapshots, of which none was named.
+func (p *program) snapshot(_ context.Context, args []string) error {
+	switch name := strings.Join(args[:min(1, len(args))], ""); name {
+	case "help", "-h", "-help", "--help":
 		fmt.Fprint(p.stdout, snapshotUsage)
-		if name == "" {
-			return 2
-		}
-		return 0
+		return nil
+	case "":
+		fmt.Fprint(p.stdout, snapshotUsage)
+		return errUsage{flag.ErrHelp}
 	default:
-		fmt.Fprintf(p.stderr, "keelson: there is no 'keelson snapshot %s'\n'keelson snapshot --help' says what there is.\n", name)
-		return 2
+		return usageError("there is no 'keelson snapshot %s'", name)
 	}
-	err := command(ctx, args[1:])
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-		return 0
-	case errors.As(err, new(errUsage)):
-		fmt.Fprintln(p.stderr, "keelson: snapshot "+name+":", err)
-		fmt.Fprintf(p.stderr, "'keelson snapshot %s --help' says how it is used.\n", name)
-		return 2
-	}
-	return p.fail(fmt.Errorf("snapshot %s: %w", name, err))
-}
-
-// newFlags gives a set of flags whose errors and help are the caller's to print.
-func newFlags() *flag.FlagSet {
-	f := flag.NewFlagSet("", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	return f
-}
-
-// parseFile parses arguments that have, before, behind or between their flags, the name of one file, as etcdctl's and etcdutl's do.
-func parseFile(f *flag.FlagSet, args []string, help func()) (file string, err error) {
-	var names []string
-	for {
-		switch err := f.Parse(args); {
-		case errors.Is(err, flag.ErrHelp):
-			help()
-			return "", err
-		case err != nil:
-			return "", usageError("%v", err)
-		}
-		if args = f.Args(); len(args) == 0 {
-			break
-		}
-		names, args = append(names, args[0]), args[1:]
-	}
-	if len(names) != 1 {
-		return "", usageError("it takes exactly one file, and was given %d: %q", len(names), names)
-	}
-	return names[0], nil
 }
 
 const statusUsage = `Usage:
@@ -104,13 +50,9 @@ the size, the storage version. The whole file is examined, and its sha256 if it 
 
 func (p *program) snapshotStatus(_ context.Context, args []string) error {
 	format := "simple"
-	f := newFlags()
-	f.StringVar(&format, "write-out", format, "")
-	f.StringVar(&format, "w", format, "")
-	file, err := parseFile(f, args, func() {
-		fmt.Fprint(p.stdout, statusUsage)
-		writeFlag(p.stdout, "-w, --write-out FORMAT", "simple, table, json or fields; simple if not given")
-	})
+	f := p.flags(statusUsage)
+	f.own("-w, --write-out FORMAT", "simple, table, json or fields; simple if not given", &format)
+	file, err := f.parseFile(args)
 	if err != nil {
 		return err
 	}

@@ -86,39 +86,25 @@ func (p *program) parseRestore(args []string) (*restoreCommand, error) {
 	c := &restoreCommand{opts: config.Default()}
 	o := &c.opts
 	o.DataDir = ""
-	f := newFlags()
-	f.StringVar(&o.DataDir, "data-dir", o.DataDir, "")
-	f.StringVar(&o.WALDir, "wal-dir", o.WALDir, "")
-	f.StringVar(&o.Name, "name", o.Name, "")
-	f.StringVar(&o.InitialCluster, "initial-cluster", o.InitialCluster, "")
-	f.StringVar(&o.InitialClusterToken, "initial-cluster-token", o.InitialClusterToken, "")
-	f.Var(&o.AdvertisePeerURLs, "initial-advertise-peer-urls", "")
-	f.BoolVar(&c.skipHash, "skip-hash-check", false, "")
-	f.Uint64Var(&c.bump, "bump-revision", 0, "")
-	f.BoolVar(&c.markCompacted, "mark-compacted", false, "")
-	f.StringVar(&o.Datastore, "datastore", "", "")
-	f.StringVar(&o.DatastoreName, "datastore-name", o.DatastoreName, "")
-	f.StringVar(&o.DatastorePasswordFile, "datastore-password-file", "", "")
-	p.defineStore(f, o)
-	f.Uint64("initial-memory-map-size", 0, "") // etcdutl's, without meaning here
+	f := p.flags(restoreUsage)
+	f.own("--data-dir DIR", "the data directory, which is not there or empty; NAME.etcd if not given", &o.DataDir)
+	f.own("--wal-dir DIR", "a directory of its own for the Raft log of a cluster's member", &o.WALDir)
+	f.own("--name NAME", "the member's name; default if not given", &o.Name)
+	f.own("--initial-cluster LIST", "the members of the new cluster, as name=url,name=url", &o.InitialCluster)
+	f.own("--initial-cluster-token TOKEN", "sets apart clusters of the same members; etcd-cluster if not given", &o.InitialClusterToken)
+	f.own("--initial-advertise-peer-urls LIST", "where the others reach this member", &o.AdvertisePeerURLs)
+	f.own("--datastore URL", "restore into a PostgreSQL database instead, as the server's flag of this name has it", &o.Datastore)
+	f.own("--datastore-name NAME", "which log in it, one that is not there; "+o.DatastoreName+" if not given", &o.DatastoreName)
+	f.own("--datastore-password-file FILE", "where its password is", &o.DatastorePasswordFile)
+	f.own("--bump-revision N", "raise the revision by so much, so that it is above all that clients have seen", &c.bump)
+	f.own("--mark-compacted", "compact at the raised revision; goes with --bump-revision, and only with it", &c.markCompacted)
+	f.own("--skip-hash-check", "take a file without a sha256, such as member/snap/db, and believe one that has it", &c.skipHash)
+	f.server("--backup-s3-endpoint URL", "where the store of s3:// is; --backup-s3-region, -credentials-file", &o.BackupS3Endpoint)
+	f.own("", "and -trusted-ca-file as for the server")
+	defineStore(f, o)
+	f.own("--initial-memory-map-size", "", new(uint64)) // etcdutl's, without meaning here
 	var err error
-	c.file, err = parseFile(f, args, func() {
-		fmt.Fprint(p.stdout, restoreUsage)
-		writeFlag(p.stdout, "--data-dir DIR", "the data directory, which is not there or empty; NAME.etcd if not given")
-		writeFlag(p.stdout, "--wal-dir DIR", "a directory of its own for the Raft log of a cluster's member")
-		writeFlag(p.stdout, "--name NAME", "the member's name; default if not given")
-		writeFlag(p.stdout, "--initial-cluster LIST", "the members of the new cluster, as name=url,name=url")
-		writeFlag(p.stdout, "--initial-cluster-token TOKEN", "sets apart clusters of the same members; etcd-cluster if not given")
-		writeFlag(p.stdout, "--initial-advertise-peer-urls LIST", "where the others reach this member")
-		writeFlag(p.stdout, "--datastore URL", "restore into a PostgreSQL database instead, as the server's flag of this name has it")
-		writeFlag(p.stdout, "--datastore-name NAME", "which log in it, one that is not there; "+o.DatastoreName+" if not given")
-		writeFlag(p.stdout, "--datastore-password-file FILE", "where its password is")
-		writeFlag(p.stdout, "--bump-revision N", "raise the revision by so much, so that it is above all that clients have seen")
-		writeFlag(p.stdout, "--mark-compacted", "compact at the raised revision; goes with --bump-revision, and only with it")
-		writeFlag(p.stdout, "--skip-hash-check", "take a file without a sha256, such as member/snap/db, and believe one that has it")
-		writeFlag(p.stdout, "--backup-s3-endpoint URL", "where the store of s3:// is; --backup-s3-region, -credentials-file")
-		writeFlag(p.stdout, "", "and -trusted-ca-file as for the server")
-	})
+	c.file, err = f.parseFile(args)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +122,7 @@ func (p *program) parseRestore(args []string) (*restoreCommand, error) {
 		o.DataDir = given
 	}
 	if err := o.ValidateDatastore(); err != nil {
-		return nil, usageError("%v", err)
+		return nil, errUsage{err}
 	}
 	return c, nil
 }

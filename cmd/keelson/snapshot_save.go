@@ -79,20 +79,12 @@ func (c *saveCommand) run(ctx context.Context, p *program) (saved, error) {
 
 func (p *program) parseSave(args []string) (*saveCommand, error) {
 	c := &saveCommand{}
-	f := newFlags()
-	c.client.define(f, p.getenv)
-	f.DurationVar(&c.timeout, "command-timeout", 0, "")
-	f.BoolVar(&c.lost, "lost-quorum", false, "")
-	if err := fromEnvironment(f, "command-timeout", p.getenv); err != nil {
-		return nil, err
-	}
+	f := p.flags(saveUsage)
+	f.client("--command-timeout DURATION", "how long the whole may take; for ever if not given", &c.timeout)
+	f.own("--lost-quorum", lostQuorumHelp, &c.lost)
+	c.client.define(f)
 	var err error
-	c.file, err = parseFile(f, args, func() {
-		fmt.Fprint(p.stdout, saveUsage)
-		writeFlag(p.stdout, "--command-timeout DURATION", "how long the whole may take; for ever if not given")
-		writeFlag(p.stdout, "--lost-quorum", lostQuorumHelp)
-		c.client.help(p.stdout)
-	})
+	c.file, err = f.parseFile(args)
 	if err != nil {
 		return nil, err
 	}
