@@ -54,7 +54,8 @@ func (p *program) snapshotSave(ctx context.Context, args []string) error {
 	}
 	s, err := c.run(ctx, p)
 	if err != nil {
-		if ctx.Err() == context.DeadlineExceeded {
+		// The server ends the stream at the same moment, and may be the first.
+		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
 			err = fmt.Errorf("--command-timeout is over: %w", err)
 		}
 		return err

@@ -347,7 +347,7 @@ func (l *Log) Size(ctx context.Context) (total, inUse int64, err error) {
 }
 
 // Needs implements drivers.Estimator: what rows and their places in the index take, and a fifth for what pages do not fill and what is dead until autovacuum
-// has been there.
+// has been there. Of values of 300 and 1000 bytes it is a fifth and a seventh more than was measured; of such as 3000, of which two fill a page, an eighth less.
 func (l *Log) Needs(entries, bytes int64) int64 { return (bytes + rowBytes*entries) * 6 / 5 }
 
 // rowBytes is what a row takes besides its key and value: its head, the other columns, and its place in the index.
