@@ -134,10 +134,25 @@ func testRestored(t *testing.T, h *harness) {
 	}
 
 	h.restore(t, file)
+	h.await(t, "what the snapshot has", has("before", "deleted-after"))
+	h.await(t, "pods and nodes above the revisions that were seen", func(ctx context.Context) error {
+		cached := metav1.ListOptions{ResourceVersion: "0"}
+		pods, err1 := h.kube.CoreV1().Pods(namespace).List(ctx, cached)
+		nodes, err2 := h.kube.CoreV1().Nodes().List(ctx, cached)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		for _, text := range []string{pods.ResourceVersion, nodes.ResourceVersion} {
+			if rev, err := strconv.ParseInt(text, 10, 64); err != nil || rev <= bump {
+				return fmt.Errorf("kube-apiserver's cache is at revision %s: %v", text, err)
+			}
+		}
+		return nil
+	})
+	// Not before: what it lists at its start is not to be what kube-apiserver had before the restore.
 	if err := h.cluster.RestartKwok(); err != nil {
 		t.Fatal(err)
 	}
-	h.await(t, "what the snapshot has", has("before", "deleted-after"))
 	h.awaitPods(t, namespace, "shop:1", 4)
 	create("anew")
 	h.await(t, "what is written after the restore", has("before", "deleted-after", "anew"))
