@@ -51,19 +51,23 @@ func (s *Store) Prune(ctx context.Context, rest func(context.Context) error) (in
 		}
 		return 0, err
 	}
+	bound, early := s.due(ctx)
 	for total := 0; ; {
-		removed, err := s.pruneOnce(ctx, rest)
+		removed, err := s.pruneOnce(ctx, rest, bound)
 		total += removed
 		// What was due and forgotten is found by another survey, as long as that leads anywhere.
-		if err != nil || removed == 0 || s.backlog.whole {
-			return total, err
+		if err == nil && removed > 0 && !s.backlog.whole {
+			continue
 		}
+		if early && total > 0 {
+			s.opts.Logger.Warn("the database is nearly as large as its quota allows: less of its history is kept than --history-retention asks for", "removed", total)
+		}
+		return total, err
 	}
 }
 
-// pruneOnce is Prune on the server that scrubs. If there was more that is due than it can keep in mind, the backlog is not whole after it.
-func (s *Store) pruneOnce(ctx context.Context, rest func(context.Context) error) (int, error) {
-	bound := s.due(ctx)
+// pruneOnce is Prune, up to a bound, on the server that scrubs. If there was more that is due than it can keep in mind, the backlog is not whole after it.
+func (s *Store) pruneOnce(ctx context.Context, rest func(context.Context) error, bound int64) (int, error) {
 	if s.backlog.waiting.lacks(bound) {
 		s.backlog.whole = false
 	}
@@ -76,7 +80,7 @@ func (s *Store) pruneOnce(ctx context.Context, rest func(context.Context) error)
 			return 0, err
 		}
 	}
-	s.backlog.sort(s.opts.Retain > 0)
+	s.backlog.sort(s.opts.waitingMost)
 	s.backlog.positions = append(s.backlog.positions, s.backlog.waiting.take(bound)...)
 	patience, cancel := context.WithTimeout(ctx, fencePatience)
 	defer cancel()
@@ -119,7 +123,7 @@ func (s *Store) pruneIndex(ctx context.Context, rest func(context.Context) error
 			if err == nil {
 				// All edits so far are done.
 				if len(s.backlog.fresh) > freshEntries {
-					s.backlog.sort(s.opts.Retain > 0)
+					s.backlog.sort(s.opts.waitingMost)
 				}
 				err = rest(ctx)
 			}

@@ -196,20 +196,19 @@ func (s *Store) writtenAfter(ctx context.Context, position int64) (at int64, err
 	return at, err
 }
 
-// due gives the bound for a Prune of now: what entries up to it have superseded is to be removed.
-func (s *Store) due(ctx context.Context) int64 {
+// due gives the bound for a Prune of now: what entries up to it have superseded is to be removed. early is set where retention gives way to Options.Pressed.
+func (s *Store) due(ctx context.Context) (bound int64, early bool) {
 	ix := s.index.Load()
 	if s.opts.Retain <= 0 || ix.Alarmed(int32(pb.AlarmType_NOSPACE)) {
-		return math.MaxInt64
+		return math.MaxInt64, false
 	}
 	s.retention.note(ix.End.Position)
-	bound := s.retention.bound()
+	bound = s.retention.bound()
 	// Asked only where there is something to give: asking may take a while.
 	if quarter := s.backlog.waiting.quarter(); quarter > bound && s.opts.Pressed != nil && s.opts.Pressed(ctx, s.needed) {
-		s.opts.Logger.Warn("the database is nearly as large as its quota allows: less of its history is kept than --history-retention asks for")
-		return quarter
+		return quarter, true
 	}
-	return bound
+	return bound, false
 }
 
 // Due tells whether something that was kept for Options.Retain is to be removed by now, which the next Prune does. It is to be
@@ -224,7 +223,7 @@ func (s *Store) Due(ctx context.Context) bool {
 	default:
 		return false
 	}
-	bound := s.due(ctx)
+	bound, _ := s.due(ctx)
 	return s.backlog.waiting.due(bound) || s.backlog.waiting.lacks(bound)
 }
 

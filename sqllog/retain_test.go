@@ -392,6 +392,50 @@ func TestLoadMuchKept(t *testing.T) {
 	}
 }
 
+// TestScrubMuchForgotten: who has forgotten an older version of a key does not scrub the newer ones and the tombstone, with retention or without.
+func TestScrubMuchForgotten(t *testing.T) {
+	for _, retain := range []time.Duration{0, retained} {
+		synctest.Test(t, func(t *testing.T) {
+			k := keep(t, memory.NewStore())
+			k.many()
+			k.must(put("victim", "1"))
+			k.must(put("victim", "2"))
+			k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+			for i := range 200 {
+				k.must(put(fmt.Sprint("k", i%20), fmt.Sprint(i)))
+			}
+			k.must(&pb.DeleteRangeRequest{Key: []byte("victim")})
+			k.must(put("k0", "x"))
+			k.must(&pb.CompactionRequest{Revision: k.Index().Rev})
+			k.stop()
+			s := start(t, k.mem, func(o *Options) { o.Retain, o.loadAtOnce, o.waitingMost = retain, 300, 2000 })
+			ix, known := s.Index(), s.backlog.waiting.known.Entries
+			free, _ := ix.Prunable("victim", ix.Compact, 1)
+			if known == 0 || known > 1000 || retain == 0 && len(free) != 1 {
+				t.Fatalf("retention %v: %d entries are known to be superseded, and of %q there is something in the index that is", retain, known, free)
+			}
+			if retain > 0 {
+				time.Sleep(2 * retained)
+				s.must(put("k0", "y"))
+			}
+			// A kill may come after any slice.
+			_, err := s.Prune(t.Context(), func(context.Context) error {
+				checkLog(t, k.mem)
+				other := start(t, k.mem)
+				defer other.stop()
+				if v := other.Index().Get("victim", other.Index().Rev); v != nil {
+					return fmt.Errorf("a deleted key is there again: %+v", v)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("retention %v: %v", retain, err)
+			}
+			s.stop()
+		})
+	}
+}
+
 // TestReloadMuchKept: nor has a server that loads the log anew. What it has not in mind then is found before anything that came later is scrubbed.
 func TestReloadMuchKept(t *testing.T) {
 	for _, retain := range []time.Duration{0, retained} {

@@ -75,6 +75,8 @@ type Options struct {
 
 	// loadAtOnce is how many entries are loaded, at least, before what is superseded among them is taken out of the index.
 	loadAtOnce int
+	// waitingMost is how many bytes there are for what is to be scrubbed (T4).
+	waitingMost int
 }
 
 // EnsureDefaults fills in what was left out.
@@ -86,6 +88,7 @@ func (o *Options) EnsureDefaults() {
 	setDefault(&o.MaxWaiting, 4096)
 	setDefault(&o.Timeout, 7*time.Second)
 	setDefault(&o.loadAtOnce, 1<<18)
+	setDefault(&o.waitingMost, waitingBytes)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -223,7 +226,7 @@ func (s *Store) open(ctx context.Context) error {
 	if s.opts.Retain > 0 {
 		load = s.loadFreed
 	}
-	ix, err := load(ctx, s.backlog.wait)
+	ix, err := load(ctx, func(freed []mvcc.Freed) { s.backlog.waiting.add(freed, s.opts.waitingMost) })
 	if err != nil || s.opts.Retain <= 0 {
 		s.index.Store(ix)
 		return err

@@ -29,7 +29,7 @@ import (
 // backlog is what this server has to scrub.
 type backlog struct {
 	positions []int64      // that are due, in no order
-	waiting   waiting      // those that are not, while Options.Retain keeps them
+	waiting   waiting      // those that are not, or not found to be yet
 	fresh     []mvcc.Freed // what came last, and is in neither yet
 	whole     bool         // rule S1
 	epoch     uint64       // of the log
@@ -42,18 +42,12 @@ const freshEntries = 1 << 20
 // add runs in the commit loop.
 func (b *backlog) add(freed []mvcc.Freed) { b.fresh = append(b.fresh, freed...) }
 
-// sort puts what is fresh where it belongs: it is due at once, or waits.
-func (b *backlog) sort(waits bool) {
-	if waits {
-		b.waiting.add(b.fresh, waitingBytes)
-	} else {
-		b.positions = append(b.positions, mvcc.Positions(b.fresh)...)
-	}
+// sort has what is fresh wait. All that is to be scrubbed comes this way, also where nothing is kept and it is due at once: who has forgotten an older
+// version of a key must not scrub a newer one.
+func (b *backlog) sort(most int) {
+	b.waiting.add(b.fresh, most)
 	b.fresh = nil
 }
-
-// wait takes in what was found while the log was loaded. It waits, also without Options.Retain: then all of it is due at once, and memory is bounded.
-func (b *backlog) wait(freed []mvcc.Freed) { b.waiting.add(freed, waitingBytes) }
 
 // isWhole tells whether the rules S1 and S3 hold.
 func (s *Store) isWhole() bool {
@@ -74,11 +68,9 @@ func (s *Store) survey(ctx context.Context, rest func(context.Context) error) er
 		return nil
 	}
 	s.backlog.whole = false
-	if s.opts.Retain > 0 {
-		// What the log is about to be asked for is not to be in the index too, and so wait twice.
-		if err := s.pruneIndex(ctx, rest, func([]mvcc.Freed) {}); err != nil {
-			return err
-		}
+	// What the log is about to be asked for is not to be in the index too, and so wait twice.
+	if err := s.pruneIndex(ctx, rest, func([]mvcc.Freed) {}); err != nil {
+		return err
 	}
 	// This waits for edits of an earlier Prune that has given up, too: they take from the index without a trace.
 	if err := s.edit(ctx, edit{fn: func(*mvcc.Builder) {}}); err != nil {
@@ -86,7 +78,7 @@ func (s *Store) survey(ctx context.Context, rest func(context.Context) error) er
 	}
 	old, epoch := s.index.Load(), s.epoch()
 	found := backlog{whole: true, epoch: epoch, dropped: s.dropped.Load()}
-	ix, err := s.loadFreed(ctx, found.wait)
+	ix, err := s.loadFreed(ctx, func(freed []mvcc.Freed) { found.waiting.add(freed, s.opts.waitingMost) })
 	if err != nil {
 		return fmt.Errorf("survey the log: %w", err)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
 
-// waitingBytes bounds the memory for what waits to be scrubbed: that is some six million entries.
+// waitingBytes bounds the memory for what waits to be scrubbed, or is about to be: that is some six million entries.
 const waitingBytes = 32 << 20
 
 // blockEntries is how many entries stand in one block, about.
