@@ -24,6 +24,9 @@ type Options struct {
 	// Member has the flags of the server that a KeelsonDir is for: its name, its cluster and its datastore's password. Its DataDir does not count.
 	Member config.Options
 
+	// WALDir is the --wal-dir of the server whose data directory From is, a KeelsonDir or an EtcdDir. Empty if it has none.
+	WALDir string
+
 	// Accept goes on where something is lost.
 	Accept bool
 	// DryRun ends before anything is written.

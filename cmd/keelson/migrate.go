@@ -86,6 +86,7 @@ func (c *migrateCommand) flags() []migrateFlag {
 		{bool: &o.History, name: "history", help: "give a running server all changes that are kept, in order, not only the keys that live"},
 		{bool: &o.Merge, name: "merge", help: "add to a running server that has keys; those of the same name are overwritten"},
 		{bool: &o.Renumber, name: "renumber", help: "for kine: changes that share a revision get later ones, and all after them"},
+		{text: &o.WALDir, name: "wal-dir", value: "DIR", help: "the --wal-dir of the server whose data directory the source is"},
 		{bool: &o.IgnoreWAL, name: "ignore-wal", help: "of a server that was not stopped cleanly, take what is in its database"},
 		{bool: &o.LostQuorum, name: "lost-quorum", help: "of a running server, take what it has, also if it lags behind its cluster or has no leader"},
 		{text: &o.TempDir, name: "tmp-dir", value: "DIR", help: "where a copy of the source is made on the way; the system's temporary directory if not given"},
@@ -163,6 +164,9 @@ func (c *migrateCommand) places() (err error) {
 			return fmt.Errorf("%s is for a database, and this is %v", one.flag, one.place)
 		}
 		one.place.PasswordFile = one.file
+	}
+	if o.WALDir != "" && o.From.Kind != migrate.KeelsonDir && o.From.Kind != migrate.EtcdDir {
+		return fmt.Errorf("--wal-dir is for a data directory, and the source is %v", o.From)
 	}
 	insecure := o.Client.InsecureSkipTLSVerify
 	if o.TargetClient == (migrate.Client{}) {
