@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -21,8 +22,11 @@ type migrateCommand struct {
 	peerURLs string
 	// fromPassword and toPassword are files.
 	fromPassword, toPassword string
-	opts                     migrate.Options
-	json                     bool
+	// exported says that the user is that of the environment, and password is the one there.
+	exported bool
+	password string
+	opts     migrate.Options
+	json     bool
 }
 
 const migrateUsage = `Usage:
@@ -45,7 +49,8 @@ SOURCE and TARGET are one of:
   PATH                             a file or directory that is there; what it is, is found out
 
 A password on the command line shows in the list of processes: name a file that has it, or give --user its one by
-ETCDCTL_USER and ETCDCTL_PASSWORD. ETCDCTL_CACERT, _CERT, _KEY and _INSECURE_SKIP_TLS_VERIFY are read too.
+ETCDCTL_PASSWORD. ETCDCTL_USER, which the target is never told, _CACERT, _CERT, _KEY and _INSECURE_SKIP_TLS_VERIFY
+are read too.
 
 The exit code is 0 if both sides are equal, 1 if something failed or would be lost, 2 for wrong usage.
 
@@ -93,18 +98,18 @@ func (c *migrateCommand) flags() []migrateFlag {
 		{text: &o.Client.CACert, name: "cacert", value: "FILE", help: "the certificate authority of a running server"},
 		{text: &o.Client.Cert, name: "cert", value: "FILE", help: "the certificate that it is shown"},
 		{text: &o.Client.Key, name: "key", value: "FILE", help: "the key of that certificate"},
-		{text: &o.Client.User, name: "user", value: "NAME:PASSWORD", help: "who it is told that this is"},
+		{text: &o.Client.User, name: "user", value: "NAME[:PASSWORD]", help: "who it is told that this is"},
 		{bool: &o.Client.InsecureSkipTLSVerify, name: "insecure-skip-tls-verify", help: "believe any certificate"},
 		{text: &o.TargetClient.CACert, name: "to-cacert", value: "FILE", help: "as --cacert, for the target alone; if one of these is given, the target is given none of those"},
 		{text: &o.TargetClient.Cert, name: "to-cert", value: "FILE", help: "as --cert, for the target alone"},
 		{text: &o.TargetClient.Key, name: "to-key", value: "FILE", help: "as --key, for the target alone"},
-		{text: &o.TargetClient.User, name: "to-user", value: "NAME:PASSWORD", help: "as --user, for the target alone"},
+		{text: &o.TargetClient.User, name: "to-user", value: "NAME[:PASSWORD]", help: "as --user, for the target alone"},
 		{text: &o.Member.Name, name: "name", value: "NAME", help: "for a new data directory: the server's name, as etcd's flag; " + o.Member.Name + " if not given"},
 		{text: &o.Member.InitialCluster, name: "initial-cluster", value: "NAME=URL[,…]", help: "the cluster that it begins: each member makes its directory of the same source"},
 		{text: &o.Member.InitialClusterToken, name: "initial-cluster-token", value: "TOKEN", help: "what sets that cluster apart"},
 		{text: &c.peerURLs, name: "initial-advertise-peer-urls", value: "URL[,…]", help: "the server's URLs in it"},
 		{text: &o.Member.DatastorePasswordFile, name: "datastore-password-file", value: "FILE", help: "where the password of postgres://… is"},
-		{text: &c.fromPassword, name: "from-password-file", value: "FILE", help: "where the password of the source's database is, kine's or a Keelson's"},
+		{text: &c.fromPassword, name: "from-password-file", value: "FILE", help: "where the password is of the source's database, kine's or a Keelson's, or of its user NAME"},
 		{text: &c.toPassword, name: "to-password-file", value: "FILE", help: "the same for the target's"},
 		{bool: &c.json, name: "json", help: "print the plan and the proof as JSON objects"},
 	}
@@ -115,6 +120,7 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 	c.opts.Member = config.Default()
 	f := flag.NewFlagSet("migrate", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
+	c.opts.Client.User, c.password, c.exported = p.getenv("ETCDCTL_USER"), p.getenv("ETCDCTL_PASSWORD"), true
 	for _, one := range c.flags() {
 		if one.text != nil {
 			f.StringVar(one.text, one.name, *one.text, "")
@@ -122,7 +128,7 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 			f.BoolVar(one.bool, one.name, false, "")
 		}
 	}
-	for _, name := range []string{"cacert", "cert", "key", "user", "insecure-skip-tls-verify"} {
+	for _, name := range []string{"cacert", "cert", "key", "insecure-skip-tls-verify"} {
 		if err := fromEnvironment(f, name, p.getenv); err != nil {
 			return nil, err
 		}
@@ -141,9 +147,7 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 	case c.from == "" || c.to == "":
 		return nil, errors.New("migrate needs --from and --to")
 	}
-	if user := &c.opts.Client.User; *user != "" && !strings.Contains(*user, ":") {
-		*user += ":" + p.getenv("ETCDCTL_PASSWORD")
-	}
+	f.Visit(func(one *flag.Flag) { c.exported = c.exported && one.Name != "user" })
 	return c, c.places()
 }
 
@@ -156,23 +160,12 @@ func (c *migrateCommand) places() (err error) {
 	if o.To, err = migrate.ParseTarget(c.to); err != nil {
 		return fmt.Errorf("--to: %w", err)
 	}
-	for _, one := range []struct {
-		flag, file string
-		place      *migrate.Place
-	}{{"--from-password-file", c.fromPassword, &o.From}, {"--to-password-file", c.toPassword, &o.To}} {
-		if one.file != "" && !one.place.Database() {
-			return fmt.Errorf("%s is for a database, and this is %v", one.flag, one.place)
-		}
-		one.place.PasswordFile = one.file
-	}
 	if o.WALDir != "" && o.From.Kind != migrate.KeelsonDir && o.From.Kind != migrate.EtcdDir {
 		return fmt.Errorf("--wal-dir is for a data directory, and the source is %v", o.From)
 	}
-	insecure := o.Client.InsecureSkipTLSVerify
-	if o.TargetClient == (migrate.Client{}) {
-		o.TargetClient = o.Client
+	if err := c.secrets(); err != nil {
+		return err
 	}
-	o.TargetClient.InsecureSkipTLSVerify = insecure
 	if c.peerURLs != "" {
 		if o.Member.AdvertisePeerURLs, err = config.ParseURLs(c.peerURLs); err != nil {
 			return fmt.Errorf("--initial-advertise-peer-urls: %w", err)
@@ -180,6 +173,70 @@ func (c *migrateCommand) places() (err error) {
 	}
 	o.Member.EnsureDefaults()
 	return nil
+}
+
+// secrets gives the places and users their passwords, and the target what is the source's if it is given nothing of its own: not who is in the environment,
+// which may be meant for any other server.
+func (c *migrateCommand) secrets() (err error) {
+	o := &c.opts
+	insecure := o.Client.InsecureSkipTLSVerify
+	password := "" // for the target's user
+	if o.TargetClient == (migrate.Client{}) {
+		o.TargetClient, password = o.Client, c.password
+		switch {
+		case c.exported:
+			o.TargetClient.User = ""
+		case o.From.Kind == migrate.Endpoint && o.To.Kind == migrate.Endpoint && c.toPassword == "":
+			c.toPassword = c.fromPassword
+		}
+	}
+	o.TargetClient.InsecureSkipTLSVerify = insecure
+	for _, one := range []struct {
+		place              *migrate.Place
+		user               *string
+		userFlag, fileFlag string
+		file, password     string
+	}{
+		{&o.From, &o.Client.User, "--user", "--from-password-file", c.fromPassword, c.password},
+		{&o.To, &o.TargetClient.User, "--to-user", "--to-password-file", c.toPassword, password},
+	} {
+		switch {
+		case one.place.Kind == migrate.Endpoint:
+			if *one.user, err = withPassword(*one.user, one.file, one.password); err != nil {
+				return fmt.Errorf("%s and %s: %w", one.userFlag, one.fileFlag, err)
+			}
+		case one.file != "" && !one.place.Database():
+			return fmt.Errorf("%s is for a database or the user of a server, and this is %v", one.fileFlag, one.place)
+		default:
+			one.place.PasswordFile = one.file
+		}
+	}
+	return nil
+}
+
+// withPassword gives a user NAME the password that is in a file, or otherwise another one.
+func withPassword(user, file, password string) (string, error) {
+	name, told, isTold := strings.Cut(user, ":")
+	switch {
+	case user == "" && file == "":
+		return "", nil
+	case name == "":
+		return "", errors.New("there is a password, and no user's name")
+	case isTold && file != "":
+		return "", fmt.Errorf("user %s has two passwords", name)
+	case isTold:
+		password = told
+	case file != "":
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		password = strings.TrimRight(string(text), "\r\n")
+	}
+	if password == "" {
+		return "", fmt.Errorf("user %s has no password", name)
+	}
+	return name + ":" + password, nil
 }
 
 func (c *migrateCommand) run(ctx context.Context, p *program) error {
