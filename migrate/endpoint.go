@@ -8,6 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
+	"slices"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -33,7 +37,9 @@ var errOpen = errors.New("authentication is enabled in the source, and the targe
 // endpointTarget is a running server.
 type endpointTarget struct {
 	*migration
-	had int64 // keys before
+	had  int64           // keys before
+	kept map[int64]int64 // the TTLs of the leases that it has already with another than the source's, which was told before
+	ttls map[int64]int64 // the TTLs that the source's leases have there
 }
 
 func (t *endpointTarget) dial(ctx context.Context) (*conn, error) {
@@ -61,7 +67,7 @@ func (t *endpointTarget) vacant(ctx context.Context) (err error) {
 	return nil
 }
 
-func (t *endpointTarget) plan(c *Content, p *Plan) error {
+func (t *endpointTarget) plan(ctx context.Context, c *Content, p *Plan) error {
 	if c.auth && t.TargetClient.User == "" {
 		return fmt.Errorf("%w: give the target users and roles, enable authentication there, and name one that may write to it", errOpen)
 	}
@@ -75,6 +81,12 @@ func (t *endpointTarget) plan(c *Content, p *Plan) error {
 	}
 	if c.spent {
 		p.Lost = append(p.Lost, "what is left of leases: each begins anew")
+	}
+	if err := t.foreign(ctx, c); err != nil {
+		return err
+	}
+	if len(t.kept) > 0 {
+		p.Lost = append(p.Lost, "the TTLs of leases that the target has already, with another: "+differences(c.leases, t.kept))
 	}
 	if c.Users+c.Roles > 0 {
 		p.Lost = append(p.Lost, "users and roles")
@@ -129,18 +141,73 @@ func (t *endpointTarget) write(ctx context.Context, f *etcdfile.File, c *Content
 	return w.flush()
 }
 
+// foreign finds the leases that are there with another TTL.
+func (t *endpointTarget) foreign(ctx context.Context, c *Content) (err error) {
+	if !t.Merge || len(c.leases) == 0 {
+		return nil
+	}
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	t.kept = map[int64]int64{}
+	var n int64
+	for id, ttl := range c.leases {
+		t.Progress("looking at the target's leases", n, c.Leases)
+		n++
+		granted, err := conn.granted(ctx, id)
+		if err != nil {
+			return err
+		}
+		if granted != 0 && granted != ttl {
+			t.kept[id] = granted
+		}
+	}
+	return nil
+}
+
+// granted gives the TTL that a lease was granted with, or 0 if there is none.
+func (c *conn) granted(ctx context.Context, id int64) (int64, error) {
+	resp, err := pb.NewLeaseClient(c).LeaseTimeToLive(c.with(ctx), &pb.LeaseTimeToLiveRequest{ID: id})
+	if err != nil {
+		return 0, fmt.Errorf("look at lease %x: %w", id, err)
+	}
+	return resp.GrantedTTL, nil
+}
+
+// differences tells of the leases that have another TTL than they should, or of the first of many.
+func differences(want, got map[int64]int64) string {
+	const most = 5
+	var texts []string
+	for _, id := range slices.Sorted(maps.Keys(got)) {
+		if got[id] != want[id] {
+			texts = append(texts, fmt.Sprintf("lease %x has %d s and not %d s", id, got[id], want[id]))
+		}
+	}
+	if n := len(texts); n > most {
+		texts = append(texts[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	return strings.Join(texts, ", ")
+}
+
 // grant makes the leases.
 func (t *endpointTarget) grant(ctx context.Context, c *conn, leases []etcdfile.Lease) error {
 	client := pb.NewLeaseClient(c)
+	t.ttls = map[int64]int64{}
 	for i, l := range leases {
 		t.Progress("granting leases", int64(i), int64(len(leases)))
-		_, err := client.LeaseGrant(c.with(ctx), &pb.LeaseGrantRequest{ID: l.ID, TTL: l.TTL})
+		resp, err := client.LeaseGrant(c.with(ctx), &pb.LeaseGrantRequest{ID: l.ID, TTL: l.TTL})
+		ttl := resp.GetTTL()
 		if t.Merge && errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist) {
-			err = nil
+			ttl, err = c.granted(ctx, l.ID)
+		} else {
+			delete(t.kept, l.ID) // which has expired since
 		}
 		if err != nil {
 			return fmt.Errorf("grant lease %x: %w", l.ID, err)
 		}
+		t.ttls[l.ID] = ttl
 	}
 	return nil
 }
@@ -191,7 +258,7 @@ func (w *txns) flush() error {
 
 // prove compares what lives. The revisions are those of either side, and no part of it.
 func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content) (proof Proof, err error) {
-	proof.Of = "keys that live, their values and leases"
+	proof.Of = "keys that live, their values and leases, and the leases' TTLs"
 	var source, back liveSum
 	for row, err := range f.Rows() {
 		if err != nil {
@@ -208,6 +275,10 @@ func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content
 			source.add(&kv)
 		}
 	}
+	want := maps.Clone(c.leases)
+	maps.Copy(want, t.kept)
+	source.leases(want)
+	back.leases(t.ttls)
 	proof.Source = source.digest()
 	conn, err := t.dial(ctx)
 	if err != nil {
@@ -225,6 +296,9 @@ func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content
 		}
 	})
 	proof.Target = back.digest()
+	if text := differences(want, t.ttls); err == nil && text != "" {
+		err = fmt.Errorf("%w: %s", ErrDiffers, text)
+	}
 	return proof, err
 }
 
@@ -252,7 +326,7 @@ func (c *conn) all(ctx context.Context, fn func(*mvccpb.KeyValue)) error {
 	}
 }
 
-// liveSum is a hash over keys, in whatever order they come.
+// liveSum is a hash over keys and leases, in whatever order they come.
 type liveSum struct {
 	sum [sha256.Size]byte
 	n   int64
@@ -262,11 +336,23 @@ func (s *liveSum) add(kv *mvccpb.KeyValue) {
 	b := binary.BigEndian.AppendUint64(nil, uint64(len(kv.Key)))
 	b = append(b, kv.Key...)
 	b = binary.BigEndian.AppendUint64(b, uint64(kv.Lease))
-	one := sha256.Sum256(append(b, kv.Value...))
+	s.mix(append(b, kv.Value...))
+	s.n++
+}
+
+// leases adds the TTLs of leases.
+func (s *liveSum) leases(ttls map[int64]int64) {
+	for id, ttl := range ttls {
+		b := binary.BigEndian.AppendUint64(nil, math.MaxUint64) // the length of no key
+		s.mix(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, uint64(id)), uint64(ttl)))
+	}
+}
+
+func (s *liveSum) mix(b []byte) {
+	one := sha256.Sum256(b)
 	for i := range s.sum {
 		s.sum[i] ^= one[i]
 	}
-	s.n++
 }
 
 func (s *liveSum) digest() Digest {

@@ -1,22 +1,30 @@
 package migrate
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 
 	"github.com/keelson-io/keelson/migrate/kine"
 )
 
-// keys is a server that has keys, and takes puts of others.
+// keys is a server that has keys and leases, and takes puts and grants of others.
 type keys struct {
 	pb.UnimplementedMaintenanceServer
 	pb.UnimplementedKVServer
-	kvs []*mvccpb.KeyValue
+	pb.UnimplementedLeaseServer
+	kvs    []*mvccpb.KeyValue
+	ttls   map[int64]int64 // of its leases
+	minTTL int64
 }
 
 func (k *keys) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
@@ -30,25 +38,87 @@ func (k *keys) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, erro
 func (k *keys) Txn(_ context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	for _, op := range r.Success {
 		put := op.GetRequestPut()
-		k.kvs = append(k.kvs, &mvccpb.KeyValue{Key: put.Key, Value: put.Value})
+		k.kvs = slices.DeleteFunc(k.kvs, func(kv *mvccpb.KeyValue) bool { return bytes.Equal(kv.Key, put.Key) })
+		k.kvs = append(k.kvs, &mvccpb.KeyValue{Key: put.Key, Value: put.Value, Lease: put.Lease})
 	}
 	return &pb.TxnResponse{}, nil
 }
 
-// TestMergeTellsOthers: keys that were there are no part of the proof, and it says how many they are.
-func TestMergeTellsOthers(t *testing.T) {
+func (k *keys) LeaseGrant(_ context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	if _, there := k.ttls[r.ID]; there {
+		return nil, rpctypes.ErrGRPCLeaseExist
+	}
+	k.ttls[r.ID] = max(r.TTL, k.minTTL)
+	return &pb.LeaseGrantResponse{ID: r.ID, TTL: k.ttls[r.ID]}, nil
+}
+
+func (k *keys) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	if ttl, there := k.ttls[r.ID]; there {
+		return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: 1, GrantedTTL: ttl}, nil
+	}
+	return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: -1}, nil
+}
+
+func (k *keys) start(t *testing.T) (url string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, target := grpc.NewServer(), &keys{kvs: []*mvccpb.KeyValue{{Key: []byte("other")}, {Key: []byte("third")}}}
-	pb.RegisterMaintenanceServer(server, target)
-	pb.RegisterKVServer(server, target)
+	server := grpc.NewServer()
+	pb.RegisterMaintenanceServer(server, k)
+	pb.RegisterKVServer(server, k)
+	pb.RegisterLeaseServer(server, k)
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
+	return "http://" + l.Addr().String()
+}
+
+// TestLeaseTTLs: a lease that the target has with another TTL is told before, and one that is granted with another TTL fails the proof.
+func TestLeaseTTLs(t *testing.T) {
+	from := Place{Kind: Kine, Dialect: kine.SQLite, Where: fill(t, []kine.Change{{ID: 2, Name: "k", Created: true, Value: []byte("v"), Lease: 60}})}
+	for _, c := range []struct {
+		target keys
+		merge  bool
+		lost   string
+		differ string
+	}{
+		{target: keys{ttls: map[int64]int64{}}},
+		{target: keys{ttls: map[int64]int64{1: 5}}, merge: true},
+		{target: keys{ttls: map[int64]int64{60: 60}}, merge: true},
+		{target: keys{ttls: map[int64]int64{60: 30}}, merge: true, lost: "lease 3c has 30 s and not 60 s"},
+		{target: keys{ttls: map[int64]int64{}, minTTL: 90}, differ: "lease 3c has 90 s and not 60 s"},
+	} {
+		var lost string
+		o := Options{
+			From: from, To: Place{Kind: Endpoint, Where: c.target.start(t)}, Merge: c.merge, Accept: true, Logger: quiet(),
+			Plan: func(p Plan) { lost = strings.Join(p.Lost, "\n") },
+		}
+		proof, err := Run(t.Context(), o)
+		if told := strings.Contains(lost, "TTLs of leases"); told != (c.lost != "") || !strings.Contains(lost, c.lost) {
+			t.Errorf("%v: it is told that there is lost\n%s", c.target.ttls, lost)
+		}
+		switch {
+		case c.differ != "":
+			if !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), c.differ) || proof.Source == proof.Target {
+				t.Errorf("%v: %+v, %v", c.target.ttls, proof, err)
+			}
+			o.Merge = true // which tells of it
+			if moved(t, o); !strings.Contains(lost, c.differ) {
+				t.Errorf("%v: the second time it is told that there is lost\n%s", c.target.ttls, lost)
+			}
+		case err != nil || proof.Source != proof.Target || proof.Target.Keys != 1:
+			t.Errorf("%v: %+v, %v", c.target.ttls, proof, err)
+		}
+	}
+}
+
+// TestMergeTellsOthers: keys that were there are no part of the proof, and it says how many they are.
+func TestMergeTellsOthers(t *testing.T) {
+	target := &keys{kvs: []*mvccpb.KeyValue{{Key: []byte("other")}, {Key: []byte("third")}}}
 	from := fill(t, []kine.Change{{ID: 2, Name: "k", Created: true, Value: []byte("v")}})
 	proof := moved(t, Options{
-		From: Place{Kind: Kine, Dialect: kine.SQLite, Where: from}, To: Place{Kind: Endpoint, Where: "http://" + l.Addr().String()}, Merge: true, Accept: true,
+		From: Place{Kind: Kine, Dialect: kine.SQLite, Where: from}, To: Place{Kind: Endpoint, Where: target.start(t)}, Merge: true, Accept: true,
 	})
 	if proof.Others != 2 || proof.Source.Keys != 1 || proof.Source != proof.Target {
 		t.Errorf("%+v", proof)

@@ -4,21 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"github.com/keelson-io/keelson/etcdfile"
 )
 
-// ErrBehind says that an etcd's write-ahead log has more than its database, or may have.
-var ErrBehind = errors.New("the etcd's write-ahead log has more than its database")
+// ErrBehind says that a server's write-ahead log has more than its database, or may have.
+var ErrBehind = errors.New("the write-ahead log has more than the database, or may have")
 
-// checkWAL refuses a data directory whose database lacks what is in the log, or may.
+// checkWAL refuses an etcd's database that lacks what is in the log in a directory, or may.
 func checkWAL(dir string, consistent uint64) error {
 	const advice = "start etcd on it once more and stop it with SIGTERM, or name the endpoint of a member, or accept the loss with --ignore-wal"
-	wal, err := etcdfile.ReadWAL(filepath.Join(dir, etcdWAL))
+	wal, err := etcdfile.ReadWAL(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: there is no %s to compare with (--wal-dir?): %s", ErrBehind, filepath.Join(dir, etcdWAL), advice)
+		return fmt.Errorf("%w: there is no %s to compare with (--wal-dir?): %s", ErrBehind, dir, advice)
 	case err != nil:
 		return fmt.Errorf("%w: %s", err, advice)
 	case wal.Last > consistent:

@@ -24,6 +24,9 @@ type Options struct {
 	// Member has the flags of the server that a KeelsonDir is for: its name, its cluster and its datastore's password. Its DataDir does not count.
 	Member config.Options
 
+	// WALDir is the --wal-dir of the server whose data directory From is, a KeelsonDir or an EtcdDir. Empty if it has none.
+	WALDir string
+
 	// Accept goes on where something is lost.
 	Accept bool
 	// DryRun ends before anything is written.
@@ -100,7 +103,7 @@ type target interface {
 	// vacant refuses a place where there is something, before anything else is done.
 	vacant(ctx context.Context) error
 	// plan says what becomes of a content.
-	plan(c *Content, p *Plan) error
+	plan(ctx context.Context, c *Content, p *Plan) error
 	// write makes what is at the place, whole or not at all.
 	write(ctx context.Context, f *etcdfile.File, c *Content) error
 	// prove reads it back.
@@ -136,7 +139,7 @@ func Run(ctx context.Context, o Options) (proof Proof, err error) {
 	if o.To.Kind != Endpoint {
 		c.live = nil // which nobody else needs, and is large
 	}
-	if err := m.agree(t, c); err != nil || o.DryRun {
+	if err := m.agree(ctx, t, c); err != nil || o.DryRun {
 		return proof, err
 	}
 	if err := t.write(ctx, f, c); err != nil {
@@ -153,9 +156,9 @@ func Run(ctx context.Context, o Options) (proof Proof, err error) {
 }
 
 // agree says what will be done, and asks for leave where something is lost.
-func (m *migration) agree(t target, c *Content) error {
+func (m *migration) agree(ctx context.Context, t target, c *Content) error {
 	p := Plan{Source: *c}
-	if err := t.plan(c, &p); err != nil {
+	if err := t.plan(ctx, c, &p); err != nil {
 		return err
 	}
 	p.Notes = append(p.Notes, m.notes...)
@@ -243,7 +246,7 @@ func (t *keelsonTarget) vacant(ctx context.Context) error {
 	return nil
 }
 
-func (t *keelsonTarget) plan(c *Content, p *Plan) error {
+func (t *keelsonTarget) plan(_ context.Context, c *Content, p *Plan) error {
 	if c.auth {
 		return restore.ErrAuth
 	}

@@ -25,7 +25,7 @@ func (t *snapshotTarget) vacant(context.Context) error {
 	return nil
 }
 
-func (t *snapshotTarget) plan(c *Content, p *Plan) error {
+func (t *snapshotTarget) plan(_ context.Context, c *Content, p *Plan) error {
 	t.whole(c, p)
 	p.Notes = append(p.Notes, "etcdutl snapshot restore "+t.To.Where+" makes an etcd's data directory of it")
 	return nil

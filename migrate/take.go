@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 		if m.IgnoreWAL {
 			return f, nil
 		}
-		if err := checkWAL(p.Where, f.Meta().Index); err != nil {
+		if err := checkWAL(cmp.Or(m.WALDir, filepath.Join(p.Where, etcdWAL)), f.Meta().Index); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 		return f, nil
@@ -71,14 +72,14 @@ func (m *migration) take(ctx context.Context, p Place) (*etcdfile.File, error) {
 // dump makes a file of a Keelson's log.
 func (m *migration) dump(ctx context.Context, p Place, path string) (err error) {
 	o := m.member(p)
+	clustered := false
 	if p.Kind == KeelsonDir {
-		switch clustered, err := raft.Clustered(server.RaftDir(o)); {
-		case err != nil:
+		o.WALDir = m.WALDir
+		if clustered, err = raft.Clustered(server.RaftDir(o)); err != nil {
 			return err
-		case clustered && !m.IgnoreWAL:
-			return fmt.Errorf("%s is that of a member of a cluster, whose Raft log may have more than its database: name the endpoint of a member that runs, or take what is there with --ignore-wal", p.Where)
-		case clustered:
-			m.notes = append(m.notes, "it is the data of a member of a cluster, and has what is in that one's database: its Raft log, and other members, may have more. The endpoint of a cluster that runs has everything")
+		}
+		if clustered && !m.IgnoreWAL { // before a database is opened, which a member that runs has locked
+			return behindRaft(p, "in "+server.RaftDir(o))
 		}
 	}
 	m.Progress("reading", 0, 0)
@@ -91,10 +92,22 @@ func (m *migration) dump(ctx context.Context, p Place, path string) (err error) 
 	if err != nil {
 		return err
 	}
+	clustered = clustered || server.OfRaft(log, store.Index())
+	switch {
+	case clustered && !m.IgnoreWAL:
+		return behindRaft(p, "not in "+server.RaftDir(o)+" (--wal-dir?)")
+	case clustered:
+		m.notes = append(m.notes, "it is the data of a member of a cluster, and has what is in that one's database: its Raft log, and other members, may have more. The endpoint of a cluster that runs has everything")
+	}
 	maker := snapshot.New(snapshot.Options{
 		Store: store, Dir: m.dir, Logger: m.Logger,
 		// A file must speak for some entry of a Raft log; whoever restores it begins one of its own.
 		Raft: func() (term, index uint64) { return 1, uint64(max(store.Index().End.Position, 1)) },
 	})
 	return maker.Write(ctx, path)
+}
+
+// behindRaft refuses a member's database. where tells of its Raft log.
+func behindRaft(p Place, where string) error {
+	return fmt.Errorf("%w: %s is that of a member of a cluster, whose Raft log, %s, may have more than its database, and other members too: name the endpoint of a member that runs, or take what is there with --ignore-wal", ErrBehind, p.Where, where)
 }

@@ -150,7 +150,7 @@ func (t *kineTarget) vacant(ctx context.Context) error {
 	return kine.Vacant(ctx, t.To.Dialect, source)
 }
 
-func (t *kineTarget) plan(c *Content, p *Plan) error {
+func (t *kineTarget) plan(_ context.Context, c *Content, p *Plan) error {
 	if c.shared > 0 && !t.Renumber {
 		return fmt.Errorf("%w: %d changes share a revision with another one, and kine has one change to a revision: --renumber gives them later ones, and all that comes after them", ErrLoss, c.shared)
 	}

@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/drivers/raft"
+	"github.com/keelson-io/keelson/drivers/sqlite"
 	"github.com/keelson-io/keelson/server/peer"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
 )
@@ -54,6 +55,16 @@ func (c *cluster) lacksRaft(ix *mvcc.Index) error {
 		err = errLostRaft
 	}
 	return fmt.Errorf("%w (looked for in %s)", err, RaftDir(c.node.opts))
+}
+
+// OfRaft tells whether a log is the database of a server with a Raft log, wherever that is: by its members, or by its own last batch.
+func OfRaft(log Datastore, ix *mvcc.Index) bool {
+	file, ok := log.(*sqlite.Log)
+	if !ok {
+		return false
+	}
+	_, mark := file.LastMark()
+	return mark != sqlite.Mark{} || len(ix.Members()) > 1
 }
 
 // forceAnew makes the member that has lost its Raft log the only one of its cluster. It is the one with its name, also if there is one alone: that may be

@@ -28,7 +28,8 @@ const checkUsage = `Usage:
   keelson check [--data-dir DIR | --datastore URL] [--json]
 
 Examine a store without changing it: the invariants of its log, and of a file its pages too. The server on
-a file must be stopped; a database is examined as it is at one moment, and its servers go on.
+a file must be stopped; a database is examined as it is at one moment, and its servers go on. Of a member of a
+cluster it is the file alone: its Raft log, and other members, may have more.
 Prints a line for each finding, and then what the store holds. The exit code is 0 if the
 store is sound, 1 if something was found or the store could not be read, 2 for wrong usage.
 

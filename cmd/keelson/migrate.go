@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -19,8 +20,11 @@ type migrateCommand struct {
 	from, to string
 	// fromPassword and toPassword are files.
 	fromPassword, toPassword string
-	opts                     migrate.Options
-	json                     bool
+	// exported says that the user is that of the environment, and password is the one there.
+	exported bool
+	password string
+	opts     migrate.Options
+	json     bool
 }
 
 const migrateUsage = `Usage:
@@ -43,7 +47,8 @@ SOURCE and TARGET are one of:
   PATH                             a file or directory that is there; what it is, is found out
 
 A password on the command line shows in the list of processes: name a file that has it, or give --user its one by
-ETCDCTL_USER and ETCDCTL_PASSWORD. ETCDCTL_CACERT, _CERT, _KEY and _INSECURE_SKIP_TLS_VERIFY are read too.
+ETCDCTL_PASSWORD. ETCDCTL_USER, which the target is never told, _CACERT, _CERT, _KEY and _INSECURE_SKIP_TLS_VERIFY
+are read too.
 
 The exit code is 0 if both sides are equal, 1 if something failed or would be lost, 2 for wrong usage.
 
@@ -66,24 +71,25 @@ func (c *migrateCommand) define(f *flags) {
 	f.own("--history", "give a running server all changes that are kept, in order, not only the keys that live", &o.History)
 	f.own("--merge", "add to a running server that has keys; those of the same name are overwritten", &o.Merge)
 	f.own("--renumber", "for kine: changes that share a revision get later ones, and all after them", &o.Renumber)
+	f.own("--wal-dir DIR", "the --wal-dir of the server whose data directory the source is", &o.WALDir)
 	f.own("--ignore-wal", "of a server that was not stopped cleanly, take what is in its database", &o.IgnoreWAL)
 	f.own("--lost-quorum", "of a running server, take what it has, also if it lags behind its cluster or has no leader", &o.LostQuorum)
 	f.own("--tmp-dir DIR", "where a copy of the source is made on the way; the system's temporary directory if not given", &o.TempDir)
 	f.client("--cacert FILE", "the certificate authority of a running server", &o.Client.CACert)
 	f.client("--cert FILE", "the certificate that it is shown", &o.Client.Cert)
 	f.client("--key FILE", "the key of that certificate", &o.Client.Key)
-	f.client("--user NAME:PASSWORD", "who it is told that this is", &o.Client.User)
+	f.client("--user NAME[:PASSWORD]", "who it is told that this is", &o.Client.User)
 	f.client("--insecure-skip-tls-verify", "believe any certificate", &o.Client.InsecureSkipTLSVerify)
 	f.own("--to-cacert FILE", "as --cacert, for the target alone; if one of these is given, the target is given none of those", &o.TargetClient.CACert)
 	f.own("--to-cert FILE", "as --cert, for the target alone", &o.TargetClient.Cert)
 	f.own("--to-key FILE", "as --key, for the target alone", &o.TargetClient.Key)
-	f.own("--to-user NAME:PASSWORD", "as --user, for the target alone", &o.TargetClient.User)
+	f.own("--to-user NAME[:PASSWORD]", "as --user, for the target alone", &o.TargetClient.User)
 	f.own("--name NAME", "for a new data directory: the server's name, as etcd's flag; "+o.Member.Name+" if not given", &o.Member.Name)
 	f.own("--initial-cluster NAME=URL[,…]", "the cluster that it begins: each member makes its directory of the same source", &o.Member.InitialCluster)
 	f.own("--initial-cluster-token TOKEN", "what sets that cluster apart", &o.Member.InitialClusterToken)
 	f.own("--initial-advertise-peer-urls URL[,…]", "the server's URLs in it", &o.Member.AdvertisePeerURLs)
 	f.own("--datastore-password-file FILE", "where the password of postgres://… is", &o.Member.DatastorePasswordFile)
-	f.own("--from-password-file FILE", "where the password of the source's database is, kine's or a Keelson's", &c.fromPassword)
+	f.own("--from-password-file FILE", "where the password is of the source's database, kine's or a Keelson's, or of its user NAME", &c.fromPassword)
 	f.own("--to-password-file FILE", "the same for the target's", &c.toPassword)
 	f.own("--json", "print the plan and the proof as JSON objects", &c.json)
 }
@@ -91,6 +97,7 @@ func (c *migrateCommand) define(f *flags) {
 func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 	c := &migrateCommand{}
 	c.opts.Member = config.Default()
+	c.password = p.getenv("ETCDCTL_PASSWORD")
 	f := p.flags(migrateUsage)
 	c.define(f)
 	switch err := f.parseAlone(args); {
@@ -99,9 +106,7 @@ func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
 	case c.from == "" || c.to == "":
 		return nil, usageError("it needs --from and --to")
 	}
-	if user := &c.opts.Client.User; *user != "" && !strings.Contains(*user, ":") {
-		*user += ":" + p.getenv("ETCDCTL_PASSWORD")
-	}
+	c.exported = !f.given("user")
 	if err := c.places(); err != nil {
 		return nil, errUsage{err}
 	}
@@ -117,22 +122,78 @@ func (c *migrateCommand) places() (err error) {
 	if o.To, err = migrate.ParseTarget(c.to); err != nil {
 		return fmt.Errorf("--to: %w", err)
 	}
-	for _, one := range []struct {
-		flag, file string
-		place      *migrate.Place
-	}{{"--from-password-file", c.fromPassword, &o.From}, {"--to-password-file", c.toPassword, &o.To}} {
-		if one.file != "" && !one.place.Database() {
-			return fmt.Errorf("%s is for a database, and this is %v", one.flag, one.place)
-		}
-		one.place.PasswordFile = one.file
+	if o.WALDir != "" && o.From.Kind != migrate.KeelsonDir && o.From.Kind != migrate.EtcdDir {
+		return fmt.Errorf("--wal-dir is for a data directory, and the source is %v", o.From)
 	}
-	insecure := o.Client.InsecureSkipTLSVerify
-	if o.TargetClient == (migrate.Client{}) {
-		o.TargetClient = o.Client
+	if err := c.secrets(); err != nil {
+		return err
 	}
-	o.TargetClient.InsecureSkipTLSVerify = insecure
 	o.Member.EnsureDefaults()
 	return nil
+}
+
+// secrets gives the places and users their passwords, and the target what is the source's if it is given nothing of its own: not who is in the environment,
+// which may be meant for any other server.
+func (c *migrateCommand) secrets() (err error) {
+	o := &c.opts
+	insecure := o.Client.InsecureSkipTLSVerify
+	password := "" // for the target's user
+	if o.TargetClient == (migrate.Client{}) {
+		o.TargetClient, password = o.Client, c.password
+		switch {
+		case c.exported:
+			o.TargetClient.User = ""
+		case o.From.Kind == migrate.Endpoint && o.To.Kind == migrate.Endpoint && c.toPassword == "":
+			c.toPassword = c.fromPassword
+		}
+	}
+	o.TargetClient.InsecureSkipTLSVerify = insecure
+	for _, one := range []struct {
+		place              *migrate.Place
+		user               *string
+		userFlag, fileFlag string
+		file, password     string
+	}{
+		{&o.From, &o.Client.User, "--user", "--from-password-file", c.fromPassword, c.password},
+		{&o.To, &o.TargetClient.User, "--to-user", "--to-password-file", c.toPassword, password},
+	} {
+		switch {
+		case one.place.Kind == migrate.Endpoint:
+			if *one.user, err = withPassword(*one.user, one.file, one.password); err != nil {
+				return fmt.Errorf("%s and %s: %w", one.userFlag, one.fileFlag, err)
+			}
+		case one.file != "" && !one.place.Database():
+			return fmt.Errorf("%s is for a database or the user of a server, and this is %v", one.fileFlag, one.place)
+		default:
+			one.place.PasswordFile = one.file
+		}
+	}
+	return nil
+}
+
+// withPassword gives a user NAME the password that is in a file, or otherwise another one.
+func withPassword(user, file, password string) (string, error) {
+	name, told, isTold := strings.Cut(user, ":")
+	switch {
+	case user == "" && file == "":
+		return "", nil
+	case name == "":
+		return "", errors.New("there is a password, and no user's name")
+	case isTold && file != "":
+		return "", fmt.Errorf("user %s has two passwords", name)
+	case isTold:
+		password = told
+	case file != "":
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		password = strings.TrimRight(string(text), "\r\n")
+	}
+	if password == "" {
+		return "", fmt.Errorf("user %s has no password", name)
+	}
+	return name + ":" + password, nil
 }
 
 func (c *migrateCommand) run(ctx context.Context, p *program) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,12 +78,64 @@ func TestMigrateSecrets(t *testing.T) {
 	}
 }
 
+// TestMigrateUsers: each server is told the user that is meant for it, who has a password.
+func TestMigrateUsers(t *testing.T) {
+	dir := store(t, put("a", 2))
+	secret := func(password string) (path string) {
+		path = filepath.Join(t.TempDir(), "password")
+		if err := os.WriteFile(path, []byte(password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	x, y, empty := secret("x:1"), secret("y"), secret("")
+	exported := []string{"ETCDCTL_USER=ann", "ETCDCTL_PASSWORD=secret"}
+	both, out, in := []string{"--from", "https://h:1", "--to", "http://h:2"}, []string{"--from", "https://h:1", "--to", "snapshot:s"}, []string{"--from", dir, "--to", "http://h:2"}
+	for _, c := range []struct {
+		environ, args, more []string
+		from, to            string
+		refused             string
+	}{
+		{environ: exported, args: both, from: "ann:secret"},
+		{environ: exported, args: in, from: "ann"}, // whom nobody is told
+		{environ: []string{"ETCDCTL_USER=ann:secret"}, args: both, from: "ann:secret"},
+		{environ: []string{"ETCDCTL_USER=ann"}, args: both, refused: "user ann has no password"},
+		{environ: []string{"ETCDCTL_USER=ann"}, args: both, more: []string{"--from-password-file", x}, from: "ann:x:1"},
+		{environ: exported, args: both, more: []string{"--user", "bob"}, from: "bob:secret", to: "bob:secret"},
+		{environ: exported, args: both, more: []string{"--user", ""}},
+		{environ: exported, args: in, more: []string{"--user", "bob"}, from: "bob", to: "bob:secret"},
+		{environ: exported, args: both, more: []string{"--to-user", "carl"}, refused: "user carl has no password"},
+		{environ: exported, args: both, more: []string{"--to-user", "carl", "--to-password-file", y}, from: "ann:secret", to: "carl:y"},
+		{environ: exported, args: both, more: []string{"--to-password-file", y}, refused: "no user's name"},
+		{args: both, more: []string{"--user", "bob", "--from-password-file", x}, from: "bob:x:1", to: "bob:x:1"},
+		{args: both, more: []string{"--user", "bob", "--from-password-file", x, "--to-password-file", y}, from: "bob:x:1", to: "bob:y"},
+		{args: out, more: []string{"--user", "bob", "--from-password-file", x}, from: "bob:x:1", to: "bob"},
+		{args: both, more: []string{"--user", "bob:x", "--from-password-file", x}, refused: "user bob has two passwords"},
+		{args: both, more: []string{"--user", "bob:"}, refused: "user bob has no password"},
+		{args: both, more: []string{"--user", ":x"}, refused: "no user's name"},
+		{args: in, more: []string{"--to-user", "carl", "--to-password-file", empty}, refused: "user carl has no password"},
+		{args: in, more: []string{"--to-user", "carl", "--to-password-file", empty + "none"}, refused: "no such file"},
+	} {
+		p := &program{environ: c.environ}
+		got, err := p.parseMigrate(append(slices.Clone(c.args), c.more...))
+		switch {
+		case c.refused != "":
+			if err == nil || !strings.Contains(err.Error(), c.refused) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("%q: %v", c, err)
+			}
+		case err != nil || got.opts.Client.User != c.from || got.opts.TargetClient.User != c.to:
+			t.Errorf("%q: %v, %+v", c, err, got)
+		}
+	}
+}
+
 func TestMigrateUsage(t *testing.T) {
 	for want, args := range map[string][]string{
 		"needs --from and --to":       {"--from", "x"},
 		"no such file":                {"--from", filepath.Join(t.TempDir(), "x"), "--to", "dir:y"},
 		"does not say what is to be":  {"--from", "http://127.0.0.1:1", "--to", "y"},
 		"takes no argument":           {"--from", "http://127.0.0.1:1", "--to", "dir:y", "z"},
+		"--wal-dir is for":            {"--from", "http://127.0.0.1:1", "--to", "dir:y", "--wal-dir", "z"},
 		"initial-advertise-peer-urls": {"--from", "http://127.0.0.1:1", "--to", "dir:y", "--initial-advertise-peer-urls", "z"},
 		"not defined":                 {"--form", "x"},
 	} {

@@ -92,8 +92,9 @@ func (a *adoption) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	case p.own, !p.etcd && !p.aside:
-		_ = os.Remove(a.work.DataDir) // which a kill may have left at the very end, and which removes only an empty one
-		return nil                    // what else is in the way the server will say
+		// A kill may have left them at the very end. A directory that has something in it stays, and there is nothing left to take over that the lock would be for.
+		_ = removeHeld(a.work.DataDir)
+		return nil // what else is in the way the server will say
 	}
 	release, err := hold(a.work.DataDir)
 	if err != nil {
@@ -101,6 +102,7 @@ func (a *adoption) run(ctx context.Context) error {
 	}
 	defer release()
 	if p, err = a.look(); err != nil || p.own {
+		_ = removeHeld(a.work.DataDir)
 		return err
 	}
 	var from io.Closer // etcd's database, locked until it has its new name: no etcd starts on it
@@ -126,13 +128,18 @@ func (a *adoption) run(ctx context.Context) error {
 		return err
 	}
 	a.logger.Warn("the data of etcd have been taken over, and what comes is written to Keelson's alone; etcd's files are kept, for you to remove", "kept", a.path(AdoptedFrom))
-	return removeHeld(a.work.DataDir)
+	if err := removeHeld(a.work.DataDir); err != nil {
+		a.logger.Warn("what was needed while the data of etcd were taken over could not be removed, and is of no use any more", "error", err)
+	}
+	return nil
 }
 
 // removeIf removes what was made while etcd's files are at their place still, and otherwise a directory that is empty.
 func removeIf(all bool, dir string) error {
 	if all {
-		return os.RemoveAll(dir)
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
 	}
 	_ = removeHeld(dir)
 	return nil

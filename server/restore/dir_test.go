@@ -269,6 +269,7 @@ func TestDirRefused(t *testing.T) {
 		{"d", "d", "in the way"},
 		{"d", "d/member", "in the way"},
 		{"d", "d/" + server.Restoring, "in the way"},
+		{"d", "d/" + server.Restoring + lockSuffix, "in the way"},
 		{"file", "", "not empty or could not be read"},
 		{"full", "", "not empty or could not be read"},
 		{"d", "full", "wal-dir"},

@@ -41,9 +41,12 @@ func occupySpot(dir string) (*spot, error) {
 	return p, nil
 }
 
-// leave removes the directories that have nothing in them and were made here.
-func (p *spot) leave() {
-	_ = removeHeld(p.work("")) // which removes no others
+// leave removes the directory in which things are made, if there is nothing in it.
+func (p *spot) leave() { _ = removeHeld(p.work("")) } // which removes no other
+
+// release ends the hold, and removes the directory if there is nothing in it and it was made here: not before, as over NFS what is removed stays while it is open.
+func (p *spot) release() {
+	p.free()
 	if p.made {
 		_ = os.Remove(p.dir)
 	}
@@ -158,7 +161,7 @@ func inside(data, wal string) (name string, err error) {
 		return "", err
 	case name == ".." || strings.HasPrefix(name, "../"):
 		return "", nil
-	case name == "." || name == memberName || name == server.Restoring || strings.Contains(name, "/"):
+	case name == "." || name == memberName || name == server.Restoring || name == server.Restoring+lockSuffix || strings.Contains(name, "/"):
 		return "", fmt.Errorf("wal-dir %q is in the way of what is made in the data directory: choose one beside it, or right under it", wal)
 	}
 	return name, nil
@@ -175,7 +178,7 @@ func vacant(dir, other string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case server.Restoring, "lost+found", other:
+		case server.Restoring, server.Restoring + lockSuffix, "lost+found", other:
 		default:
 			return fmt.Errorf("there is %q", e.Name())
 		}
@@ -262,7 +265,7 @@ func (s *site) finish(err error) error {
 	return err
 }
 
-// leave removes the directories that have nothing in them and were made here.
+// leave removes the directories in which things are made, if there is nothing in them.
 func (s *site) leave() {
 	if s.wal != nil {
 		s.wal.leave()
@@ -272,9 +275,9 @@ func (s *site) leave() {
 
 func (s *site) release() {
 	if s.wal != nil {
-		s.wal.free()
+		s.wal.release()
 	}
-	s.data.free()
+	s.data.release()
 }
 
 // identify tells a directory from others of its name. It is the same after the directory has got another name.

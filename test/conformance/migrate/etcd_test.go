@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -158,7 +159,15 @@ func TestEtcdDir(t *testing.T) {
 	if err := etcd.stop(); err != nil {
 		t.Fatal(err)
 	}
-	migrate(t, data, "dir:"+target)
+	wal, elsewhere := filepath.Join(data, "member", "wal"), filepath.Join(dir, "wal")
+	if err := os.Rename(wal, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "--wal-dir", data, "dir:"+target)
+	migrate(t, data, "dir:"+target, "--wal-dir", elsewhere)
+	if err := os.Rename(elsewhere, wal); err != nil {
+		t.Fatal(err)
+	}
 	etcd = start(t, "etcd", dir)
 	start(t, "keelson", filepath.Dir(target)).compare(etcd, extent{compact, current})
 }

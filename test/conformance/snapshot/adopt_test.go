@@ -2,9 +2,11 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,6 +18,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keelson-io/keelson/server/config"
+	adopt "github.com/keelson-io/keelson/server/restore"
 	"github.com/keelson-io/keelson/test/conformance/launch"
 )
 
@@ -69,14 +73,14 @@ func TestAdopt(t *testing.T) {
 	}
 	// What a kill at the very end leaves is removed.
 	work := filepath.Join(dir, "data", "adopting")
-	if err := os.Mkdir(work, 0o700); err != nil {
+	if err := errors.Join(os.Mkdir(work, 0o700), os.WriteFile(work+".lock", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if err := k.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Lstat(work); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s is there: %v", work, err)
+	if got, err := filepath.Glob(work + "*"); len(got) > 0 || err != nil {
+		t.Errorf("there is %q, %v", got, err)
 	}
 	if k.revision() != rev || k.hash(rev) != hash {
 		t.Errorf("after a restart revision %d, %s; it was %d, %s", k.revision(), k.hash(rev), rev, hash)
@@ -318,6 +322,39 @@ func TestAdoptKilled(t *testing.T) {
 	if got := startBinary(t, "keelson", dir).hash(0); got != want {
 		t.Errorf("%s, and it was %s", got, want)
 	}
+}
+
+// intruder is a log that puts a file into a directory as soon as that is there.
+type intruder struct {
+	slog.Handler
+	dir string
+}
+
+func (i intruder) Enabled(context.Context, slog.Level) bool { return true }
+
+func (i intruder) Handle(context.Context, slog.Record) error {
+	if _, err := os.Stat(filepath.Join(i.dir, "member")); err != nil {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(i.dir, "other"), nil, 0o600)
+}
+
+// TestAdoptLeaves: what cannot be removed in the end does not make a takeover fail that is done.
+func TestAdoptLeaves(t *testing.T) {
+	dir, _ := left(t, 75)
+	o := config.Default()
+	o.DataDir = filepath.Join(dir, "data")
+	o.EnsureDefaults()
+	work := filepath.Join(o.DataDir, "adopting")
+	if err := adopt.Adopt(t.Context(), &o, slog.New(intruder{slog.DiscardHandler, work})); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{filepath.Join(o.DataDir, "member", "keelson.db"), filepath.Join(work, "other")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	startBinary(t, "keelson", dir)
 }
 
 // startCopy starts an etcd on a copy of a data directory.
