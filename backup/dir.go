@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +24,14 @@ type Dir struct {
 // AtDir gives a directory of backups as it is, to read it.
 func AtDir(path string) *Dir { return &Dir{path: path} }
 
-// part ends the name of a file that is not whole.
-const part = ".part"
+const (
+	// part ends the name of a file that is not whole.
+	part = ".part"
+	// probes begins the names of files that are there for a moment, to see that they can be.
+	probes = "." + names
+	// moment is more than that takes.
+	moment = time.Hour
+)
 
 // DirToBe gives a directory to put backups in, and asks nothing of it yet: it may be one that hangs. List and Put see that it is there and can be written.
 func DirToBe(path string) *Dir { return &Dir{path: path, puts: true} }
@@ -43,7 +50,7 @@ func (d *Dir) ready() error {
 	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("backup: the directory is not there and cannot be made: %w", err)
 	}
-	probe, err := os.CreateTemp(d.path, ".keelson-*"+part)
+	probe, err := os.CreateTemp(d.path, probes+"*"+part)
 	if err == nil {
 		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
 	}
@@ -155,7 +162,7 @@ func (d *Dir) Remove(_ context.Context, name string) error {
 	return err
 }
 
-// Sweep implements Target. What another process is writing is locked.
+// Sweep implements Target. What another process is writing is locked. It also removes what kills have left of looking whether files can be made.
 func (d *Dir) Sweep(_ context.Context, cluster uint64) error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -163,11 +170,28 @@ func (d *Dir) Sweep(_ context.Context, cluster uint64) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), namesOf(cluster)+"-") && strings.HasSuffix(e.Name(), part) && e.Type().IsRegular() {
-			errs = append(errs, removeUnlocked(filepath.Join(d.path, e.Name()), tryLock))
+		path := filepath.Join(d.path, e.Name())
+		switch {
+		case !strings.HasSuffix(e.Name(), part) || !e.Type().IsRegular():
+		case strings.HasPrefix(e.Name(), namesOf(cluster)+"-"):
+			errs = append(errs, removeUnlocked(path, tryLock))
+		case strings.HasPrefix(e.Name(), probes):
+			errs = append(errs, removeProbe(path))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeProbe removes a file that is empty and has been there for more than a moment.
+func removeProbe(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && info.Size() == 0 && time.Since(info.ModTime()) > moment {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // tryLock locks a file, or fails with EWOULDBLOCK where another process has it.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -142,6 +143,27 @@ func TestDirSweep(t *testing.T) {
 	}
 	if all, err := d.List(t.Context()); err != nil || len(all) != 2 {
 		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// TestDirSweepProbes: what a kill has left of looking whether files can be made goes, but not what may be there for this moment, nor what has anything.
+func TestDirSweepProbes(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name, content string
+		age           time.Duration
+	}{{".keelson-1.part", "", 2 * time.Hour}, {".keelson-2.part", "", time.Minute}, {".keelson-3.part", "content", 2 * time.Hour}, {".other-4.part", "", 2 * time.Hour}} {
+		path := filepath.Join(dir, c.name)
+		then := time.Now().Add(-c.age)
+		if err := errors.Join(os.WriteFile(path, []byte(c.content), 0o600), os.Chtimes(path, then, then)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := AtDir(dir).Sweep(t.Context(), 7); err != nil {
+		t.Error(err)
+	}
+	if got := within(t, dir); !slices.Equal(got, []string{".keelson-2.part", ".keelson-3.part", ".other-4.part"}) {
+		t.Errorf("there are %q", got)
 	}
 }
 

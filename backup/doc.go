@@ -7,7 +7,7 @@
 // # What holds
 //
 //  1. A backup has its name only when it is whole and durable: whatever is broken off, by kill -9 too, leaves nothing that looks like one.
-//  2. A backup counts as made when it was read back and is what was sent.
+//  2. A backup counts as made when it was read back and is what was sent. One of which that was broken off stays, and counts when somebody has read it.
 //  3. Only after that older ones are removed, and never the one that was just made. Only files of the cluster's own and with this package's names are.
 //  4. Nothing waits for a target: not the server, neither its start nor its stop. A target that hangs, or that would take for ever, is given up, and one attempt at a time is all there ever is.
 //  5. What is due is decided by what the target has, so it does not matter who asks: the server that was there before, the next leader, or one after a restart.

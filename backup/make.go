@@ -46,23 +46,32 @@ type Maker struct {
 	Progress func()
 }
 
+// Sweep removes what was broken off. It comes before all that asks for room: what a kill has left may be as large as a backup.
+func (m *Maker) Sweep(ctx context.Context) error { return cause(ctx, m.Target.Sweep(ctx, m.Cluster)) }
+
 // Make stores a snapshot, reads it back, and removes the backups that are not to be kept beside it. It does not close the snapshot.
 func (m *Maker) Make(ctx context.Context, s *Snapshot) (*Made, error) {
 	made := &Made{Backup: Backup{Cluster: m.Cluster, Time: m.Now().UTC().Truncate(time.Millisecond), Revision: s.Revision, Size: s.Size}}
-	made.Left = m.Target.Sweep(ctx, m.Cluster)
 	sum, err := m.store(ctx, made.Backup, s)
 	if err == nil {
 		err = m.verify(ctx, made.Backup, sum)
 	}
 	if err != nil {
-		// Nobody may take it for a good one. The context may be what ended it.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
-		defer cancel()
-		return nil, errors.Join(err, m.Target.Remove(ctx, made.Name()))
+		return nil, errors.Join(err, m.discard(ctx, made.Backup, err))
 	}
-	removed, err := m.retain(ctx, made.Backup)
-	made.Removed, made.Left = removed, errors.Join(made.Left, err)
+	made.Removed, made.Left = m.retain(ctx, made.Backup)
 	return made, nil
+}
+
+// discard removes a backup that failed: what is altered, since nobody may take it for a good one, and what cannot be read, since it would be in the way as the newest one. What was given up, or was to be left
+// to another server, is left alone: what has the name is whole, and counts when somebody has read it, which somebody may have done by now.
+func (m *Maker) discard(ctx context.Context, b Backup, why error) error {
+	if ctx.Err() != nil && !errors.Is(why, ErrAltered) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+	defer cancel()
+	return m.Target.Remove(ctx, b.Name())
 }
 
 // cleanTime is what removing a bad backup may take.

@@ -54,20 +54,33 @@ func TestMakeFails(t *testing.T) {
 	}
 }
 
-// TestMakeCancelled: a backup that cannot be verified any more since there is no time is removed all the same.
+// TestMakeCancelled: a backup that is stored and cannot be verified any more since there is no time stays: another server may have read it by now, and count on it. One that was found altered goes all the same.
 func TestMakeCancelled(t *testing.T) {
 	why := errors.New("why")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	f := &fake{open: func(ctx context.Context) error {
-		cancel(why)
-		return ctx.Err()
-	}}
-	m := &Maker{Target: f, Cluster: 7, Now: fixed("2026-11-26T02:00:00Z")}
-	if _, err := m.Make(ctx, snapshotOf("content", 42)); !errors.Is(err, why) {
-		t.Errorf("error %v", err)
-	}
-	if got := f.has(); len(got) > 0 {
-		t.Errorf("there are %q", got)
+	for name, c := range map[string]struct {
+		flip, readable bool
+		want           error
+		stay           int
+	}{
+		"not read":        {false, false, why, 1},
+		"read, and whole": {false, true, nil, 1},
+		"altered":         {true, true, ErrAltered, 0},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		f := &fake{flip: c.flip, open: func(ctx context.Context) error {
+			cancel(why)
+			if c.readable {
+				return nil
+			}
+			return ctx.Err()
+		}}
+		m := &Maker{Target: f, Cluster: 7, Now: fixed("2026-11-26T02:00:00Z")}
+		if _, err := m.Make(ctx, snapshotOf("content", 42)); !errors.Is(err, c.want) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if got := f.has(); len(got) != c.stay {
+			t.Errorf("%s: there are %q", name, got)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package backup
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -84,14 +85,18 @@ func watched(ctx context.Context, stall time.Duration, do func(context.Context, 
 	return cause(ctx, do(ctx, p))
 }
 
-// MakeWatched is Make, and gives a target up that hangs: one that takes and gives nothing for stall, or for DefaultStall if that is 0. Progress is not told.
+// MakeWatched is Sweep and Make, and gives a target up that hangs: one that takes and gives nothing for stall, or for DefaultStall if that is 0. Progress is not told.
 func (m *Maker) MakeWatched(ctx context.Context, s *Snapshot, stall time.Duration) (made *Made, err error) {
 	err = watched(ctx, cmp.Or(stall, DefaultStall), func(ctx context.Context, p *pulse) (err error) {
 		w := *m
 		w.Progress = p.beat
+		left := w.Sweep(ctx)
 		p.expect(2 * s.Size)
-		made, err = w.Make(ctx, s)
-		return err
+		if made, err = w.Make(ctx, s); err != nil {
+			return errors.Join(err, left)
+		}
+		made.Left = errors.Join(left, made.Left)
+		return nil
 	})
 	return made, err
 }

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -48,26 +49,35 @@ type Places struct {
 	Snapshots, Backups, Store string
 }
 
-// Room sees that there is room to back up a store that has so many bytes in use, also where the snapshot and the backup are on one disk. On the store's disk as much stays free when the backup is there: the room
-// of a snapshot that was made on it, and otherwise as much again.
-func (p Places) Room(inUse int64) error { return p.room(inUse, diskOf) }
+// Room sees that there is room for a snapshot of so many bytes and for its backup, also where they are on one disk, and, where one of them is on the store's, for what the store writes while they are there.
+func (p Places) Room(snapshot int64) error { return p.room(snapshot, diskOf) }
 
-func (p Places) room(inUse int64, of func(dir string) (disk, error)) error {
-	needs := []Need{{p.Snapshots, inUse}}
+// marginAtLeast is for a store that is small, and written to all the same: its write-ahead log, and Raft's, take so much in the time of a backup.
+const marginAtLeast = 256 << 20
+
+// margin is what stays free of the store's disk beside a snapshot and its backup, for what is written meanwhile: the larger they are the longer they take. A quarter of one is, at 100 MB/s for each of
+// the four times that it is written or read, what a store appends at 6 MB/s; asking for much more would do without backups where there is room.
+func margin(snapshot int64) int64 { return max(snapshot/4, marginAtLeast) }
+
+func (p Places) room(snapshot int64, of func(dir string) (disk, error)) error {
+	needs := []Need{{p.Snapshots, snapshot}}
 	if p.Backups != "" {
-		needs = append(needs, Need{p.Backups, inUse})
+		needs = append(needs, Need{p.Backups, snapshot})
 	}
-	if p.Backups != "" && p.Store != "" {
-		var ids [3]uint64
-		for i, dir := range []string{p.Snapshots, p.Backups, p.Store} {
-			d, err := of(dir)
+	if p.Store != "" {
+		store, err := of(p.Store)
+		if err != nil {
+			return err
+		}
+		for _, n := range needs {
+			d, err := of(n.Dir)
 			if err != nil {
 				return err
 			}
-			ids[i] = d.id
-		}
-		if ids[1] == ids[2] && ids[0] != ids[2] {
-			needs = append(needs, Need{p.Store, inUse})
+			if d.id == store.id {
+				needs = append(needs, Need{p.Store, margin(snapshot)})
+				break
+			}
 		}
 	}
 	return room(needs, of)
@@ -82,8 +92,8 @@ func diskOf(dir string) (disk, error) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return disk{}, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	// Block sizes and counts are far below what overflows here, but on file systems that know no end.
-	d := disk{free: float64(fs.Bavail) * float64(fs.Bsize)}
+	// Counts are far below what overflows here, but on file systems that know no end.
+	d := disk{free: float64(fs.Bavail) * float64(unit(&fs))}
 	if fs.Blocks == 0 {
 		d.free = math.Inf(1) // it does not tell
 	}
@@ -92,3 +102,6 @@ func diskOf(dir string) (disk, error) {
 	}
 	return d, nil
 }
+
+// unit is what a file system counts its blocks in. Bsize is what it likes to be asked for at once, over NFS as much as a mebibyte.
+func unit(fs *unix.Statfs_t) int64 { return cmp.Or(fs.Frsize, fs.Bsize) }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestRoom: what is needed on one disk is needed together.
@@ -40,37 +42,60 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-// TestPlaces: a backup needs its room beside the snapshot's, and leaves as much on the store's disk, but needs nothing of that where it is on another one.
+// TestPlaces: a backup needs its room beside the snapshot's, and where one of them is on the store's disk something stays free there for the store, also while both are there; where none is, nothing of
+// that disk is needed.
 func TestPlaces(t *testing.T) {
-	for _, c := range []struct {
-		name                      string
-		snapshots, backups, store uint64 // their disks; 0: there is none
-		enough, less, lessToo     map[uint64]float64
-	}{
-		{"all on one", 1, 1, 1, map[uint64]float64{1: 200}, map[uint64]float64{1: 199}, nil},
-		{"a bucket", 1, 0, 1, map[uint64]float64{1: 100}, map[uint64]float64{1: 99}, nil},
-		{"backups elsewhere", 1, 2, 1, map[uint64]float64{1: 100, 2: 100}, map[uint64]float64{1: 99, 2: 100}, map[uint64]float64{1: 100, 2: 99}},
-		{"all elsewhere", 2, 3, 1, map[uint64]float64{1: 0, 2: 100, 3: 100}, map[uint64]float64{1: 1000, 2: 99, 3: 100}, map[uint64]float64{1: 1000, 2: 100, 3: 99}},
-		{"snapshots elsewhere", 2, 1, 1, map[uint64]float64{1: 200, 2: 100}, map[uint64]float64{1: 199, 2: 100}, map[uint64]float64{1: 200, 2: 99}},
-		{"the store elsewhere", 2, 2, 1, map[uint64]float64{1: 0, 2: 200}, map[uint64]float64{1: 1000, 2: 199}, nil},
-		{"no store here", 2, 2, 0, map[uint64]float64{2: 200}, map[uint64]float64{2: 199}, nil},
-	} {
-		p := Places{Snapshots: "snapshots"}
-		disks := map[string]uint64{"snapshots": c.snapshots, "backups": c.backups, "store": c.store}
-		if c.backups > 0 {
-			p.Backups = "backups"
-		}
-		if c.store > 0 {
-			p.Store = "store"
-		}
-		for _, try := range []struct {
-			free map[uint64]float64
-			want error
-		}{{c.enough, nil}, {c.less, ErrNoRoom}, {c.lessToo, ErrNoRoom}} {
-			err := p.room(100, func(dir string) (disk, error) { return disk{disks[dir], try.free[disks[dir]]}, nil })
-			if try.free != nil && !errors.Is(err, try.want) {
-				t.Errorf("%s, with %v: %v", c.name, try.free, err)
+	type free map[uint64]float64
+	const most = math.MaxInt64
+	for _, size := range []int64{100, 8 << 30} {
+		one, left := float64(size), float64(max(256<<20, size/4))
+		for _, c := range []struct {
+			name                      string
+			snapshots, backups, store uint64 // their disks; 0: there is none
+			needs                     free
+		}{
+			{"all on one", 1, 1, 1, free{1: 2*one + left}},
+			{"a bucket", 1, 0, 1, free{1: one + left}},
+			{"backups elsewhere", 1, 2, 1, free{1: one + left, 2: one}},
+			{"all elsewhere", 2, 3, 1, free{1: 0, 2: one, 3: one}},
+			{"snapshots elsewhere", 2, 1, 1, free{1: one + left, 2: one}},
+			{"the store elsewhere", 2, 2, 1, free{1: 0, 2: 2 * one}},
+			{"no store here", 2, 2, 0, free{2: 2 * one}},
+			{"nothing but a snapshot", 2, 0, 0, free{2: one}},
+		} {
+			p := Places{Snapshots: "snapshots"}
+			disks := map[string]uint64{"snapshots": c.snapshots, "backups": c.backups, "store": c.store}
+			if c.backups > 0 {
+				p.Backups = "backups"
 			}
+			if c.store > 0 {
+				p.Store = "store"
+			}
+			try := func(have free) error {
+				return p.room(size, func(dir string) (disk, error) { return disk{disks[dir], have[disks[dir]]}, nil })
+			}
+			if err := try(c.needs); err != nil {
+				t.Errorf("%s, %d bytes, with %v: %v", c.name, size, c.needs, err)
+			}
+			for id, need := range c.needs {
+				if need == 0 {
+					continue
+				}
+				less := free{1: most, 2: most, 3: most}
+				less[id] = need - 1
+				if err := try(less); !errors.Is(err, ErrNoRoom) {
+					t.Errorf("%s, %d bytes, with %v: %v", c.name, size, less, err)
+				}
+			}
+		}
+	}
+}
+
+// TestUnit: blocks are counted in fragments, which a file system may be without.
+func TestUnit(t *testing.T) {
+	for _, c := range []struct{ fragment, block, want int64 }{{4096, 1 << 20, 4096}, {0, 512, 512}} {
+		if got := unit(&unix.Statfs_t{Frsize: c.fragment, Bsize: c.block}); got != c.want {
+			t.Errorf("%+v: %d", c, got)
 		}
 	}
 }

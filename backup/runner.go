@@ -223,8 +223,12 @@ func (r *Runner) look(ctx context.Context) error {
 		return err
 	}
 	r.have = of(r.o.Cluster, all)
+	r.update(func(s *Stats) { s.others(r.o.Cluster, all) })
 	if err := r.vouch(ctx); err != nil {
 		return err
+	}
+	if !r.known {
+		r.tellOthers()
 	}
 	r.known = true
 	if b, ok := r.last(r.now()); ok {
@@ -233,15 +237,24 @@ func (r *Runner) look(ctx context.Context) error {
 	return nil
 }
 
+// tellOthers tells of the backups that this server will never remove: they may be of what it was before its data were lost or restored.
+func (r *Runner) tellOthers() {
+	if s := r.Stats(); s.Others > 0 {
+		r.o.Logger.Info("there are backups of other clusters, which are not removed", "target", r.o.Target.String(), "backups", s.Others, "total-bytes", s.OthersSize)
+	}
+}
+
 // make makes a backup.
 func (r *Runner) make(ctx context.Context) error {
 	start := time.Now()
 	r.update(func(s *Stats) { s.Running = true })
 	var made *Made
 	err := r.ask(ctx, func(ctx context.Context) error {
+		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Progress: r.pulse.beat}
+		left := m.Sweep(ctx)
 		if r.o.Ready != nil {
 			if err := r.o.Ready(ctx); err != nil {
-				return cause(ctx, err)
+				return errors.Join(cause(ctx, err), left)
 			}
 		}
 		r.pulse.rest()
@@ -252,9 +265,11 @@ func (r *Runner) make(ctx context.Context) error {
 		}
 		defer snapshot.Close()
 		r.pulse.expect(2 * snapshot.Size)
-		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Progress: r.pulse.beat}
-		made, err = m.Make(ctx, snapshot)
-		return err
+		if made, err = m.Make(ctx, snapshot); err != nil {
+			return errors.Join(err, left)
+		}
+		made.Left = errors.Join(left, made.Left)
+		return nil
 	})
 	took := time.Since(start)
 	r.update(func(s *Stats) {
@@ -268,6 +283,7 @@ func (r *Runner) make(ctx context.Context) error {
 	r.have, r.vouched = []Backup{made.Backup}, map[string]bool{made.Name(): true}
 	r.o.Logger.Info("made a backup", "target", r.o.Target.String(), "name", made.Name(), "revision", made.Revision,
 		"total-bytes", made.Size, "took", took, "removed", len(made.Removed))
+	r.tellOthers()
 	if made.Left != nil {
 		r.o.Logger.Warn("the backup is there, but old ones could not be removed", "target", r.o.Target.String(), "error", made.Left)
 	}

@@ -221,6 +221,104 @@ func TestLead(t *testing.T) {
 	})
 }
 
+// TestLeadLostReadingBack: what was stored when the lead changes is counted by the next one that makes backups, after it has read it, and is not removed by the one before.
+func TestLeadLostReadingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := (&fake{}).with(7, "1999-12-31T02:00:00Z")
+		var next atomic.Bool
+		counted := make(chan struct{})
+		target.open = func(ctx context.Context) error {
+			if next.Load() {
+				return nil
+			}
+			<-ctx.Done()
+			<-counted // it notices late
+			return ctx.Err()
+		}
+		trust := func(o *Options) {
+			o.Vouch = func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }
+		}
+		next.Store(true)
+		a, b := run(t, target, trust), run(t, target, trust)
+		b.follows.Store(true)
+		after(time.Hour)
+		next.Store(false)
+		after(time.Hour + time.Second)
+		a.expect(t, "31 02:00", "01 02:00")
+		a.follows.Store(true)
+		after(10 * time.Second)
+		next.Store(true)
+		b.follows.Store(false)
+		after(time.Minute)
+		close(counted)
+		after(time.Hour)
+		a.expect(t, "31 02:00", "01 02:00")
+		if last := b.Stats().Last.Time; a.asked.Load() != 1 || b.asked.Load() != 0 || !last.Equal(at("2000-01-01T02:00:00Z")) {
+			t.Errorf("snapshots: %d, %d; the last backup is of %v", a.asked.Load(), b.asked.Load(), last)
+		}
+		a.stop()
+		b.stop()
+	})
+}
+
+// TestSweptFirst: what a kill has left does not take the room that a backup needs.
+func TestSweptFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := t.TempDir()
+		left := filepath.Join(path, Backup{Cluster: 7, Time: at("1999-12-31T02:00:00Z"), Revision: 1}.Name()+".1"+part)
+		write(t, left)
+		b := run(t, &fake{}, func(o *Options) {
+			o.Target = DirToBe(path)
+			o.Ready = func(context.Context) error {
+				if _, err := os.Stat(left); err == nil {
+					return ErrNoRoom
+				}
+				return nil
+			}
+		})
+		after(time.Minute)
+		if s := b.Stats(); s.Successes != 1 || s.Failures > 0 {
+			t.Errorf("%+v", s)
+		}
+		b.stop()
+	})
+}
+
+// TestOthers: backups of other clusters are told of, at the first look and after each backup, and in the metrics, and stay.
+func TestOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		target := (&fake{}).with(7, "1999-12-31T23:00:00Z")
+		b := run(t, target, func(o *Options) { o.Keep, o.Logger = Keep{Count: 1}, slog.New(slog.NewTextHandler(&log, nil)) })
+		told := func(of string) int {
+			return strings.Count(log.String(), "of other clusters, which are not removed\" target=fake/ backups="+of)
+		}
+		after(time.Hour)
+		if got := collected(t, b.Runner); told("") != 0 || got["keelson_backup_others"] != 0 {
+			t.Errorf("there are none, %v\n%s", got, log.String())
+		}
+		target.mu.Lock()
+		target.with(8, "1999-12-31T02:00:00Z", "1999-12-30T02:00:00Z").with(9, "1999-12-31T02:00:00Z")
+		target.mu.Unlock()
+		after(2 * time.Hour)
+		got := collected(t, b.Runner)
+		if told("3 total-bytes=9") != 1 || got["keelson_backup_others"] != 3 || got["keelson_backup_others_size_bytes"] != 9 || len(target.has()) != 4 {
+			t.Errorf("%v, %q\n%s", got, target.has(), log.String())
+		}
+		b.follows.Store(true)
+		after(time.Minute)
+		if v, ok := collected(t, b.Runner)["keelson_backup_others"]; ok {
+			t.Errorf("who does not back up shows %v", v)
+		}
+		b.follows.Store(false)
+		after(time.Minute)
+		if told("3 total-bytes=9") != 2 {
+			t.Errorf("it was not told when the server looked again\n%s", log.String())
+		}
+		b.stop()
+	})
+}
+
 // TestRetry: what fails is tried again after longer and longer pauses, and afresh when the next one is due.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

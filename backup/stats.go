@@ -20,6 +20,21 @@ type Stats struct {
 	Running bool
 	// Successes and Failures count since the start.
 	Successes, Failures uint64
+	// Others is how many backups of other clusters this server has seen in the place when it last looked, with OthersSize bytes.
+	Others, OthersSize int64
+	// Looked says that it has.
+	Looked bool
+}
+
+// others counts, of all that there are, those of other clusters than this one.
+func (s *Stats) others(cluster uint64, all []Backup) {
+	s.Others, s.OthersSize, s.Looked = 0, 0, true
+	for _, b := range all {
+		if b.Cluster != cluster {
+			s.Others++
+			s.OthersSize += b.Size
+		}
+	}
 }
 
 func (s *Stats) saw(b Backup) {
@@ -53,7 +68,7 @@ func (r *Runner) update(do func(*Stats)) {
 
 // descs are of the metrics. etcd has none of these.
 type descs struct {
-	timestamp, age, size, revision, duration, success, running, total *prometheus.Desc
+	timestamp, age, size, revision, duration, success, running, total, others, othersSize *prometheus.Desc
 }
 
 func describe() descs {
@@ -61,21 +76,23 @@ func describe() descs {
 		return prometheus.NewDesc("keelson_backup_"+name, help, labels, nil)
 	}
 	return descs{
-		timestamp: d("last_success_timestamp_seconds", "The unix time of the last good backup, as far as this server knows: it asks the target while it backs up for all."),
-		age:       d("last_success_age_seconds", "The age of that backup."),
-		size:      d("last_success_size_bytes", "The size of that backup."),
-		revision:  d("last_success_revision", "The revision of that backup."),
-		duration:  d("last_success_duration_seconds", "How long that backup took, from the snapshot to the last check, if this server made it since its start."),
-		success:   d("last_result", "The result of the last attempt of this server, while it is the one that backs up: 1 is success, 0 is failure."),
-		running:   d("in_progress", "Whether or not a backup is being made by this server. 1 means yes, 0 means not."),
-		total:     d("attempts_total", "The total number of attempts of this server to make a backup, by result.", "result"),
+		timestamp:  d("last_success_timestamp_seconds", "The unix time of the last good backup, as far as this server knows: it asks the target while it backs up for all."),
+		age:        d("last_success_age_seconds", "The age of that backup."),
+		size:       d("last_success_size_bytes", "The size of that backup."),
+		revision:   d("last_success_revision", "The revision of that backup."),
+		duration:   d("last_success_duration_seconds", "How long that backup took, from the snapshot to the last check, if this server made it since its start."),
+		success:    d("last_result", "The result of the last attempt of this server, while it is the one that backs up: 1 is success, 0 is failure."),
+		running:    d("in_progress", "Whether or not a backup is being made by this server. 1 means yes, 0 means not."),
+		total:      d("attempts_total", "The total number of attempts of this server to make a backup, by result.", "result"),
+		others:     d("others", "The backups of other clusters in the place, which are not removed, when this server last looked, while it is the one that backs up."),
+		othersSize: d("others_size_bytes", "The size of all of those."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (r *Runner) Describe(out chan<- *prometheus.Desc) {
 	d := describe()
-	for _, one := range []*prometheus.Desc{d.timestamp, d.age, d.size, d.revision, d.duration, d.success, d.running, d.total} {
+	for _, one := range []*prometheus.Desc{d.timestamp, d.age, d.size, d.revision, d.duration, d.success, d.running, d.total, d.others, d.othersSize} {
 		out <- one
 	}
 }
@@ -98,6 +115,10 @@ func (r *Runner) Collect(out chan<- prometheus.Metric) {
 	// What became of the attempts of a server that has led before is no news, and would hide what becomes of those of its successor.
 	if !s.Tried.IsZero() && r.o.Leads() {
 		gauge(d.success, truth(!s.Failed))
+	}
+	if s.Looked && r.o.Leads() {
+		gauge(d.others, float64(s.Others))
+		gauge(d.othersSize, float64(s.OthersSize))
 	}
 	gauge(d.running, truth(s.Running))
 	out <- prometheus.MustNewConstMetric(d.total, prometheus.CounterValue, float64(s.Successes), "success")

@@ -21,6 +21,23 @@ const (
 	pageSize = 4096
 )
 
+const (
+	// rowBytes is more than a row takes in a file beside its key and value: its place on the page, its revision, its other fields, and its part of the pages above.
+	rowBytes = 144
+	// emptyBytes is more than a file takes without rows.
+	emptyBytes = 64 << 10
+)
+
+// Needs gives about how large a file becomes that has so many rows, with so many bytes in their keys and values: rather too much, up to three times where rows are tiny. A page is left as it is
+// when the next row has no room on it: with each row no more is lost than it has itself, nor than half a page. Where a batch has few rows, its last page is written anew with the next one.
+func Needs(rows, bytes int64) int64 {
+	lost := min(bytes, rows*pageSize/2)
+	if bytes > rows*(batchBytes/64) {
+		lost = bytes / 2
+	}
+	return emptyBytes + bytes + rows*rowBytes + lost
+}
+
 // Writer makes a database file. It uses memory for one batch of rows.
 type Writer struct {
 	path string

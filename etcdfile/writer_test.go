@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -261,5 +262,59 @@ func TestVerifyHash(t *testing.T) {
 	broken := errors.New("broken")
 	if err := VerifyHash(io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(broken))); !errors.Is(err, broken) {
 		t.Error(err)
+	}
+}
+
+// TestNeeds: files of every shape are no larger than was said, and not much smaller than that.
+func TestNeeds(t *testing.T) {
+	always := func(size int) func(int, *rand.Rand) int { return func(int, *rand.Rand) int { return size } }
+	for _, c := range []struct {
+		name string
+		rows int
+		size func(i int, rng *rand.Rand) int
+	}{
+		{"nothing", 0, always(0)},
+		{"one", 1, always(100)},
+		{"keys alone", 30_000, always(0)},
+		{"small", 10_000, always(100)},
+		{"an object", 10_000, always(700)},
+		{"three on a page", 5_000, always(1290)},
+		{"half a page", 5_000, always(1980)},
+		{"half a page and more", 5_000, always(2100)},
+		{"nearly a page", 2_000, always(3900)},
+		{"a page and more", 2_000, always(4100)},
+		{"two pages and more", 2_000, always(8200)},
+		{"large", 100, always(150_000)},
+		{"the largest", 20, always(1_500_000)},
+		{"many of the largest", 100, always(1_500_000)},
+		{"small and half a page in turn", 5_000, func(i int, _ *rand.Rand) int { return 10 + i%2*1960 }},
+		{"by chance", 10_000, func(_ int, rng *rand.Rand) int { return rng.IntN(4000) }},
+		{"mostly small", 10_000, func(_ int, rng *rand.Rand) int {
+			if rng.IntN(100) == 0 {
+				return rng.IntN(100_000)
+			}
+			return rng.IntN(1000)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(1, 2))
+			var bytes int64
+			var rows []Row
+			for i := range c.rows {
+				key, size := fmt.Sprintf("/registry/pods/%d", i), c.size(i, rng)
+				bytes += int64(len(key) + size)
+				rows = append(rows, put(t, 1<<40+int64(i), 0, key, make([]byte, size)))
+			}
+			path := write(t, rows, &Meta{})
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			needs := Needs(int64(c.rows), bytes)
+			t.Logf("%d rows with %d bytes: %d, and %d were said", c.rows, bytes, info.Size(), needs)
+			if info.Size() > needs || needs > 3*info.Size()+emptyBytes {
+				t.Errorf("%d rows with %d bytes make %d, and %d were said", c.rows, bytes, info.Size(), needs)
+			}
+		})
 	}
 }

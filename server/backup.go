@@ -56,6 +56,10 @@ func (n *Node) openBackups() (err error) {
 
 // backup gives what makes backups, once the cluster is known.
 func (n *Node) backup(cluster uint64, snapshots *snapshot.Maker) *backup.Runner {
+	places := backup.Places{Snapshots: snapshots.Dir(), Backups: n.opts.BackupDir}
+	if n.cluster != nil {
+		places.Store = n.opts.DataDir
+	}
 	n.logger.Info("backups are made", "schedule", n.opts.BackupSchedule, "target", n.backups.target.String())
 	return backup.NewRunner(backup.Options{
 		Source: func(ctx context.Context) (*backup.Snapshot, error) {
@@ -65,7 +69,8 @@ func (n *Node) backup(cluster uint64, snapshots *snapshot.Maker) *backup.Runner 
 			}
 			return &backup.Snapshot{ReadCloser: stream, Size: stream.Size(), Revision: revision}, nil
 		},
-		Target: n.backups.target, Schedule: n.backups.schedule, Cluster: cluster, Leads: n.first, Logger: n.logger, Ready: n.backupRoom,
+		Target: n.backups.target, Schedule: n.backups.schedule, Cluster: cluster, Leads: n.first, Logger: n.logger,
+		Ready:    func(ctx context.Context) error { return n.backupRoom(ctx, places) },
 		Keep:     backup.Keep{Count: n.opts.BackupKeep, For: n.opts.BackupKeepFor},
 		Revision: func() int64 { return n.store.Index().Rev }, Vouch: vouch,
 	})
@@ -90,19 +95,23 @@ func (n *Node) first() bool {
 
 // backupRoom sees that there is room for the snapshot of a backup, and for the backup itself where that is a directory. Nobody has asked for them, and they come again and again: they are not to
 // take the last room of a disk that may be the store's.
-func (n *Node) backupRoom(ctx context.Context) error {
-	_, inUse, err := n.log.Size(ctx)
+func (n *Node) backupRoom(ctx context.Context, places backup.Places) error {
+	size, err := n.snapshotSize(ctx)
 	if err != nil {
 		return err
 	}
 	// It is the server's own, unlike the directory of backups.
-	snapshots := n.snapshots().Dir
-	if err := os.MkdirAll(snapshots, 0o700); err != nil {
+	if err := os.MkdirAll(places.Snapshots, 0o700); err != nil {
 		return err
 	}
-	places := backup.Places{Snapshots: snapshots, Backups: n.opts.BackupDir}
-	if n.cluster != nil {
-		places.Store = n.opts.DataDir
+	return places.Room(size)
+}
+
+// snapshotSize is about what a snapshot of now takes, which has nothing of what the log keeps beside the store, nor of what is free or dead in its database. It is no more than the log has in use.
+func (n *Node) snapshotSize(ctx context.Context) (int64, error) {
+	_, inUse, err := n.log.Size(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return places.Room(inUse)
+	return min(inUse, etcdfile.Needs(n.store.Index().Versions())), nil
 }

@@ -248,7 +248,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 	if err := n.showMetrics(member.ID); err != nil {
 		return err
 	}
-	snapshots := snapshot.New(n.snapshots())
+	snapshots := snapshot.New(n.snapshots(member.ClusterID))
 	api := etcdv3.Options{
 		Store: n.store, Hub: n.hub, Lessor: n.lessor, Backend: n.log, Compactor: n.compactor, Snapshots: snapshots,
 		Cluster: etcdv3.Cluster{
@@ -303,16 +303,16 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 }
 
 // snapshots says how snapshots are made: where the options say, or beside the data, or, where those are in another place, where temporary files are.
-func (n *Node) snapshots() snapshot.Options {
+func (n *Node) snapshots(cluster uint64) snapshot.Options {
 	o := snapshot.Options{Store: n.store, Logger: n.logger}
 	if n.cluster == nil {
-		o.Dir, o.Members = n.ownDir(os.TempDir()), n.members
+		o.Dir, o.Members = n.ownDir(os.TempDir(), cluster), n.members
 		o.Raft = func() (term, index uint64) { return n.term(), uint64(n.store.Index().End.Position) }
 		return o
 	}
 	o.Dir = filepath.Join(n.opts.DataDir, "member")
 	if n.opts.SnapshotDir != "" {
-		o.Dir = n.ownDir("")
+		o.Dir = n.ownDir("", cluster)
 	}
 	o.Raft = func() (term, index uint64) {
 		index, _ = n.cluster.indexes()
@@ -321,9 +321,9 @@ func (n *Node) snapshots() snapshot.Options {
 	return o
 }
 
-// ownDir is this server's own directory under --snapshot-dir, or under another one if that is not given: others may have the same.
-func (n *Node) ownDir(usual string) string {
-	return filepath.Join(cmp.Or(n.opts.SnapshotDir, usual), fmt.Sprintf("keelson-%x", n.member.Load()))
+// ownDir is this server's own directory under --snapshot-dir, or under another one if that is not given: others may have the same. Members of different clusters may have one id.
+func (n *Node) ownDir(usual string, cluster uint64) string {
+	return filepath.Join(cmp.Or(n.opts.SnapshotDir, usual), fmt.Sprintf("keelson-%x-%x", cluster, n.member.Load()))
 }
 
 // aloneTerm is the Raft term of a server that never has to elect.

@@ -62,6 +62,9 @@ func New(o Options) *Maker {
 	return &Maker{o: o, turn: make(chan struct{}, 1)}
 }
 
+// Dir is where files are made.
+func (m *Maker) Dir() string { return m.o.Dir }
+
 // Open makes a snapshot of a moment after the call came. It waits for another one that is being made. Its file has no name any more and is gone when it is closed.
 func (m *Maker) Open(ctx context.Context) (*etcdfile.Stream, error) {
 	f, err := m.take(ctx)

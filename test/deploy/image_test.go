@@ -4,6 +4,7 @@ package deploy
 
 import (
 	"debug/elf"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 
 // TestImageRoot assembles what the image consists of and runs it under that root, with nothing else there.
 func TestImageRoot(t *testing.T) {
-	assemble := exec.Command("../../deploy/tools/image", "--root", runtime.GOARCH)
+	assemble := exec.Command("sh", "-c", "umask 077 && exec ../../deploy/tools/image --root "+runtime.GOARCH)
 	assemble.Stderr = os.Stderr
 	if err := assemble.Run(); err != nil {
 		t.Fatal(err)
@@ -26,6 +27,7 @@ func TestImageRoot(t *testing.T) {
 	for _, name := range []string{"keelson", "etcd", "etcdctl", "etcdutl"} {
 		static(t, filepath.Join(built, "usr/local/bin", name))
 	}
+	readable(t, built)
 	root := t.TempDir()
 	if out, err := exec.Command("cp", "-a", built+"/.", root).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -67,9 +69,6 @@ func TestImageRoot(t *testing.T) {
 	// Whoever it runs as can be where it begins.
 	anybody := under(root, "keelson", "version")
 	anybody.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
-	if err := os.Chmod(root, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	if out, err := anybody.CombinedOutput(); err != nil {
 		t.Errorf("as nobody: %v: %s", err, out)
 	}
@@ -77,6 +76,31 @@ func TestImageRoot(t *testing.T) {
 	out, err := under(root, "keelson", "check", "--datastore", "postgres://keelson.test:9/kubernetes?sslmode=disable").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "127.0.0.1:9") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// readable wants a root that anybody can use, whoever has made it.
+func readable(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		want := fs.FileMode(0o004)
+		if info.IsDir() || filepath.Base(filepath.Dir(path)) == "bin" {
+			want = 0o005
+		}
+		if info.Mode()&want != want {
+			t.Errorf("%s is %v", path, info.Mode())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

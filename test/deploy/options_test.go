@@ -66,6 +66,22 @@ func TestUnit(t *testing.T) {
 	if opts.BackupSchedule == "" || opts.BackupKeep == 0 || !strings.Contains(read(t, "systemd/keelson.service"), "\nReadWritePaths=-"+opts.BackupDir+"\n") {
 		t.Errorf("%q is read as %+v", backups, opts)
 	}
+	// Nor does a directory that is away stop the server, here or as a page shows it.
+	guide, err := os.ReadFile("../../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"keelson.service": read(t, "systemd/keelson.service"), "keelson.env": variables, "deploy.md": string(guide)} {
+		paths := regexp.MustCompile(`ReadWritePaths=(.?)`).FindAllStringSubmatch(text, -1)
+		if len(paths) == 0 {
+			t.Errorf("%s names no ReadWritePaths", name)
+		}
+		for _, m := range paths {
+			if m[1] != "-" {
+				t.Errorf("%s has a ReadWritePaths without -, which keeps the unit from starting", name)
+			}
+		}
+	}
 	var help strings.Builder
 	if err := config.Help(&help); err != nil {
 		t.Fatal(err)
