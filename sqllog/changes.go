@@ -163,6 +163,7 @@ func (s *Store) RevisionAt(ctx context.Context, e Extent, at int64) (rev, writte
 	for w := backward(0, e.end); w.next(0); {
 		var found, revision, main int64
 		err := s.log.Scan(ctx, drivers.ScanOptions{After: w.after, UpTo: w.upTo, Times: true}, func(entries []drivers.Entry) error {
+			w.read += len(entries)
 			for i := range entries {
 				r, err := mvcc.Decode(&entries[i])
 				if err != nil {
@@ -190,6 +191,7 @@ func (s *Store) RevisionAt(ctx context.Context, e Extent, at int64) (rev, writte
 		for w := backward(0, found); w.next(0); {
 			last := int64(0)
 			err := s.log.Scan(ctx, drivers.ScanOptions{After: w.after, UpTo: w.upTo}, func(entries []drivers.Entry) error {
+				w.read += len(entries)
 				for i := range entries {
 					r, err := mvcc.Decode(&entries[i])
 					if err != nil {
@@ -226,13 +228,14 @@ type windows struct {
 	newest      bool
 	begun       bool
 	after, upTo int64 // the current one
+	read        int   // how many entries were read of it
 }
 
-// Windows have so many positions, and grow as long as there is less than so many changes in one. One in which the changes would take more than so many bytes,
-// by their keys and so much for each, ends before its time.
+// Windows have at least so many positions, and grow as long as there are less than so many changes in one, and until there are so many entries. One in which the changes
+// would take more than so many bytes, by their keys and so much for each, ends before its time.
 const (
 	windowLeast   = 1 << 10
-	windowMost    = 1 << 15
+	windowEntries = 1 << 15
 	windowChanges = 1000
 	windowBytes   = 4 << 20
 	changeBytes   = 128
@@ -245,11 +248,12 @@ func (w *windows) next(found int) bool {
 	switch {
 	case !w.begun:
 		w.begun, w.size = true, windowLeast
-	case found < windowChanges:
-		w.size = min(2*w.size, windowMost)
-	default:
+	case found >= windowChanges || w.read > windowEntries:
 		w.size = max(w.size/2, windowLeast)
+	case 2*w.read <= windowEntries:
+		w.size *= 2
 	}
+	w.read = 0
 	if w.lo >= w.hi {
 		return false
 	}
@@ -314,6 +318,7 @@ func (s *Store) Changes(ctx context.Context, e Extent, w Wanted, fn func([]Chang
 func (s *Store) window(ctx context.Context, win *windows, w *Wanted) (changes []Change, err error) {
 	untimed, bytes := 0, 0
 	err = s.log.Scan(ctx, drivers.ScanOptions{After: win.after, UpTo: win.upTo, Times: true}, func(entries []drivers.Entry) error {
+		win.read += len(entries)
 		for i := range entries {
 			if bytes >= windowBytes {
 				if win.narrow(entries[i].Position - 1); !win.newest {
@@ -352,13 +357,13 @@ func (s *Store) window(ctx context.Context, win *windows, w *Wanted) (changes []
 	return changes, s.readFailedOr(ctx, err)
 }
 
-// Changes are given in slices of so many, or of so many bytes.
+// Changes are given in slices of so many, or of so many bytes, unless a single one has more: small ones, since a client is to take each in some seconds.
 const (
 	changesAtOnce = 500
-	changesBytes  = 1 << 20
+	changesBytes  = 128 << 10
 )
 
-// deliver fetches values and gives changes to fn.
+// deliver fetches values and gives changes to fn, each slice in memory of its own: so the values are not all kept until the last one is given.
 func (s *Store) deliver(ctx context.Context, changes []Change, keysOnly bool, fn func([]Change) error) error {
 	for len(changes) > 0 {
 		n, bytes := 0, 0
@@ -366,12 +371,13 @@ func (s *Store) deliver(ctx context.Context, changes []Change, keysOnly bool, fn
 			bytes += int(changes[n].Size) + len(changes[n].Key)
 			n++
 		}
+		some := slices.Clone(changes[:n])
 		if !keysOnly {
-			if err := s.fill(ctx, changes[:n]); err != nil {
+			if err := s.fill(ctx, some); err != nil {
 				return err
 			}
 		}
-		if err := fn(changes[:n:n]); err != nil {
+		if err := fn(some); err != nil {
 			return err
 		}
 		changes = changes[n:]
@@ -441,11 +447,20 @@ func (s *Store) Rewound(ctx context.Context, e Extent, rev int64, w Wanted, fn f
 	if err != nil {
 		return err
 	}
-	changed, ended, err := s.changedIn(ctx, &w, start, e.end)
+	changed, err := s.changedIn(ctx, &w, start, e.end)
 	if err != nil {
 		return err
 	}
 	if err := s.stateAt(ctx, changed, start, &w); err != nil {
+		return err
+	}
+	leases := map[int64]bool{}
+	for _, c := range changed {
+		if c.then.Lease != 0 {
+			leases[c.then.Lease] = false
+		}
+	}
+	if err := s.endedIn(ctx, leases, start, e.end); err != nil {
 		return err
 	}
 	// Something may have been scrubbed before it was read.
@@ -469,16 +484,19 @@ func (s *Store) Rewound(ctx context.Context, e Extent, rev int64, w Wanted, fn f
 	slices.Sort(keys)
 	for len(keys) > 0 {
 		n, bytes := 0, 0
-		for n < len(keys) && n < changesAtOnce && (n == 0 || bytes <= changesBytes) {
+		for ; n < len(keys) && n < changesAtOnce; n++ {
+			// The value of now is not given, but read.
 			bytes += len(keys[n]) + int(changed[keys[n]].then.Size) + int(changed[keys[n]].now.Size)
-			n++
+			if n > 0 && bytes > changesBytes {
+				break
+			}
 		}
 		some, err := s.rewound(ctx, changed, keys[:n])
 		if err != nil {
 			return err
 		}
 		for i := range some {
-			some[i].LeaseEnded = ended[some[i].Then.Lease]
+			some[i].LeaseEnded = leases[some[i].Then.Lease]
 		}
 		if err := fn(some); err != nil {
 			return err
@@ -495,11 +513,11 @@ type changed struct {
 	known            bool // then is known, and zero if there was nothing
 }
 
-// changedIn finds the keys that are wanted which have changed behind a position, and the leases that have ended.
-func (s *Store) changedIn(ctx context.Context, w *Wanted, after, upTo int64) (keys map[string]*changed, ended map[int64]bool, err error) {
-	keys, ended = map[string]*changed{}, map[int64]bool{}
+// changedIn finds the keys that are wanted which have changed behind a position.
+func (s *Store) changedIn(ctx context.Context, w *Wanted, after, upTo int64) (keys map[string]*changed, err error) {
+	keys = map[string]*changed{}
 	if after >= upTo {
-		return keys, ended, nil
+		return keys, nil
 	}
 	err = s.log.Scan(ctx, drivers.ScanOptions{After: after, UpTo: upTo}, func(entries []drivers.Entry) error {
 		for i := range entries {
@@ -522,16 +540,33 @@ func (s *Store) changedIn(ctx context.Context, w *Wanted, after, upTo int64) (ke
 				}
 				c.now = ev.Version
 			}
-			if r.Revoked != 0 {
-				ended[r.Revoked] = true
-			}
 		}
 		return nil
 	})
 	if errors.Is(err, ErrTooMany) {
-		return nil, nil, ErrTooMany
+		return nil, ErrTooMany
 	}
-	return keys, ended, s.readFailedOr(ctx, err)
+	return keys, s.readFailedOr(ctx, err)
+}
+
+// endedIn sets those of some leases that have ended behind a position. Of others, of which there may be any number, it keeps nothing.
+func (s *Store) endedIn(ctx context.Context, leases map[int64]bool, after, upTo int64) error {
+	if len(leases) == 0 || after >= upTo {
+		return nil
+	}
+	err := s.log.Scan(ctx, drivers.ScanOptions{After: after, UpTo: upTo}, func(entries []drivers.Entry) error {
+		for i := range entries {
+			r, err := mvcc.Decode(&entries[i])
+			if err != nil {
+				return err
+			}
+			if _, ok := leases[r.Revoked]; ok {
+				leases[r.Revoked] = true
+			}
+		}
+		return nil
+	})
+	return s.readFailedOr(ctx, err)
 }
 
 // stateAt finds what keys were up to a position, going back from there.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -391,6 +392,107 @@ func TestWindowsAreBounded(t *testing.T) {
 					t.Fatalf("newest first %v: change %d is %d.%d of %d, want %d.%d of %d", newest, i, got[i].Main, got[i].Sub, got[i].Written, want[i].Main, want[i].Sub, want[i].Written)
 				}
 			}
+		}
+		k.stop()
+	})
+}
+
+// TestWindowsOfHoles: where there are holes few windows are read, and where there is an entry at every position they are small again.
+func TestWindowsOfHoles(t *testing.T) {
+	for _, newest := range []bool{false, true} {
+		const holes, all = 1 << 30, 1<<30 + 1<<20 // holes up to here, entries from here on
+		sparse, large := 0, 0
+		for win := (&windows{hi: all, newest: newest}); win.next(0); {
+			win.read = int(max(win.upTo, holes) - max(win.after, holes))
+			if win.read == 0 {
+				sparse++
+			} else if win.read > windowEntries {
+				large++
+			}
+		}
+		// One that was made large by holes may reach into the entries.
+		if sparse > 32 || large > 1 {
+			t.Errorf("newest first %v: %d windows of holes, %d of too many entries", newest, sparse, large)
+		}
+	}
+}
+
+// TestSlicesAreSmall: what is given at once a slow client can take in some seconds, and once it is given, its values are kept by nobody else.
+func TestSlicesAreSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const small = 128 << 10
+		k := keep(t, memory.NewStore())
+		for i := range 30 {
+			size := 10 << 10
+			if i%7 == 0 {
+				size = 2 * small
+			}
+			k.must(put(fmt.Sprintf("k%02d", i), strings.Repeat("x", size)))
+		}
+		rev := k.Index().Rev
+		k.must(&pb.DeleteRangeRequest{Key: []byte("k"), RangeEnd: []byte("l")})
+		win := &windows{hi: k.extent().end}
+		win.next(0)
+		changes, err := k.window(t.Context(), win, &Wanted{Keys: mvcc.Everything})
+		if err != nil || len(changes) != 60 {
+			t.Fatalf("%d changes: %v", len(changes), err)
+		}
+		parts, values := 0, 0
+		given := func(sizes ...int) {
+			bytes := 0
+			for _, n := range sizes {
+				bytes += n
+				if n > 0 {
+					values++
+				}
+			}
+			if parts++; bytes > small && len(sizes) > 1 {
+				t.Errorf("%d at once have %d bytes", len(sizes), bytes)
+			}
+		}
+		err = k.deliver(t.Context(), changes, false, func(some []Change) error {
+			var sizes []int
+			for _, c := range some {
+				sizes = append(sizes, len(c.Value))
+			}
+			given(sizes...)
+			return nil
+		})
+		if err != nil || parts < 5 || values != 30 {
+			t.Errorf("%d values in %d slices: %v", values, parts, err)
+		}
+		for _, c := range changes {
+			if c.Value != nil {
+				t.Fatalf("the value of %s is kept", c.Key)
+			}
+		}
+		parts, values = 0, 0
+		err = k.Rewound(t.Context(), k.extent(), rev, Wanted{Keys: mvcc.Everything}, func(some []Rewound) error {
+			var sizes []int
+			for _, r := range some {
+				sizes = append(sizes, len(r.Value))
+			}
+			given(sizes...)
+			return nil
+		})
+		if err != nil || parts < 5 || values != 30 {
+			t.Errorf("%d values in %d slices: %v", values, parts, err)
+		}
+		k.stop()
+	})
+}
+
+// TestLeasesThatAreKept: of the leases that have ended those are kept that keys had, and nothing of the others.
+func TestLeasesThatAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, memory.NewStore())
+		for id := int64(1); id <= 50; id++ {
+			k.must(&pb.LeaseGrantRequest{ID: id, TTL: 60})
+			k.must(&pb.LeaseRevokeRequest{ID: id})
+		}
+		leases := map[int64]bool{7: false, 60: false}
+		if err := k.endedIn(t.Context(), leases, 0, k.extent().end); err != nil || !maps.Equal(leases, map[int64]bool{7: true, 60: false}) {
+			t.Errorf("%v: %v", leases, err)
 		}
 		k.stop()
 	})

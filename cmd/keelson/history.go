@@ -77,7 +77,7 @@ func explain(err error) error {
 	switch s := status.Convert(err); s.Code() {
 	case codes.Unimplemented:
 		return errors.New("the server is not Keelson, or an older one: it has no history")
-	case codes.OutOfRange, codes.ResourceExhausted, codes.InvalidArgument, codes.DeadlineExceeded:
+	case codes.OutOfRange, codes.ResourceExhausted, codes.InvalidArgument:
 		return errors.New(s.Message())
 	}
 	return err

@@ -30,8 +30,9 @@ How far back one can go says the server's --history-retention. A MOMENT is ` + m
 How long ago is another moment at each run: so --apply does not take that, and the dry run's last line names the revision to give.
 
 It is done in transactions of at most --max-txn-ops keys and about a megabyte; the dry run says in how many. Each is refused as a whole if one of its
-keys has been changed since the list was made. Several transactions are not one: others may see what is there in between, what was done before one
-that is refused is done, and rewinding to the same revision again does the rest. Keys that others make meanwhile are not on the list, and stay.
+keys has been changed since the list was made. Several transactions are not one: others may see what is there in between, and what was done before one
+that is refused is done. For the rest rewind to the same revision again, without --apply first: that makes a new list, which has also what others have
+changed or made meanwhile, to be changed back or deleted. What others make after the list was made is not on it, and stays.
 The exit code is 1 if anything was refused or failed.
 
 `
@@ -291,7 +292,7 @@ func (c *rewindCommand) finish(ctx context.Context, conn *grpc.ClientConn, out *
 		if err != nil {
 			sum.Keys = from
 			out.summary(&sum)
-			return fmt.Errorf("stopped after %d keys of %d: %w; to do the rest rewind to the same moment: --to %d --apply", from, len(c.plan.steps), err, revision)
+			return fmt.Errorf("stopped after %d keys of %d: %w; what is left is shown by --to %d without --apply: keys that others have changed or made meanwhile are on that list too, to be changed back or deleted", from, len(c.plan.steps), err, revision)
 		}
 		sum.Transactions++
 		sum.Header = resp.Header.GetRevision()

@@ -147,11 +147,10 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 		opts.UpTo = end
 	}
 	opts.After = max(opts.After, 0)
-	for opts.After < opts.UpTo {
+	for s := (slice{opts: opts}); s.opts.After < s.opts.UpTo; s.opts.After = s.next {
 		if err := l.usable(ctx); err != nil {
 			return fmt.Errorf("scan: %w", err)
 		}
-		s := slice{opts: opts}
 		err := l.read(ctx, func(ctx context.Context, c *pgconn.PgConn) error { return s.read(ctx, c, l) })
 		if err != nil {
 			return fmt.Errorf("scan: %w", classify(err))
@@ -161,14 +160,14 @@ func (l *Log) Scan(ctx context.Context, opts drivers.ScanOptions, fn func([]driv
 				return err
 			}
 		}
-		opts.After = s.next
 	}
 	return l.usable(ctx)
 }
 
-// slice is a part of a scan.
+// slice is a part of a scan, and then the next one.
 type slice struct {
 	opts    drivers.ScanOptions
+	span    int64 // how many positions are looked at, without values; at least metaRows
 	entries []drivers.Entry
 	next    int64 // where the scan goes on
 }
@@ -176,10 +175,11 @@ type slice struct {
 // metaRows is how many rows are read at once without their values.
 const metaRows = 20_000
 
-// metasSQL reads up to $2 rows after $1 along the primary key, without values, timesSQL with the times of batches too.
+// metasSQL reads up to $3 rows after $1 and up to $2 along the primary key, without values, timesSQL with the times of batches too. Without statistics
+// the planner may read all rows between the two and sort them: so $2 is only as far from $1 as slice.span says.
 const (
-	metasSQL = "SELECT position, kind, meta FROM {schema}.log WHERE position > $1 ORDER BY position LIMIT $2"
-	timesSQL = "SELECT position, kind, meta, batch, written FROM {schema}.log WHERE position > $1 ORDER BY position LIMIT $2"
+	metasSQL = "SELECT position, kind, meta FROM {schema}.log WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"
+	timesSQL = "SELECT position, kind, meta, batch, written FROM {schema}.log WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"
 )
 
 func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
@@ -203,19 +203,34 @@ func (s *slice) read(ctx context.Context, c *pgconn.PgConn, l *Log) error {
 	if s.opts.Times {
 		sql = l.sql.times
 	}
-	most := s.most()
-	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(most)}}, s.add)
-	if n := int64(len(s.entries)); n == most {
-		s.next = s.entries[n-1].Position
+	upTo, most := s.wanted()
+	err := query(ctx, c, statement{sql, []param{int8Param(s.opts.After), int8Param(upTo), int8Param(most)}}, s.add)
+	if err == nil {
+		s.advance(upTo, most)
 	}
-	s.cut()
 	return err
 }
 
-// most is how many rows are asked for without their values: no more than may be wanted. Where there are holes others come along, which are left out.
-func (s *slice) most() int64 { return min(metaRows, s.opts.UpTo-s.opts.After) }
+// wanted gives the last position that is looked at, and how many rows are asked for.
+func (s *slice) wanted() (upTo, most int64) {
+	n := min(max(s.span, metaRows), s.opts.UpTo-s.opts.After)
+	return s.opts.After + n, min(metaRows, n)
+}
 
-// cut leaves out what lies beyond the last position wanted.
+// advance notes where the next slice begins, and how far it looks: as far as this one's rows went if there were enough, otherwise farther, so that many holes
+// do not take many slices.
+func (s *slice) advance(upTo, most int64) {
+	n := int64(len(s.entries))
+	s.next = upTo
+	if n == most {
+		s.next = s.entries[n-1].Position
+		s.span = s.next - s.opts.After
+	} else if n < most/2 {
+		s.span = 2 * max(s.span, metaRows)
+	}
+}
+
+// cut leaves out what lies beyond the last position wanted, of rows with values.
 func (s *slice) cut() {
 	n := len(s.entries)
 	for n > 0 && s.entries[n-1].Position > s.opts.UpTo {
@@ -261,11 +276,10 @@ func (l *Log) Load(ctx context.Context, values bool, fn func([]drivers.Entry) er
 		return drivers.Bounds{}, fmt.Errorf("load: %w", classify(err))
 	}
 	opts := drivers.ScanOptions{UpTo: q.bounds.End.Position, Values: values}
-	for opts.After < opts.UpTo {
+	for s := (slice{opts: opts}); s.opts.After < s.opts.UpTo; s.opts.After = s.next {
 		if err := l.usable(ctx); err != nil {
 			return drivers.Bounds{}, fmt.Errorf("load: %w", err)
 		}
-		s := slice{opts: opts}
 		if err := f.exchange(ctx, func(ctx context.Context, c *pgconn.PgConn) error { return s.read(ctx, c, l) }); err != nil {
 			return drivers.Bounds{}, fmt.Errorf("load: %w", classify(err))
 		}
@@ -274,7 +288,6 @@ func (l *Log) Load(ctx context.Context, values bool, fn func([]drivers.Entry) er
 				return drivers.Bounds{}, err
 			}
 		}
-		opts.After = s.next
 	}
 	return q.bounds, nil
 }

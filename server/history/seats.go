@@ -30,7 +30,7 @@ type call struct {
 }
 
 const (
-	// patience is how long a client may take nothing before it has to make room for others.
+	// patience is how long a client may take for one message before it has to make room for others. Messages are small (sqllog), unless a single value is large.
 	patience = 10 * time.Second
 	// waitMost is how long is waited for a seat, or for a turn: longer, so that there is one if a client stands still.
 	waitMost = 15 * time.Second
@@ -40,7 +40,7 @@ const (
 
 var (
 	errBusy   = status.Errorf(codes.ResourceExhausted, "keelson: this server has been busy with other questions about its history for %v: try again later", waitMost)
-	errUnread = status.Errorf(codes.DeadlineExceeded, "keelson: the client has taken nothing of the history for %v, and others wait", patience)
+	errUnread = status.Errorf(codes.ResourceExhausted, "keelson: the client has taken nothing of the history for %v, and others wait", patience)
 )
 
 func newSeats(most int) *seats {

@@ -194,7 +194,7 @@ func TestUnreadConnection(t *testing.T) {
 	for err == nil {
 		_, err = unread.Recv()
 	}
-	if status.Code(err) != codes.DeadlineExceeded {
+	if status.Code(err) != codes.ResourceExhausted {
 		t.Error(err)
 	}
 }
