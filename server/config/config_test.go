@@ -222,7 +222,7 @@ func TestFileErrors(t *testing.T) {
 		"name: [":                               "yaml",
 		"- name":                                "expected a mapping",
 		"name: 5":                               "cannot unmarshal number",
-		"watch-progress-notify-interval: 5s":    "cannot unmarshal string",
+		"watch-progress-notify-interval: 5x":    `watch-progress-notify-interval: "5x" is no duration`,
 		"listen-client-urls: ftp://1":           "URL scheme must be",
 		"feature-gates: Foo=true":               "unrecognized feature gate: Foo",
 		"election-timeout: 1":                   "at least as 5 times",
@@ -441,6 +441,7 @@ func TestBackups(t *testing.T) {
 		{Args: []string{"--backup-schedule", "0 2 * * *", "--backup-s3-bucket=b", "--backup-keep=7", "--backup-keep-for=720h"}},
 		{Environ: []string{"ETCD_BACKUP_SCHEDULE=0 2 * * *", "ETCD_BACKUP_S3_BUCKET=b", "ETCD_BACKUP_KEEP=7", "ETCD_BACKUP_KEEP_FOR=720h"}},
 		{Args: []string{"--config-file", file}},
+		{Args: []string{"--config-file", writeFile(t, "backup-schedule: 0 2 * * *\nbackup-s3-bucket: b\nbackup-keep: 7\nbackup-keep-for: 720h\n")}},
 	} {
 		o, warnings := load(t, in)
 		if !reflect.DeepEqual(o, want) || len(about(warnings)) > 0 {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +9,9 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -39,6 +42,9 @@ func parseFile(path string) (Options, []Warning, error) {
 	renamed, err := doc.applyAliases()
 	warnings = append(warnings, renamed...)
 	if err != nil {
+		return o, warnings, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := doc.readDurations(); err != nil {
 		return o, warnings, fmt.Errorf("%s: %w", path, err)
 	}
 	plain, err := json.Marshal(doc)
@@ -156,6 +162,22 @@ func (doc document) applyAliases() ([]Warning, error) {
 		doc["feature-gates"], _ = json.Marshal(gates.String())
 	}
 	return warnings, nil
+}
+
+// readDurations makes numbers of durations such as "24h", which etcd refuses.
+func (doc document) readDurations() error {
+	for field := range reflect.TypeFor[Options]().Fields() {
+		key := field.Tag.Get("json")
+		if field.Type != reflect.TypeFor[time.Duration]() || !bytes.HasPrefix(doc[key], []byte{'"'}) {
+			continue
+		}
+		d, err := time.ParseDuration(strings.Trim(string(doc[key]), `"`))
+		if err != nil {
+			return fmt.Errorf("%s: %s is no duration such as 1h30m, nor a number of nanoseconds", key, doc[key])
+		}
+		doc[key] = json.RawMessage(strconv.FormatInt(int64(d), 10))
+	}
+	return nil
 }
 
 // skipPeerSAN moves the one key that has gone from the top of the file into a section.

@@ -27,7 +27,7 @@ func newFlags(o *Options) *flags {
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
 	f.begin("General")
-	f.text(&f.file, "config-file", "A YAML file with the options, under etcd's keys. All other flags and the environment are then ignored. Durations in it are whole nanoseconds.")
+	f.text(&f.file, "config-file", "A YAML file with the options, under etcd's keys. All other flags and the environment are then ignored. Durations in it are such as 24h, or whole nanoseconds as in etcd.")
 	f.yes(&f.show, "version", "Show the versions of Keelson and of the etcd it is compatible with.")
 	f.member(o)
 	f.limits(o)

@@ -8,7 +8,7 @@ import (
 // Options is everything an operator can decide about one server. The names in the tags are those of the
 // configuration file; the flags are named alike unless the file nests them (TLS, socket and discovery options).
 //
-// Durations in a configuration file are whole nanoseconds, as in etcd.
+// Durations in a configuration file are whole nanoseconds, as in etcd, or texts such as "24h".
 type Options struct {
 	// Name is this member's name, the key of its entry in InitialCluster.
 	Name string `json:"name"`
