@@ -45,6 +45,17 @@ func Adopt(ctx context.Context, opts *config.Options, logger *slog.Logger) error
 	}
 	a := adoption{opts: opts, logger: logger, work: *opts}
 	a.work.DataDir = filepath.Join(opts.DataDir, adopting)
+	p, err := a.look()
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("look into the data directory: %w: it and its files must belong to the user that the server runs as", err)
+	case err != nil:
+		return fmt.Errorf("look into the data directory: %w", err)
+	case p.own, !p.etcd && !p.aside:
+		// A kill may have left them at the very end. A directory that has something in it stays, and there is nothing left to take over that the lock would be for.
+		_ = removeHeld(a.work.DataDir)
+		return nil // what else is in the way the server will say
+	}
 	if err := a.run(ctx); err != nil {
 		return fmt.Errorf("take over the data of etcd in %s: %w", a.opts.DataDir, err)
 	}
@@ -87,21 +98,13 @@ func (a *adoption) look() (p parts, err error) {
 }
 
 func (a *adoption) run(ctx context.Context) error {
-	p, err := a.look()
-	switch {
-	case err != nil:
-		return err
-	case p.own, !p.etcd && !p.aside:
-		// A kill may have left them at the very end. A directory that has something in it stays, and there is nothing left to take over that the lock would be for.
-		_ = removeHeld(a.work.DataDir)
-		return nil // what else is in the way the server will say
-	}
 	release, err := hold(a.work.DataDir)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if p, err = a.look(); err != nil || p.own {
+	p, err := a.look()
+	if err != nil || p.own {
 		_ = removeHeld(a.work.DataDir)
 		return err
 	}
