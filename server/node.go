@@ -245,6 +245,7 @@ func (n *Node) serve(ctx context.Context, background *errgroup.Group, bctx conte
 		return fmt.Errorf("record the member: %w", err)
 	}
 	n.member.Store(member.ID)
+	n.logger.Info("this server is a member", "cluster_id", fmt.Sprintf("%x", member.ClusterID), "member_id", fmt.Sprintf("%x", member.ID), "revision", n.store.Index().Rev)
 	if err := n.showMetrics(member.ID); err != nil {
 		return err
 	}
