@@ -57,12 +57,12 @@ type Extent struct {
 }
 
 // ErrNotKept says that what was there at a revision is not in the log any more.
-var ErrNotKept = errors.New("the log does not have it any more")
+var ErrNotKept = errors.New("the log does not go back so far")
 
 // Has gives ErrNotKept if what was there at a revision is not to be had as a whole.
 func (e *Extent) Has(rev int64) error {
 	if rev+1 < e.Complete {
-		return fmt.Errorf("revision %d: %w: all is there from revision %d on", rev, ErrNotKept, e.Complete)
+		return fmt.Errorf("revision %d: %w: it is whole from revision %d on", rev, ErrNotKept, e.Complete)
 	}
 	return nil
 }

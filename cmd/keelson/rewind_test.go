@@ -62,7 +62,7 @@ func (s *past) Rewound(r *historypb.RewoundRequest, stream historypb.History_Rew
 	s.asked = r
 	s.mu.Unlock()
 	if r.To.GetRevision() == 1 {
-		return status.Error(codes.OutOfRange, "revision 1: the log does not have it any more")
+		return status.Error(codes.OutOfRange, "revision 1: the log does not go back so far")
 	}
 	first := &historypb.RewoundResponse{Revision: 309, Extent: &historypb.Extent{Revision: 400, CompleteRevision: 2}}
 	if err := stream.Send(first); err != nil {

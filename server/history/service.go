@@ -104,7 +104,7 @@ func (s *Service) moment(ctx context.Context, e sqllog.Extent, m *historypb.Mome
 	case *historypb.Moment_UnixMs:
 		if rev, written, err = s.o.Store.RevisionAt(ctx, e, at.UnixMs); err == nil && rev == 0 {
 			// All came later. That there was nothing does not follow: a store may have been restored, with the time of that, and clocks are set. Who means it says revision 1.
-			err = fmt.Errorf("that time: %w: all is there from revision %d on, and came later", sqllog.ErrNotKept, e.Complete)
+			err = fmt.Errorf("that time: %w: it is whole from revision %d on, which was written later", sqllog.ErrNotKept, e.Complete)
 		}
 		return rev, written, err
 	}

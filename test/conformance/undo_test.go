@@ -93,7 +93,7 @@ func TestUndo(t *testing.T) {
 		now, _ := u.all("/n/")
 		for _, to := range []string{fmt.Sprint(rev), then.Format(time.RFC3339Nano)} {
 			out, code := u.keelson("rewind", "--prefix=/n/", "--to="+to, "--apply")
-			if code != 1 || out != "" || !strings.Contains(u.stderr, "the log does not have it any more: all is there from revision ") {
+			if code != 1 || out != "" || !strings.Contains(u.stderr, "the log does not go back so far: it is whole from revision ") {
 				t.Errorf("it says %q, %q", u.stderr, out)
 			}
 		}
@@ -201,7 +201,7 @@ func (u *undo) untilGone(prefix string, rev int64) {
 		u.put("/other", 0)
 		u.compact()
 		if _, code := u.keelson("rewind", "--prefix="+prefix, "--to="+fmt.Sprint(rev)); code == 1 {
-			if !strings.Contains(u.stderr, "the log does not have it any more") {
+			if !strings.Contains(u.stderr, "the log does not go back so far") {
 				u.t.Fatal(u.stderr)
 			}
 			return
