@@ -287,8 +287,10 @@ func TestShared(t *testing.T) {
 	}
 	to := filepath.Join(t.TempDir(), "state.db")
 	o := Options{From: Place{Kind: Snapshot, Where: path}, To: Place{Kind: Kine, Dialect: kine.SQLite, Where: to}, Accept: true, Logger: quiet()}
-	if _, err := Run(t.Context(), o); !errors.Is(err, ErrLoss) {
-		t.Error(err)
+	var planned Plan
+	o.Plan = func(p Plan) { planned = p }
+	if _, err := Run(t.Context(), o); !errors.Is(err, ErrLoss) || len(planned.Kept) == 0 || len(planned.Lost) != 2 {
+		t.Errorf("%v; the plan is %+v", err, planned)
 	}
 	o.Renumber, o.Accept = true, false
 	if _, err := Run(t.Context(), o); !errors.Is(err, ErrLoss) {

@@ -158,8 +158,9 @@ func Run(ctx context.Context, o Options) (proof Proof, err error) {
 // agree says what will be done, and asks for leave where something is lost.
 func (m *migration) agree(ctx context.Context, t target, c *Content) error {
 	p := Plan{Source: *c}
-	if err := t.plan(ctx, c, &p); err != nil {
-		return err
+	refused := t.plan(ctx, c, &p)
+	if refused != nil && !errors.Is(refused, ErrLoss) {
+		return refused
 	}
 	p.Notes = append(p.Notes, m.notes...)
 	if m.From.Kind == Endpoint || m.From.Kind == Datastore || m.From.Kind == Kine {
@@ -167,6 +168,9 @@ func (m *migration) agree(ctx context.Context, t target, c *Content) error {
 	}
 	if m.Plan != nil {
 		m.Plan(p)
+	}
+	if refused != nil {
+		return refused
 	}
 	if len(p.Lost) > 0 && !m.Accept && !m.DryRun {
 		return fmt.Errorf("%w: %s", ErrLoss, strings.Join(p.Lost, "; "))

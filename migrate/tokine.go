@@ -151,9 +151,6 @@ func (t *kineTarget) vacant(ctx context.Context) error {
 }
 
 func (t *kineTarget) plan(_ context.Context, c *Content, p *Plan) error {
-	if c.shared > 0 && !t.Renumber {
-		return fmt.Errorf("%w: %d changes share a revision with another one, and kine has one change to a revision: --renumber gives them later ones, and all that comes after them", ErrLoss, c.shared)
-	}
 	if c.auth {
 		return errOpen
 	}
@@ -174,6 +171,9 @@ func (t *kineTarget) plan(_ context.Context, c *Content, p *Plan) error {
 	}
 	if c.Alarms > 0 {
 		p.Lost = append(p.Lost, "alarms")
+	}
+	if c.shared > 0 && !t.Renumber {
+		return fmt.Errorf("%w: %d changes share a revision with another one, and kine has one change to a revision: --renumber gives them later ones, and all that comes after them", ErrLoss, c.shared)
 	}
 	return nil
 }
