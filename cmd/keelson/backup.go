@@ -160,6 +160,9 @@ func (c *backupCommand) show(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
+	if len(all) == 0 {
+		fmt.Fprintf(p.stderr, "There are no backups in %s.\n", target)
+	}
 	backup.Sort(all)
 	return c.print(p.stdout, target, all...)
 }

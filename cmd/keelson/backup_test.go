@@ -57,6 +57,9 @@ func TestBackupList(t *testing.T) {
 	if last.Location != filepath.Join(dir, names[2]) || last.Cluster != "7" || last.Revision != 100 || last.Size != 7 || last.Time.Day() != 26 {
 		t.Errorf("%+v", last)
 	}
+	if o := run(t, nil, "backup", "list", "--backup-dir", t.TempDir()); o.code != 0 || o.stdout != "" || !strings.HasPrefix(o.stderr, "There are no backups in ") {
+		t.Errorf("%+v", o)
+	}
 	none := filepath.Join(dir, "none")
 	if o := run(t, nil, "backup", "list", "--backup-dir", none); o.code != 1 || !strings.Contains(o.stderr, none) {
 		t.Errorf("%+v", o)

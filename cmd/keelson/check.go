@@ -140,12 +140,8 @@ func (o *checkOutput) summary(s verify.Summary) {
 	if s.Findings > 0 {
 		verdict = fmt.Sprintf("%d findings", s.Findings)
 	}
-	compact := "never compacted"
-	if s.Compact >= 0 {
-		compact = fmt.Sprintf("compact revision %d", s.Compact)
-	}
 	o.print(s, fmt.Sprintf("%s: %d entries up to position %d (scrubbed up to %d), revision %d with %d revisions kept, %s, %d keys, %d leases, %d users, %d roles, %d members",
-		verdict, s.Entries, s.Position, s.Scrubbed, s.Revision, s.Revisions, compact, s.Keys, s.Leases, s.Users, s.Roles, s.Members))
+		verdict, s.Entries, s.Position, s.Scrubbed, s.Revision, s.Revisions, compactedAt(s.Compact), s.Keys, s.Leases, s.Users, s.Roles, s.Members))
 }
 
 // progressLine is a line of a terminal that says how far something is. Without a terminal there is none.

@@ -37,7 +37,7 @@ func (f *flags) server(syntax, text string, to ...any) { f.define("ETCD_", synta
 
 func (f *flags) define(prefix, syntax, text string, to []any) {
 	if text != "" {
-		fmt.Fprintf(&f.help, "  %-32s%s\n", syntax, text)
+		fmt.Fprintf(&f.help, "  %-31s %s\n", syntax, text)
 	}
 	n := 0
 	for _, word := range strings.Fields(syntax) {

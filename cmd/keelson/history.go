@@ -67,8 +67,8 @@ func (p *program) history(ctx context.Context, args []string) error {
 	if err != nil {
 		return explain(err)
 	}
-	fmt.Fprintf(p.stderr, "The log has all changes from revision %d on; the current revision is %d, the compact revision %d.\n",
-		extent.GetCompleteRevision(), extent.GetRevision(), max(extent.GetCompactRevision(), 0))
+	fmt.Fprintf(p.stderr, "The log has all changes from revision %d on; the current revision is %d, %s.\n",
+		extent.GetCompleteRevision(), extent.GetRevision(), compactedAt(extent.GetCompactRevision()))
 	return nil
 }
 

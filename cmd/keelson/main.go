@@ -33,6 +33,15 @@ type program struct {
 
 // run does what the arguments say and gives the exit code: 0, 1 for a failure, 2 for wrong usage.
 func (p *program) run(ctx context.Context) int {
+	name, command := p.command(p.args)
+	if command == nil {
+		return p.serve(ctx)
+	}
+	return p.end(name, command(ctx, p.args[len(strings.Fields(name)):]))
+}
+
+// command gives the command that the first arguments name, if they do.
+func (p *program) command(args []string) (name string, command func(context.Context, []string) error) {
 	commands := map[string]func(context.Context, []string) error{
 		"version":          p.version,
 		"help":             p.help,
@@ -46,13 +55,13 @@ func (p *program) run(ctx context.Context) int {
 		"migrate":          p.migrate,
 		"backup":           p.backup,
 	}
-	for n := min(2, len(p.args)); n > 0; n-- {
-		name := strings.Join(p.args[:n], " ")
+	for n := min(2, len(args)); n > 0; n-- {
+		name := strings.Join(args[:n], " ")
 		if command, ok := commands[name]; ok {
-			return p.end(name, command(ctx, p.args[n:]))
+			return name, command
 		}
 	}
-	return p.serve(ctx)
+	return "", nil
 }
 
 // end tells the error of a command, if it has not printed its help or its findings, and gives the exit code.

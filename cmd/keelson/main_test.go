@@ -11,6 +11,8 @@ func TestEnd(t *testing.T) {
 		words := strings.Fields(name)
 		if o := run(t, nil, append(words, "--help")...); o.code != 0 || !strings.HasPrefix(o.stdout, "Usage:\n\n  keelson "+name) || o.stderr != "" {
 			t.Errorf("%s: %+v", name, o)
+		} else if other := run(t, nil, append([]string{"help"}, words...)...); other != o {
+			t.Errorf("help %s: %+v", name, other)
 		}
 		want := output{2, "", "keelson: " + name + ": flag provided but not defined: -nonsense\n'keelson " + name + " --help' says how it is used.\n"}
 		if o := run(t, nil, append(words, "--nonsense")...); o != want {

@@ -238,13 +238,9 @@ func (o *migrateOutput) print(v any, lines ...string) {
 
 func (o *migrateOutput) plan(c *migrateCommand, p migrate.Plan) {
 	s := p.Source
-	compact := "never compacted"
-	if s.Compact > 0 {
-		compact = fmt.Sprintf("compact revision %d", s.Compact)
-	}
 	lines := []string{
 		fmt.Sprintf("from  %v: revision %d, %s, %d keys, %d changes (%d bytes), %d leases, %d users, %d roles",
-			c.opts.From, s.Revision, compact, s.Keys, s.Rows, s.Bytes, s.Leases, s.Users, s.Roles),
+			c.opts.From, s.Revision, compactedAt(s.Compact), s.Keys, s.Rows, s.Bytes, s.Leases, s.Users, s.Roles),
 		fmt.Sprintf("to    %v", c.opts.To),
 	}
 	for _, part := range []struct {

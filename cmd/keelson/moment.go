@@ -96,3 +96,11 @@ func stamp(ms int64) string {
 	}
 	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }
+
+// compactedAt writes a compact revision down.
+func compactedAt(rev int64) string {
+	if rev <= 0 {
+		return "never compacted"
+	}
+	return fmt.Sprintf("compact revision %d", rev)
+}

@@ -207,13 +207,6 @@ go on, restart kube-apiserver and everything that watches it (controllers, sched
 	return err
 }
 
-func compactedAt(rev int64) string {
-	if rev <= 0 {
-		return "never compacted"
-	}
-	return fmt.Sprintf("compact revision %d", rev)
-}
-
 // next gives the flags that a server on the data needs.
 func (c *restoreCommand) next() []string {
 	o, d := &c.opts, config.Default()
