@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,8 @@ type Maker struct {
 	Keep    Keep
 	// Now gives the time of the wall clock.
 	Now func() time.Time
+	// Altered names backups that were found not to be whole: they do not count among those that are kept, and go where any go.
+	Altered []string
 	// Progress is told of every step forward. Optional.
 	Progress func()
 }
@@ -111,7 +114,7 @@ func (m *Maker) retain(ctx context.Context, b Backup) (removed []Backup, err err
 	if err != nil {
 		return nil, fmt.Errorf("see which backups are to be removed: %w", cause(ctx, err))
 	}
-	surplus, strange := m.Keep.surplus(b, of(m.Cluster, all))
+	surplus, strange := m.Keep.surplus(b, of(m.Cluster, all), m.Altered)
 	for _, old := range surplus {
 		if err := m.Target.Remove(ctx, old.Name()); err != nil {
 			return removed, fmt.Errorf("remove %s: %w", old.Name(), cause(ctx, err))
@@ -127,15 +130,17 @@ func (m *Maker) retain(ctx context.Context, b Backup) (removed []Backup, err err
 	return removed, nil
 }
 
-// surplus gives those of own, which are in order, that are not to be kept now that b is there, and how many are strange: those of a higher revision, or of a time to come, are not counted and not
+// surplus gives those of own, which are in order, that are not to be kept now that b is there, those that are altered among them, and how many are strange: those of a higher revision, or of a time to come, are not counted and not
 // removed. They are not what this store had before b.
-func (k Keep) surplus(b Backup, own []Backup) (out []Backup, strange int) {
+func (k Keep) surplus(b Backup, own []Backup, altered []string) (out []Backup, strange int) {
 	kept := 1 // b itself, whatever its name says
 	for _, old := range own {
 		switch {
 		case old.Name() == b.Name():
 		case old.Revision > b.Revision, old.Time.After(b.Time.Add(ahead)):
 			strange++
+		case slices.Contains(altered, old.Name()):
+			out = append(out, old)
 		case kept < k.Count, k.For > 0 && b.Time.Sub(old.Time) <= k.For:
 			kept++
 		default:

@@ -132,6 +132,38 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestKeepNotAltered: what is not whole takes the place of no good one, and goes where others go.
+func TestKeepNotAltered(t *testing.T) {
+	olds := []string{"2026-11-23T02:00:00Z", "2026-11-24T02:00:00Z", "2026-11-25T02:00:00Z"}
+	for _, c := range []struct {
+		keep    Keep
+		removed []string
+	}{{Keep{}, nil}, {Keep{Count: 2}, []string{olds[2], olds[0]}}, {Keep{For: 36 * time.Hour}, []string{olds[2], olds[1], olds[0]}}} {
+		f := (&fake{}).with(7, olds...)
+		all, err := f.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &Maker{Target: f, Cluster: 7, Keep: c.keep, Now: fixed("2026-11-26T02:00:00Z")}
+		for _, b := range all {
+			if b.Time.Equal(at(olds[2])) {
+				m.Altered = []string{b.Name()}
+			}
+		}
+		made, err := m.Make(t.Context(), snapshotOf("content", 42))
+		if err != nil || made.Left != nil {
+			t.Fatal(err, made)
+		}
+		var removed []string
+		for _, b := range made.Removed {
+			removed = append(removed, b.Time.Format(time.RFC3339))
+		}
+		if !slices.Equal(removed, c.removed) {
+			t.Errorf("%+v: removed %q, want %q", c.keep, removed, c.removed)
+		}
+	}
+}
+
 // TestOfAnotherStore: what has a higher revision is not removed for what has less: it may be of another store, or this one may have lost its data.
 func TestOfAnotherStore(t *testing.T) {
 	f := (&fake{}).with(7, "2026-11-24T02:00:00Z", "2026-11-25T02:00:00Z")

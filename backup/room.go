@@ -45,8 +45,10 @@ func room(needs []Need, of func(dir string) (disk, error)) error {
 
 // Places are the directories of a server that makes backups.
 type Places struct {
-	// Snapshots is where the snapshot is made, Backups where its backup is kept, or empty, and Store where the store is, or empty. They are there.
-	Snapshots, Backups, Store string
+	// Snapshots is where the snapshot is made, and Backups where its backup is kept, or empty. They are there.
+	Snapshots, Backups string
+	// Stores are the directories that the store writes to, which are there.
+	Stores []string
 }
 
 // Room sees that there is room for a snapshot of so many bytes and for its backup, also where they are on one disk, and, where one of them is on the store's, for what the store writes while they are there.
@@ -64,20 +66,21 @@ func (p Places) room(snapshot int64, of func(dir string) (disk, error)) error {
 	if p.Backups != "" {
 		needs = append(needs, Need{p.Backups, snapshot})
 	}
-	if p.Store != "" {
-		store, err := of(p.Store)
+	taken := map[uint64]bool{} // of these disks
+	for _, n := range needs {
+		d, err := of(n.Dir)
 		if err != nil {
 			return err
 		}
-		for _, n := range needs {
-			d, err := of(n.Dir)
-			if err != nil {
-				return err
-			}
-			if d.id == store.id {
-				needs = append(needs, Need{p.Store, margin(snapshot)})
-				break
-			}
+		taken[d.id] = true
+	}
+	for _, dir := range p.Stores {
+		d, err := of(dir)
+		if err != nil {
+			return err
+		}
+		if taken[d.id] {
+			needs, taken[d.id] = append(needs, Need{dir, margin(snapshot)}), false
 		}
 	}
 	return room(needs, of)

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"math"
@@ -53,23 +54,26 @@ func TestPlaces(t *testing.T) {
 			name                      string
 			snapshots, backups, store uint64 // their disks; 0: there is none
 			needs                     free
+			wal                       uint64 // if it is not the store's
 		}{
-			{"all on one", 1, 1, 1, free{1: 2*one + left}},
-			{"a bucket", 1, 0, 1, free{1: one + left}},
-			{"backups elsewhere", 1, 2, 1, free{1: one + left, 2: one}},
-			{"all elsewhere", 2, 3, 1, free{1: 0, 2: one, 3: one}},
-			{"snapshots elsewhere", 2, 1, 1, free{1: one + left, 2: one}},
-			{"the store elsewhere", 2, 2, 1, free{1: 0, 2: 2 * one}},
-			{"no store here", 2, 2, 0, free{2: 2 * one}},
-			{"nothing but a snapshot", 2, 0, 0, free{2: one}},
+			{"all on one", 1, 1, 1, free{1: 2*one + left}, 0},
+			{"a bucket", 1, 0, 1, free{1: one + left}, 0},
+			{"backups elsewhere", 1, 2, 1, free{1: one + left, 2: one}, 0},
+			{"all elsewhere", 2, 3, 1, free{1: 0, 2: one, 3: one}, 0},
+			{"snapshots elsewhere", 2, 1, 1, free{1: one + left, 2: one}, 0},
+			{"the store elsewhere", 2, 2, 1, free{1: 0, 2: 2 * one}, 0},
+			{"no store here", 2, 2, 0, free{2: 2 * one}, 0},
+			{"the write-ahead log elsewhere", 2, 2, 1, free{1: 0, 2: 2*one + left}, 2},
+			{"backups beside it", 1, 2, 1, free{1: one + left, 2: one + left}, 2},
+			{"nothing but a snapshot", 2, 0, 0, free{2: one}, 0},
 		} {
 			p := Places{Snapshots: "snapshots"}
-			disks := map[string]uint64{"snapshots": c.snapshots, "backups": c.backups, "store": c.store}
+			disks := map[string]uint64{"snapshots": c.snapshots, "backups": c.backups, "store": c.store, "wal": cmp.Or(c.wal, c.store)}
 			if c.backups > 0 {
 				p.Backups = "backups"
 			}
 			if c.store > 0 {
-				p.Store = "store"
+				p.Stores = []string{"store", "wal"}
 			}
 			try := func(have free) error {
 				return p.room(size, func(dir string) (disk, error) { return disk{disks[dir], have[disks[dir]]}, nil })

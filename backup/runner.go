@@ -249,8 +249,14 @@ func (r *Runner) make(ctx context.Context) error {
 	start := time.Now()
 	r.update(func(s *Stats) { s.Running = true })
 	var made *Made
+	var altered []string
+	for name, good := range r.vouched {
+		if !good {
+			altered = append(altered, name)
+		}
+	}
 	err := r.ask(ctx, func(ctx context.Context) error {
-		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Progress: r.pulse.beat}
+		m := &Maker{Target: r.o.Target, Cluster: r.o.Cluster, Keep: r.o.Keep, Now: r.o.Now, Altered: altered, Progress: r.pulse.beat}
 		left := m.Sweep(ctx)
 		if r.o.Ready != nil {
 			if err := r.o.Ready(ctx); err != nil {

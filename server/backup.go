@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/keelson-io/keelson/backup"
+	"github.com/keelson-io/keelson/drivers"
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/snapshot"
@@ -58,7 +59,10 @@ func (n *Node) openBackups() (err error) {
 func (n *Node) backup(cluster uint64, snapshots *snapshot.Maker) *backup.Runner {
 	places := backup.Places{Snapshots: snapshots.Dir(), Backups: n.opts.BackupDir}
 	if n.cluster != nil {
-		places.Store = n.opts.DataDir
+		places.Stores = []string{n.opts.DataDir}
+		if n.opts.WALDir != "" {
+			places.Stores = append(places.Stores, n.opts.WALDir)
+		}
 	}
 	n.logger.Info("backups are made", "schedule", n.opts.BackupSchedule, "target", n.backups.target.String())
 	return backup.NewRunner(backup.Options{
@@ -107,11 +111,16 @@ func (n *Node) backupRoom(ctx context.Context, places backup.Places) error {
 	return places.Room(size)
 }
 
-// snapshotSize is about what a snapshot of now takes, which has nothing of what the log keeps beside the store, nor of what is free or dead in its database. It is no more than the log has in use.
+// snapshotSize is about what a snapshot of now takes, which has nothing of what the log keeps beside the store, nor of what is free or dead in its database. It is no more than the log has in use,
+// where that is known.
 func (n *Node) snapshotSize(ctx context.Context) (int64, error) {
+	needs := etcdfile.Needs(n.store.Index().Versions())
+	if _, estimated := n.log.(drivers.Estimator); estimated {
+		return needs, nil
+	}
 	_, inUse, err := n.log.Size(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return min(inUse, etcdfile.Needs(n.store.Index().Versions())), nil
+	return min(inUse, needs), nil
 }

@@ -40,6 +40,10 @@ func TestSnapshotSize(t *testing.T) {
 			t.Errorf("with %d in use: %d, %v; the snapshot takes %d", inUse, got, err, size)
 		}
 	}
+	// A database that has lost its statistics tells that next to nothing is in use.
+	if got, err := (&Node{store: n.store, log: estimated{sized{inUse: 8192}}}).snapshotSize(t.Context()); err != nil || got < size || got > 2*size {
+		t.Errorf("where what is in use is not known: %d, %v; the snapshot takes %d", got, err, size)
+	}
 }
 
 // TestSnapshotDirs: a server with the default flags has the member id of every other such one, and leaves alone what that has in the same --snapshot-dir.

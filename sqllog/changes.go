@@ -231,10 +231,11 @@ type windows struct {
 	read        int   // how many entries were read of it
 }
 
-// Windows have at least so many positions, and grow as long as there are less than so many changes in one, and until there are so many entries. One in which the changes
+// Windows have at least so many positions and at most so many, since behind holes all may be dense, and grow as long as there are less than so many changes in one, and until there are so many entries. One in which the changes
 // would take more than so many bytes, by their keys and so much for each, ends before its time.
 const (
 	windowLeast   = 1 << 10
+	windowMost    = 1 << 20
 	windowEntries = 1 << 15
 	windowChanges = 1000
 	windowBytes   = 4 << 20
@@ -251,7 +252,7 @@ func (w *windows) next(found int) bool {
 	case found >= windowChanges || w.read > windowEntries:
 		w.size = max(w.size/2, windowLeast)
 	case 2*w.read <= windowEntries:
-		w.size *= 2
+		w.size = min(2*w.size, windowMost)
 	}
 	w.read = 0
 	if w.lo >= w.hi {
