@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/keelson-io/keelson/drivers/raft"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/sqllog/mvcc"
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // members are the flags of the members of a cluster in this process.
@@ -460,12 +460,4 @@ func run(t *testing.T, n *Node) (stop func()) {
 	return stop
 }
 
-func freeURL(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
+func freeURL(t *testing.T) string { return "http://" + ports.Address(t) }

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,6 +19,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // shape is what a metric is like, its values aside.
@@ -199,11 +200,4 @@ func startEtcds(t *testing.T) []string {
 	}
 }
 
-func freeURL(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
+func freeURL(t *testing.T) string { return "http://" + ports.Address(t) }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/test/conformance/launch"
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // pki makes certificates as kubeadm has them, under a directory.
@@ -112,14 +113,7 @@ func TestCronJob(t *testing.T) {
 	}
 	certs, backups := volumes["certs"], volumes["backup"]
 	pki(t, certs)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := ports.Address(t)
 	process, err := launch.Start(t.Context(), launch.Options{Binary: binary(t, "keelson"), Dir: t.TempDir(), Flags: []string{
 		"--listen-client-urls=https://" + address, "--advertise-client-urls=https://" + address, "--client-cert-auth",
 		"--cert-file=" + filepath.Join(certs, "server.crt"), "--key-file=" + filepath.Join(certs, "server.key"), "--trusted-ca-file=" + filepath.Join(certs, "ca.crt"),

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 var (
@@ -55,7 +56,7 @@ func newServer(tb testing.TB, dir string, flags ...string) *server {
 		tb.Fatalf("%v: make build builds keelson, make peers builds etcd", err)
 	}
 	s := &server{binary: binary, flags: flags, data: filepath.Join(dir, "data"), log: filepath.Join(tb.TempDir(), "server.log")}
-	s.client, s.peer = freeAddress(tb), freeAddress(tb)
+	s.client, s.peer = ports.Address(tb), ports.Address(tb)
 	tb.Cleanup(func() {
 		if err := s.kill(); err != nil {
 			tb.Error(err)
@@ -65,16 +66,6 @@ func newServer(tb testing.TB, dir string, flags ...string) *server {
 		}
 	})
 	return s
-}
-
-func freeAddress(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (s *server) args() []string {

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // BouncerOptions say how pgbouncer pools. The zero value pools transactions over few connections.
@@ -81,14 +83,14 @@ func takesPrepared(program string) (bool, error) {
 func (b *Bouncer) startAnywhere(ctx context.Context, program string, opts BouncerOptions) error {
 	for try := 0; ; try++ {
 		var err error
-		if b.port, err = freePort(); err != nil {
+		if b.port, err = ports.Free(); err != nil {
 			return err
 		}
 		if err := b.configure(program, opts); err != nil {
 			return err
 		}
 		err = b.start(ctx, program)
-		if err == nil || !errors.Is(err, errExited) || !portTaken(b.port) || try == 5 {
+		if err == nil || !errors.Is(err, errExited) || !ports.Taken(b.port) || try == 5 {
 			return err
 		}
 	}
@@ -154,7 +156,7 @@ func (b *Bouncer) start(ctx context.Context, program string) error {
 func (b *Bouncer) path(name string) string { return filepath.Join(b.dir, "pgbouncer."+name) }
 
 // Address is the host and port that pgbouncer listens on.
-func (b *Bouncer) Address() string { return address(b.port) }
+func (b *Bouncer) Address() string { return ports.At(b.port) }
 
 // LogTail is the end of what pgbouncer has printed.
 func (b *Bouncer) LogTail() string { return tail(b.path("log")) }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,33 +82,6 @@ func (p *process) await(ctx context.Context, ready func() bool) error {
 	}
 	return nil
 }
-
-// Ports are taken from below those that the kernel gives to outgoing connections. Otherwise one of these could
-// take the port of a server that is down; worse, a client that dials such a port may get connected to itself.
-const (
-	firstPort = 20000
-	lastPort  = 32000
-)
-
-// freePort gives a port that nobody listens on. Somebody else may take it before it is used.
-func freePort() (int, error) {
-	for range 1000 {
-		if port := firstPort + rand.IntN(lastPort-firstPort); !portTaken(port) {
-			return port, nil
-		}
-	}
-	return 0, fmt.Errorf("no port is free between %d and %d", firstPort, lastPort)
-}
-
-func portTaken(port int) bool {
-	l, err := net.Listen("tcp", address(port))
-	if err != nil {
-		return true
-	}
-	return l.Close() != nil
-}
-
-func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // workingIn lists the processes whose working directory is dir.
 func workingIn(dir string) []int {

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // Target is what a Proxy can stand in front of: a Server, a Bouncer, or another Proxy.
@@ -60,7 +62,7 @@ func StartProxy(target Target) (*Proxy, error) {
 	close(p.gate)
 	for try := 0; ; try++ {
 		var err error
-		if p.port, err = freePort(); err != nil {
+		if p.port, err = ports.Free(); err != nil {
 			return nil, fmt.Errorf("pg: proxy: %w", err)
 		}
 		if err = p.admit(); err == nil {
@@ -73,7 +75,7 @@ func StartProxy(target Target) (*Proxy, error) {
 }
 
 // Address is the host and port that the proxy listens on.
-func (p *Proxy) Address() string { return address(p.port) }
+func (p *Proxy) Address() string { return ports.At(p.port) }
 
 // URL is the target's, by way of the proxy.
 func (p *Proxy) URL(database string) string {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // Options say what server to start. The zero value is a fast one for functional tests.
@@ -120,11 +122,11 @@ func (s *Server) configure() error {
 func (s *Server) startAnywhere(ctx context.Context) error {
 	for try := 0; ; try++ {
 		var err error
-		if s.port, err = freePort(); err != nil {
+		if s.port, err = ports.Free(); err != nil {
 			return err
 		}
 		err = s.start(ctx)
-		if err == nil || !errors.Is(err, errExited) || !portTaken(s.port) || try == 5 {
+		if err == nil || !errors.Is(err, errExited) || !ports.Taken(s.port) || try == 5 {
 			return err
 		}
 	}
@@ -177,7 +179,7 @@ func (s *Server) Name() string { return filepath.Base(s.dir) }
 func (s *Server) DataDir() string { return s.data() }
 
 // Address is the host and port that the server listens on.
-func (s *Server) Address() string { return address(s.port) }
+func (s *Server) Address() string { return ports.At(s.port) }
 
 // Password is that of Superuser.
 func (s *Server) Password() string { return s.workshop.password }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // Who may do everything.
@@ -50,14 +51,11 @@ type Server struct {
 
 // Start starts a server without a bucket, and returns when it answers.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
 		return nil, fmt.Errorf("s3: %w", err)
 	}
-	s := &Server{o: o, address: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		return nil, fmt.Errorf("s3: %w", err)
-	}
+	s := &Server{o: o, address: ports.At(port)}
 	for _, dir := range []string{s.objects(), s.meta()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("s3: %w", err)

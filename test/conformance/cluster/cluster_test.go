@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/keelson-io/keelson/test/conformance/launch"
 	"github.com/keelson-io/keelson/test/conformance/script"
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 var (
@@ -144,15 +144,7 @@ func (c *cluster) join(name, peerURL string) *node {
 }
 
 // freeURL is a peer URL that nobody uses.
-func (c *cluster) freeURL() string {
-	c.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
+func (c *cluster) freeURL() string { return "http://" + ports.Address(c.t) }
 
 // soon bounds what the script waits for.
 const soon = 30 * time.Second

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/keelson-io/keelson/test/conformance/launch"
 	"github.com/keelson-io/keelson/test/pg"
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 var binDir = flag.String("bin", "../../../.build/bin", "directory of keelson, etcdctl and etcdutl")
@@ -53,22 +53,12 @@ func newNode(t *testing.T, members int, datastore ...string) *node {
 	}
 	pki(t, filepath.Join(n.dir, "pki"))
 	for i := range members {
-		m := &member{name: fmt.Sprint("node", i+1), client: free(t), peer: free(t)}
+		m := &member{name: fmt.Sprint("node", i+1), client: "https://" + ports.Address(t), peer: "https://" + ports.Address(t)}
 		m.data = filepath.Join(n.dir, m.name)
 		n.members = append(n.members, m)
 	}
 	n.start()
 	return n
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "https://" + l.Addr().String()
 }
 
 // initial is what --initial-cluster says.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // readyLine is what etcd logs when it accepts requests.
@@ -114,18 +115,12 @@ func newCluster(all []Options) ([]*Process, error) {
 
 func (p *Process) chooseAddresses() error {
 	var urls [2]string
-	var holds [2]net.Listener
 	for i := range urls {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := ports.Free()
 		if err != nil {
-			return fmt.Errorf("launch: find a free port: %w", err)
+			return fmt.Errorf("launch: %w", err)
 		}
-		holds[i], urls[i] = l, "http://"+l.Addr().String()
-	}
-	for _, l := range holds {
-		if err := l.Close(); err != nil {
-			return fmt.Errorf("launch: free a port: %w", err)
-		}
+		urls[i] = "http://" + ports.At(port)
 	}
 	p.clientURL, p.peerURL = urls[0], urls[1]
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/keelson-io/keelson/test/conformance/launch"
 	"github.com/keelson-io/keelson/test/conformance/script"
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 var binDir = flag.String("bin", "../../../.build/bin", "directory of keelson, etcd, etcdutl and kine")
@@ -127,14 +127,7 @@ func start(t *testing.T, name, dir string, flags ...string) *server {
 // startKine starts a kine on a database.
 func startKine(t *testing.T, endpoint string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := ports.Address(t)
 	var log bytes.Buffer
 	cmd := exec.Command(tool(t, "kine"), "--endpoint="+endpoint, "--listen-address=tcp://"+address, "--metrics-bind-address=0", "--compact-min-retain=0")
 	cmd.Stdout, cmd.Stderr = &log, &log

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -25,6 +24,7 @@ import (
 	"github.com/keelson-io/keelson/etcdfile"
 	"github.com/keelson-io/keelson/test/conformance/launch"
 	"github.com/keelson-io/keelson/test/pg"
+	"github.com/keelson-io/keelson/test/ports"
 )
 
 // datastores are what Keelson restores to, and serves.
@@ -157,12 +157,7 @@ func TestDrillBare(t *testing.T) {
 func addresses(t *testing.T, n int) (urls []string) {
 	t.Helper()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		urls = append(urls, "http://"+l.Addr().String())
+		urls = append(urls, "http://"+ports.Address(t))
 	}
 	return urls
 }
