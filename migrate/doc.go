@@ -21,5 +21,5 @@
 //
 // kine (see migrate/kine) has a row for each change, and the row's id is its revision. How the two are made of each other stands at fromKine and toKine.
 //
-// Nothing here logs or prints. A migration belongs to one goroutine.
+// Nothing here logs or prints. A migration belongs to one goroutine; beside it one keeps the leases of a running server alive.
 package migrate

@@ -37,9 +37,9 @@ var errOpen = errors.New("authentication is enabled in the source, and the targe
 // endpointTarget is a running server.
 type endpointTarget struct {
 	*migration
-	had  int64           // keys before
-	kept map[int64]int64 // the TTLs of the leases that it has already with another than the source's, which was told before
-	ttls map[int64]int64 // the TTLs that the source's leases have there
+	had   int64           // keys before
+	kept  map[int64]int64 // the TTLs of the leases that have another there than in the source, which was told
+	alive *keeper         // from write to the end of prove
 }
 
 func (t *endpointTarget) dial(ctx context.Context) (*conn, error) {
@@ -107,8 +107,13 @@ func (t *endpointTarget) write(ctx context.Context, f *etcdfile.File, c *Content
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := t.grant(ctx, conn, f.Meta().Leases); err != nil {
+	t.alive = keepAlive(ctx, conn)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.alive.end())
+		}
+	}()
+	if err := t.grant(ctx, conn, c); err != nil {
 		return err
 	}
 	w := &txns{ctx: ctx, conn: conn, leases: c.leases, keys: map[string]struct{}{}}
@@ -151,19 +156,12 @@ func (t *endpointTarget) foreign(ctx context.Context, c *Content) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	t.kept = map[int64]int64{}
-	var n int64
-	for id, ttl := range c.leases {
-		t.Progress("looking at the target's leases", n, c.Leases)
-		n++
-		granted, err := conn.granted(ctx, id)
-		if err != nil {
-			return err
-		}
-		if granted != 0 && granted != ttl {
-			t.kept[id] = granted
-		}
+	ttls, err := t.ttls(ctx, conn, c)
+	if err != nil {
+		return err
 	}
+	maps.DeleteFunc(ttls, func(id, ttl int64) bool { return ttl == 0 || ttl == c.leases[id] })
+	t.kept = ttls
 	return nil
 }
 
@@ -181,7 +179,11 @@ func differences(want, got map[int64]int64) string {
 	const most = 5
 	var texts []string
 	for _, id := range slices.Sorted(maps.Keys(got)) {
-		if got[id] != want[id] {
+		switch got[id] {
+		case want[id]:
+		case 0:
+			texts = append(texts, fmt.Sprintf("lease %x has ended", id))
+		default:
 			texts = append(texts, fmt.Sprintf("lease %x has %d s and not %d s", id, got[id], want[id]))
 		}
 	}
@@ -191,25 +193,46 @@ func differences(want, got map[int64]int64) string {
 	return strings.Join(texts, ", ")
 }
 
-// grant makes the leases.
-func (t *endpointTarget) grant(ctx context.Context, c *conn, leases []etcdfile.Lease) error {
-	client := pb.NewLeaseClient(c)
-	t.ttls = map[int64]int64{}
-	for i, l := range leases {
-		t.Progress("granting leases", int64(i), int64(len(leases)))
-		resp, err := client.LeaseGrant(c.with(ctx), &pb.LeaseGrantRequest{ID: l.ID, TTL: l.TTL})
-		ttl := resp.GetTTL()
-		if t.Merge && errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist) {
-			ttl, err = c.granted(ctx, l.ID)
-		} else {
-			delete(t.kept, l.ID) // which has expired since
-		}
+// grant makes the leases, and tells of those that get another TTL than they should, before there is a key. Nobody is asked: a running server is written to
+// only if what is lost was accepted, as something always is.
+func (t *endpointTarget) grant(ctx context.Context, conn *conn, c *Content) error {
+	told := t.kept
+	t.kept = map[int64]int64{}
+	others := map[int64]int64{}
+	var n int64
+	for id, want := range c.leases {
+		t.Progress("granting leases", n, c.Leases)
+		n++
+		ttl, err := t.grantOne(ctx, conn, &pb.LeaseGrantRequest{ID: id, TTL: want})
 		if err != nil {
-			return fmt.Errorf("grant lease %x: %w", l.ID, err)
+			return fmt.Errorf("grant lease %x: %w", id, err)
 		}
-		t.ttls[l.ID] = ttl
+		t.alive.add(id, ttl)
+		if ttl != want {
+			t.kept[id] = ttl
+		}
+		if ttl != want && ttl != told[id] {
+			others[id] = ttl
+		}
+	}
+	if len(others) > 0 && t.Lost != nil {
+		t.Lost("the TTLs of leases that the target gives another: " + differences(c.leases, others))
 	}
 	return nil
+}
+
+// grantOne gives the TTL of a lease that is granted, or is there already.
+func (t *endpointTarget) grantOne(ctx context.Context, c *conn, r *pb.LeaseGrantRequest) (int64, error) {
+	for {
+		resp, err := pb.NewLeaseClient(c).LeaseGrant(c.with(ctx), r)
+		if !t.Merge || !errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist) {
+			return resp.GetTTL(), err
+		}
+		if ttl, err := c.granted(ctx, r.ID); ttl != 0 || err != nil {
+			return ttl, err
+		}
+		// It has ended since.
+	}
 }
 
 // txns gathers changes into transactions.
@@ -259,6 +282,11 @@ func (w *txns) flush() error {
 // prove compares what lives. The revisions are those of either side, and no part of it.
 func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content) (proof Proof, err error) {
 	proof.Of = "keys that live, their values and leases, and the leases' TTLs"
+	defer func() {
+		if told := t.alive.end(); err != nil {
+			err = errors.Join(err, told)
+		}
+	}()
 	var source, back liveSum
 	for row, err := range f.Rows() {
 		if err != nil {
@@ -278,7 +306,6 @@ func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content
 	want := maps.Clone(c.leases)
 	maps.Copy(want, t.kept)
 	source.leases(want)
-	back.leases(t.ttls)
 	proof.Source = source.digest()
 	conn, err := t.dial(ctx)
 	if err != nil {
@@ -295,11 +322,33 @@ func (t *endpointTarget) prove(ctx context.Context, f *etcdfile.File, c *Content
 			t.Progress("reading the target back", back.n, source.n)
 		}
 	})
-	proof.Target = back.digest()
-	if text := differences(want, t.ttls); err == nil && text != "" {
-		err = fmt.Errorf("%w: %s", ErrDiffers, text)
+	if err != nil {
+		return proof, err
 	}
-	return proof, err
+	ttls, err := t.ttls(ctx, conn, c)
+	if err != nil {
+		return proof, err
+	}
+	back.leases(ttls)
+	proof.Target = back.digest()
+	if text := differences(want, ttls); text != "" {
+		return proof, fmt.Errorf("%w: %s", ErrDiffers, text)
+	}
+	return proof, nil
+}
+
+// ttls asks for the TTLs that the source's leases have there, 0 of one that has ended.
+func (t *endpointTarget) ttls(ctx context.Context, conn *conn, c *Content) (map[int64]int64, error) {
+	ttls := map[int64]int64{}
+	for id := range c.leases {
+		t.Progress("looking at the target's leases", int64(len(ttls)), c.Leases)
+		ttl, err := conn.granted(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		ttls[id] = ttl
+	}
+	return ttls, nil
 }
 
 // all reads all keys as of one revision.

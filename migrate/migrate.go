@@ -46,6 +46,8 @@ type Options struct {
 	TempDir string
 	// Plan is told what will be done, before it is. Optional.
 	Plan func(Plan)
+	// Lost is told what turns out to be lost when the writing begins, before there is a key: which TTLs a running server makes others. It is accepted, as what was planned. Optional.
+	Lost func(text string)
 	// Progress is told how far a step is; total is 0 if it is not known. Optional.
 	Progress func(step string, done, total int64)
 	Logger   *slog.Logger

@@ -91,7 +91,7 @@ func (c *migrateCommand) define(f *flags) {
 	f.own("--datastore-password-file FILE", "where the password of postgres://… is", &o.Member.DatastorePasswordFile)
 	f.own("--from-password-file FILE", "where the password is of the source's database, kine's or a Keelson's, or of its user NAME", &c.fromPassword)
 	f.own("--to-password-file FILE", "the same for the target's", &c.toPassword)
-	f.own("--json", "print the plan and the proof as JSON objects", &c.json)
+	f.own("--json", "print the plan, what else is lost and the proof as JSON objects", &c.json)
 }
 
 func (p *program) parseMigrate(args []string) (*migrateCommand, error) {
@@ -198,7 +198,7 @@ func withPassword(user, file, password string) (string, error) {
 
 func (c *migrateCommand) run(ctx context.Context, p *program) error {
 	out := &migrateOutput{json: c.json, stdout: p.stdout, bar: newProgressLine(p.stderr)}
-	c.opts.Plan, c.opts.Progress = func(plan migrate.Plan) { out.plan(c, plan) }, out.progress
+	c.opts.Plan, c.opts.Lost, c.opts.Progress = func(plan migrate.Plan) { out.plan(c, plan) }, out.lost, out.progress
 	c.opts.Logger = slog.New(slog.DiscardHandler)
 	start := time.Now()
 	proof, err := migrate.Run(ctx, c.opts)
@@ -252,6 +252,11 @@ func (o *migrateOutput) plan(c *migrateCommand, p migrate.Plan) {
 		}
 	}
 	o.print(map[string]migrate.Plan{"plan": p}, lines...)
+}
+
+// lost prints what turns out to be lost after the plan.
+func (o *migrateOutput) lost(text string) {
+	o.print(map[string]string{"lost": text}, "LOST  "+text)
 }
 
 func (o *migrateOutput) proof(p migrate.Proof, took time.Duration) {

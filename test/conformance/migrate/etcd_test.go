@@ -4,15 +4,20 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/etcdfile"
+	mover "github.com/keelson-io/keelson/migrate"
 )
 
 func op(m proto.Message) *pb.RequestOp {
@@ -198,6 +203,51 @@ func TestEndpoint(t *testing.T) {
 			}
 			if before, after := live.revision(), whole.revision(); after < before {
 				t.Errorf("the history makes revision %d, and what lives %d", after, before)
+			}
+		})
+	}
+}
+
+// outlast waits until a lease has ended that is granted now, with the shortest TTL.
+func (s *server) outlast() {
+	s.t.Helper()
+	id := must[*pb.LeaseGrantResponse](s.t)(s.LeaseGrant(s.t.Context(), &pb.LeaseGrantRequest{TTL: 1})).ID
+	for must[*pb.LeaseTimeToLiveResponse](s.t)(s.LeaseTimeToLive(s.t.Context(), &pb.LeaseTimeToLiveRequest{ID: id})).GrantedTTL > 0 {
+		time.Sleep(50 * time.Millisecond) // etcd tells nobody
+	}
+}
+
+// TestShortLeases: a migration to a running server that takes longer than leases live keeps them alive, those that it finds there as well, and says which have a TTL that the server makes longer.
+func TestShortLeases(t *testing.T) {
+	source := bigFile(t, 300, etcdfile.Lease{ID: 77, TTL: 2}, etcdfile.Lease{ID: 78, TTL: 1})
+	for _, name := range []string{"etcd", "keelson"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, name, t.TempDir())
+			var planned, lost string
+			steps := map[string]bool{}
+			o := mover.Options{
+				From: mover.Place{Kind: mover.Snapshot, Where: source}, To: mover.Place{Kind: mover.Endpoint, Where: s.url}, Accept: true, Logger: slog.New(slog.DiscardHandler),
+				Plan: func(p mover.Plan) { planned = strings.Join(p.Lost, "\n") },
+				Lost: func(text string) { lost = text },
+				// Some keys are put before and some after, and all are read back before it is asked for the leases.
+				Progress: func(step string, done, _ int64) {
+					if step == "writing" || step == "reading the target back" && done > 0 {
+						steps[step] = true
+						s.outlast()
+					}
+				},
+			}
+			for _, o.Merge = range []bool{false, true} {
+				proof, err := mover.Run(t.Context(), o)
+				if err != nil || proof.Source != proof.Target || proof.Target.Keys != 300 || len(steps) != 2 {
+					t.Fatalf("merge %v: %+v, %v, slowed in %v", o.Merge, proof, err, steps)
+				}
+				if raised := "lease 4e has 2 s and not 1 s"; !strings.Contains(planned+lost, raised) {
+					t.Errorf("merge %v: it is planned that there is lost\n%s\nand told %q", o.Merge, planned, lost)
+				}
+				clear(steps)
+				lost = ""
 			}
 		})
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/keelson-io/keelson/etcdfile"
 )
 
-// bigFile makes a file of so many keys.
-func bigFile(t *testing.T, keys int64) string {
+// bigFile makes a file of so many keys, which have the leases in turn.
+func bigFile(t *testing.T, keys int64, leases ...etcdfile.Lease) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	w, err := etcdfile.Create(path)
@@ -28,7 +28,11 @@ func bigFile(t *testing.T, keys int64) string {
 	defer w.Close()
 	value := []byte(strings.Repeat("x", 400))
 	for i := range keys {
-		kv, err := proto.Marshal(&mvccpb.KeyValue{Key: fmt.Appendf(nil, "/registry/k%09d", i), Value: value, CreateRevision: i + 2, ModRevision: i + 2, Version: 1})
+		var lease int64
+		if n := int64(len(leases)); n > 0 {
+			lease = leases[i%n].ID
+		}
+		kv, err := proto.Marshal(&mvccpb.KeyValue{Key: fmt.Appendf(nil, "/registry/k%09d", i), Value: value, CreateRevision: i + 2, ModRevision: i + 2, Version: 1, Lease: lease})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,7 +40,7 @@ func bigFile(t *testing.T, keys int64) string {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Finish(&etcdfile.Meta{Compact: -1}); err != nil {
+	if err := w.Finish(&etcdfile.Meta{Compact: -1, Leases: leases}); err != nil {
 		t.Fatal(err)
 	}
 	return path
