@@ -27,7 +27,7 @@
 // # The past
 //
 // With Options.Retain the scrub waits (retain.go). [Store.Changes] and [Store.Rewound] tell what the log has of the past, compacted
-// or not, and [Store.Extent] from which revision on that is everything (changes.go).
+// or not, and [Store.Extent] from which revision on that is everything (changes.go, rewound.go).
 //
 // # Concurrency
 //

@@ -15,7 +15,7 @@ import (
 )
 
 // With Options.Retain the log keeps what was superseded for a while after a compaction has freed it. Nothing else changes: the index is pruned
-// as ever, so what clients see, HashKV, snapshots and memory are the same. Only the scrub waits. What is kept is for Changes and Rewound (changes.go).
+// as ever, so what clients see, HashKV, snapshots and memory are the same. Only the scrub waits. What is kept is for Changes and Rewound (changes.go, rewound.go).
 //
 //	T1  An entry waits from the moment on at which it was superseded, not from that at which it was written: what a key held before a mistake may be
 //	    years old. So there is a position, the bound, and a scrub removes what entries up to the bound have superseded (mvcc.Freed): what a compaction
