@@ -202,6 +202,9 @@ func (l *Log) usable(ctx context.Context) error {
 // ReadIndex implements drivers.Log. In a cluster a majority is asked: drivers.ErrNoQuorum if none answers for Options.Timeout, drivers.ErrNoLeader if this
 // server stands still (Halted).
 func (l *Log) ReadIndex(ctx context.Context) (b drivers.Bounds, err error) {
+	if err := l.usable(ctx); err != nil {
+		return b, fmt.Errorf("read index: %w", err)
+	}
 	if n := l.node.Load(); n != nil {
 		b, err = n.readIndex(ctx)
 	} else {
