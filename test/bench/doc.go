@@ -1,7 +1,7 @@
 // The benchmark behind `make bench`.
 //
 // Each load runs on each server in turn, each time as a process of its own on a fresh data directory, for several
-// rounds; the server that comes first changes from round to round. The table has medians, Keelson's ratio to etcd taken
+// rounds; the server that comes first changes from round to round. At the beginning the servers' executables are read from disk, as after a boot. The table has medians, Keelson's ratio to etcd taken
 // round by round, and for each floor of the project whether it is met. It is printed, kept as JSON in .build/bench, and,
 // when everything was measured at full length, written into the README between two markers.
 //

@@ -80,6 +80,12 @@ func (s *session) run(ctx context.Context) error {
 	if s.logs, err = os.MkdirTemp(s.out, "logs-"); err != nil {
 		return fmt.Errorf("make a directory for logs: %w", err)
 	}
+	// All are read from disk once, whenever they were built.
+	for _, spec := range s.table.Servers {
+		if err := spec.Uncache(); err != nil {
+			return err
+		}
+	}
 	for round := range s.opts.rounds {
 		for _, l := range s.table.Loads {
 			if l.Elsewhere() {
