@@ -200,11 +200,16 @@ func testDoubtfulScrub(f *fixture, d Doubt) {
 	f.grow(2, 4)
 }
 
-// belated is a context whose end is looked at so late that a question has been answered meanwhile.
-type belated struct{ context.Context }
+// belated is a context that has ended, and of which that is seen only when a later question has been answered, and so an earlier one too.
+type belated struct {
+	context.Context
+	f *fixture
+}
 
 func (b belated) Done() <-chan struct{} {
-	time.Sleep(10 * time.Millisecond)
+	if _, err := b.f.l.ReadIndex(b.f.Context()); err != nil {
+		b.f.Errorf("read index: %v", err)
+	}
 	return b.Context.Done()
 }
 
@@ -213,7 +218,7 @@ func testEndedContext(f *fixture) {
 	ctx, cancel := context.WithCancel(f.Context())
 	cancel()
 	for range 30 { // a driver that has both the answer and the context's end before it chooses by chance
-		_, err := f.l.ReadIndex(belated{ctx})
+		_, err := f.l.ReadIndex(belated{ctx, f})
 		f.wantError("read index", err, context.Canceled)
 	}
 	f.wantError("append", f.l.Append(ctx, f.want.end(), f.batch(1, 1)), context.Canceled)

@@ -1,9 +1,10 @@
 // The benchmark behind `make bench`.
 //
 // Each load runs on each server in turn, each time as a process of its own on a fresh data directory, for several
-// rounds; the server that comes first changes from round to round. At the beginning the servers' executables are read from disk, as after a boot. The table has medians, Keelson's ratio to etcd taken
-// round by round, and for each floor of the project whether it is met. It is printed, kept as JSON in .build/bench, and,
-// when everything was measured at full length, written into the README between two markers.
+// rounds; the server that comes first changes from round to round. At the beginning the servers' executables are read
+// from disk, as after a boot. The table has medians, Keelson's ratio to etcd taken round by round, and for each floor of
+// the project whether it is met. It is printed, kept as JSON in .build/bench, and, when everything was measured at full
+// length, written into the README between two markers.
 //
 // There are three tables, each with servers, loads and floors of its own: one of servers that are alone with their data,
 // one of servers that keep it in Postgres, and one of clusters of three members. Each run on Postgres has one of its own,

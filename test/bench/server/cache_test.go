@@ -43,7 +43,11 @@ func cachedPages(t *testing.T, path string) (n int) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	size, page := int(fileSize(t, f)), os.Getpagesize()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, page := int(info.Size()), os.Getpagesize()
 	mapped, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		t.Fatal(err)
@@ -57,13 +61,4 @@ func cachedPages(t *testing.T, path string) (n int) {
 		n += int(p & 1)
 	}
 	return n
-}
-
-func fileSize(t *testing.T, f *os.File) int64 {
-	t.Helper()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.Size()
 }
