@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	nodefast "sigs.k8s.io/kwok/kustomize/stage/node/fast"
-	nodeheartbeatwithlease "sigs.k8s.io/kwok/kustomize/stage/node/heartbeat-with-lease"
+	nodeheartbeat "sigs.k8s.io/kwok/kustomize/stage/node/heartbeat"
 	podfast "sigs.k8s.io/kwok/kustomize/stage/pod/fast"
 
 	"github.com/keelson-io/keelson/test/kube/process"
@@ -28,8 +28,9 @@ const (
 
 	serviceRange = "10.96.0.0/16"
 	podRange     = "10.244.0.0/16"
-	// nodeLeaseSeconds is how long kwok, started anew, has to wait until it may look after a node.
-	nodeLeaseSeconds = 8
+	// nodeGrace is how long a node may be silent before it counts as lost. What is tested is not the nodes, and kwok, which is killed in between, is silent for up to
+	// three quarters of a minute.
+	nodeGrace = 10 * time.Minute
 	// advertised is an address that nobody has (RFC 5737): the endpoints of the service "kubernetes" may
 	// not be on loopback, and nothing here connects to them.
 	advertised = "192.0.2.1"
@@ -161,7 +162,8 @@ func (c *Cluster) StartControllers() error {
 			"--kubeconfig=" + c.Kubeconfig("kube-controller-manager"),
 			"--use-service-account-credentials",
 			"--service-account-private-key-file=" + c.file("service-accounts.key"),
-			"--root-ca-file=" + c.file("ca.crt")},
+			"--root-ca-file=" + c.file("ca.crt"),
+			"--node-monitor-grace-period=" + nodeGrace.String()},
 		{"kube-scheduler",
 			"--secure-port=0",
 			"--kubeconfig=" + c.Kubeconfig("kube-scheduler")},
@@ -182,7 +184,7 @@ func (c *Cluster) startKwok() error {
 		"--kubeconfig="+c.Kubeconfig("kwok"),
 		"--manage-all-nodes",
 		"--cidr="+podRange,
-		fmt.Sprintf("--node-lease-duration-seconds=%d", nodeLeaseSeconds))
+		"--node-lease-duration-seconds=0") // with leases it skips for ever what it has seen before its watch told it that a lease is its own
 	return err
 }
 
@@ -203,7 +205,7 @@ func (c *Cluster) RestartKwok() error {
 func stages() []byte {
 	return []byte(strings.Join([]string{
 		nodefast.DefaultNodeInit,
-		nodeheartbeatwithlease.DefaultNodeHeartbeatWithLease,
+		nodeheartbeat.DefaultNodeHeartbeat,
 		podfast.DefaultPodReady,
 		podfast.DefaultPodComplete,
 		podfast.DefaultPodDelete,
