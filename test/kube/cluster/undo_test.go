@@ -126,9 +126,13 @@ func testUndo(t *testing.T, h *harness) {
 	done := h.keelson(t, append(rewind, "--apply")...)
 	t.Logf("rewind says:\n%s", done)
 
-	if _, after := list(); !maps.Equal(before, after) {
-		t.Errorf("there are %v, want %v", after, before)
-	}
+	// kube-apiserver takes in the changes of one revision after another, and answers in between.
+	h.await(t, "what was there", func(context.Context) error {
+		if _, after := list(); !maps.Equal(before, after) {
+			return fmt.Errorf("there are %v, want %v", after, before)
+		}
+		return nil
+	})
 	h.awaitPods(t, namespace, "shop:1", 3)
 	h.kubectl(t, deployment("shop:2", 3), "--namespace="+namespace, "apply", "-f", "-")
 	h.awaitPods(t, namespace, "shop:2", 3)
