@@ -123,7 +123,7 @@ test-postgres: build peers postgres $(BIN)/pg ## Run the scripts, etcdctl's outp
 	cd test/kube && STORAGE_DATASTORE=postgres $(GO) test $(TEST_FLAGS) -p 1 ./store ./upstream
 
 .PHONY: test-control-plane
-test-control-plane: build peers keelson-kube kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between: one server, two on Postgres, three by Raft; kubeadm joining members; and from kine to Keelson and back. Nine minutes.
+test-control-plane: build peers keelson-kube kube-components postgres $(BIN)/pg ## Test a whole Kubernetes control plane, with kill -9 of keelson in between: one server, two on Postgres, three by Raft; kubeadm joining members; and from kine to Keelson and back. Six minutes.
 	cd test/kube && $(GO) test $(TEST_FLAGS) -v ./cluster
 
 .PHONY: test-differential

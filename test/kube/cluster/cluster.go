@@ -28,8 +28,8 @@ const (
 
 	serviceRange = "10.96.0.0/16"
 	podRange     = "10.244.0.0/16"
-	// nodeGrace is how long a node may be silent before it counts as lost. What is tested is not the nodes, and kwok, which is killed in between, is silent for up to
-	// three quarters of a minute.
+	// nodeGrace is how long a node may be silent before it counts as lost. It is not nodes that are tested here, and kwok tells of each only every 20 to 25 seconds, begins
+	// to count anew when it is killed and started, and does not try again what fails.
 	nodeGrace = 10 * time.Minute
 	// advertised is an address that nobody has (RFC 5737): the endpoints of the service "kubernetes" may
 	// not be on loopback, and nothing here connects to them.
@@ -184,7 +184,7 @@ func (c *Cluster) startKwok() error {
 		"--kubeconfig="+c.Kubeconfig("kwok"),
 		"--manage-all-nodes",
 		"--cidr="+podRange,
-		"--node-lease-duration-seconds=0") // with leases it skips for ever what it has seen before its watch told it that a lease is its own
+		"--node-lease-duration-seconds=0") // with leases it skips what it lists after it has taken one and before its watch tells it so, and does not come back to it
 	return err
 }
 

@@ -34,8 +34,8 @@ func (h *harness) keelson(t *testing.T, arguments ...string) string {
 	return string(output)
 }
 
-// compact compacts everything, and removes what that frees.
-func (h *harness) compact(t *testing.T) {
+// client is a client of the first storage server.
+func (h *harness) client(t *testing.T) *clientv3.Client {
 	t.Helper()
 	config := clientv3.Config{Endpoints: []string{h.storage[0].Endpoint()}, Logger: zap.NewNop()}
 	if h.access.StorageCA != "" {
@@ -49,7 +49,13 @@ func (h *harness) compact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// compact compacts everything, and removes what that frees.
+func compact(t *testing.T, c *clientv3.Client) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	now, err := c.Get(ctx, "/registry/", clientv3.WithCountOnly())
@@ -75,10 +81,22 @@ func testUndo(t *testing.T, h *harness) {
 	}
 	h.kubectl(t, deployment("shop:1", 3), "--namespace="+namespace, "apply", "-f", "-")
 	h.awaitPods(t, namespace, "shop:1", 3)
-	list := func() (revision string, found map[types.UID]string) {
-		objects, err := maps0.List(t.Context(), metav1.ListOptions{})
+	c := h.client(t)
+	stored := func() map[string]string {
+		resp, err := c.Get(t.Context(), "/registry/configmaps/"+namespace+"/object-", clientv3.WithPrefix())
 		if err != nil {
 			t.Fatal(err)
+		}
+		found := map[string]string{}
+		for _, kv := range resp.Kvs {
+			found[string(kv.Key)] = string(kv.Value)
+		}
+		return found
+	}
+	list := func(ctx context.Context) (revision string, found map[types.UID]string, err error) {
+		objects, err := maps0.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", nil, err
 		}
 		found = map[types.UID]string{}
 		for _, o := range objects.Items {
@@ -86,11 +104,12 @@ func testUndo(t *testing.T, h *harness) {
 				found[o.UID] = fmt.Sprint(o.Name, o.Data, o.CreationTimestamp)
 			}
 		}
-		return objects.ResourceVersion, found
+		return objects.ResourceVersion, found, nil
 	}
-	revision, before := list()
-	if len(before) != 20 {
-		t.Fatalf("%d objects", len(before))
+	revision, before, err := list(t.Context())
+	keys := stored()
+	if err != nil || len(before) != 20 || len(keys) != 20 {
+		t.Fatalf("%d objects, %d keys, %v", len(before), len(keys), err)
 	}
 
 	if err := h.kube.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}); err != nil {
@@ -106,7 +125,7 @@ func testUndo(t *testing.T, h *harness) {
 		}
 		return fmt.Errorf("still there: %v", left.Status.Conditions)
 	})
-	h.compact(t)
+	compact(t, c)
 
 	told := h.keelson(t, "history", "/registry/configmaps/"+namespace+"/object-7", "--exact", "--diff")
 	for _, want := range []string{"created  /registry/configmaps/mistake/object-7", "+kind: ConfigMap", "+  key: \"7\"", "deleted  /registry/configmaps/mistake/object-7", "-  name: object-7"} {
@@ -126,17 +145,21 @@ func testUndo(t *testing.T, h *harness) {
 	done := h.keelson(t, append(rewind, "--apply")...)
 	t.Logf("rewind says:\n%s", done)
 
-	// kube-apiserver takes in the changes of one revision after another, and answers in between.
-	h.await(t, "what was there", func(context.Context) error {
-		if _, after := list(); !maps.Equal(before, after) {
-			return fmt.Errorf("there are %v, want %v", after, before)
+	if now := stored(); !maps.Equal(keys, now) {
+		t.Errorf("the keys are %q, want %q", now, keys)
+	}
+	// kube-apiserver takes in the changes of one revision one after another, and answers in between.
+	h.await(t, "what was there", func(ctx context.Context) error {
+		_, after, err := list(ctx)
+		if err == nil && !maps.Equal(before, after) {
+			err = fmt.Errorf("there are %v, want %v", after, before)
 		}
-		return nil
+		return err
 	})
 	h.awaitPods(t, namespace, "shop:1", 3)
 	h.kubectl(t, deployment("shop:2", 3), "--namespace="+namespace, "apply", "-f", "-")
 	h.awaitPods(t, namespace, "shop:2", 3)
-	if again := h.keelson(t, rewind...); strings.Contains(again, "created again  /registry/configmaps/mistake/object-") {
+	if again := h.keelson(t, rewind...); strings.Contains(again, "/registry/configmaps/mistake/object-") {
 		t.Errorf("there is something to do still:\n%s", again)
 	}
 }
