@@ -179,12 +179,13 @@ func (c *Cluster) startKwok() error {
 	if err := os.WriteFile(c.file("stages.yaml"), stages(), 0o644); err != nil {
 		return fmt.Errorf("start kwok: %w", err)
 	}
+	// Without leases of nodes: with them it lists a node's pods as soon as it has taken the lease, but passes over them until its watch tells it of that, and does not come back.
 	_, err := c.run("kwok",
 		"--config="+c.file("stages.yaml"),
 		"--kubeconfig="+c.Kubeconfig("kwok"),
 		"--manage-all-nodes",
 		"--cidr="+podRange,
-		"--node-lease-duration-seconds=0") // with leases it skips what it lists after it has taken one and before its watch tells it so, and does not come back to it
+		"--node-lease-duration-seconds=0")
 	return err
 }
 

@@ -83,7 +83,9 @@ func testUndo(t *testing.T, h *harness) {
 	h.awaitPods(t, namespace, "shop:1", 3)
 	c := h.client(t)
 	stored := func() map[string]string {
-		resp, err := c.Get(t.Context(), "/registry/configmaps/"+namespace+"/object-", clientv3.WithPrefix())
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		resp, err := c.Get(ctx, "/registry/configmaps/"+namespace+"/object-", clientv3.WithPrefix())
 		if err != nil {
 			t.Fatal(err)
 		}
